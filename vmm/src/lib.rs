@@ -1,1 +1,23 @@
-//! x
+//! `pindah-vmm`: one process a guest, straight on KVM.
+//!
+//! ```text
+//! main ─► config ─► api ─► migration, snapshot ─► vm ─► devices, vcpu ─► bus, memory ─► kvm
+//! ```
+//!
+//! Imports point to the right only. [`state`] and [`sandbox`] know nothing of the machine and
+//! may be used by all.
+
+pub mod api;
+pub mod arch;
+pub mod boot;
+pub mod bus;
+pub mod check;
+pub mod config;
+pub mod devices;
+pub mod kvm;
+pub mod memory;
+pub mod sandbox;
+pub mod snapshot;
+pub mod state;
+pub mod vcpu;
+pub mod vm;

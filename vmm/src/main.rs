@@ -1,2 +1,3 @@
-//! x
+//! `pindah-vmm`: see `pindah-vmm --help`.
+
 fn main() {}

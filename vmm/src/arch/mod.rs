@@ -1,0 +1,3 @@
+//! What is x86-64 about the machine.
+
+pub mod x86_64;

@@ -1,0 +1,3 @@
+//! Tables of the x86-64 PC: where things lie, and what a CPU shows.
+
+pub mod layout;
