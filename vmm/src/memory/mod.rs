@@ -5,11 +5,33 @@
 //! kernel writes on a device's behalf (io_uring, tap reads) neither sees, so a device calls
 //! [`mark_dirty`].
 
+mod build;
+mod dirty;
+
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
+};
+
+pub use build::{MemoryError, build};
+pub use dirty::{DirtyLog, DirtyLogError, DirtyPages, set_memslot};
+
+/// Size of a page of the dirty log in bytes, whatever the host maps.
+pub const PAGE_SIZE: u64 = 4096;
 
 /// Guest RAM with a dirty bitmap of 4096-byte pages.
 pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
+
+/// One contiguous range of [`GuestMemory`]; its index is its memslot.
+pub type GuestRegion = GuestRegionMmap<AtomicBitmap>;
+
+/// The log of our devices' writes into a region.
+fn device_log(region: &GuestRegion) -> &AtomicBitmap {
+    // The region has a method of this name too, which gives a view and not the bitmap.
+    let mapping: &MmapRegion<AtomicBitmap> = region;
+    mapping.bitmap()
+}
 
 /// Marks `len` bytes at `address` as written. Parts that are not RAM are passed over.
 pub fn mark_dirty(memory: &GuestMemory, address: GuestAddress, len: usize) {
@@ -24,5 +46,24 @@ pub fn mark_dirty(memory: &GuestMemory, address: GuestAddress, len: usize) {
                 .bitmap()
                 .mark_dirty((from - low) as usize, count as usize);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mark_dirty_across_a_hole_marks_only_ram() {
+        let ranges = [(GuestAddress(0), 0x2000), (GuestAddress(0x4000), 0x2000)];
+        let memory = GuestMemory::from_ranges(&ranges).unwrap();
+
+        mark_dirty(&memory, GuestAddress(0x1fff), 0x2002);
+
+        let dirty: Vec<Vec<u64>> = memory
+            .iter()
+            .map(|region| device_log(region).get_and_reset())
+            .collect();
+        assert_eq!(dirty, [[0b10], [0b01]]);
     }
 }
