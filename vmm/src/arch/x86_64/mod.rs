@@ -1,4 +1,7 @@
 //! Tables of the x86-64 PC: where things lie, and what a CPU shows.
 
+pub mod baseline;
+pub mod cpuid;
 pub mod layout;
 pub mod msr;
+pub mod topology;
