@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Everything that the VMM must know to build one guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VmConfig {
     /// The guest's name in logs and events.
@@ -44,6 +45,7 @@ pub struct VmConfig {
 
 /// What the VMM does when the guest asks for a reset (i8042, ACPI reset register, triple fault).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ResetPolicy {
     /// The machine starts anew in the same process.
@@ -55,6 +57,7 @@ pub enum ResetPolicy {
 
 /// Virtual CPUs and their topology.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CpusConfig {
     /// Number of vCPUs, 1 to 64.
@@ -84,6 +87,7 @@ impl Default for CpusConfig {
 
 /// A named set of CPU features (System V AMD64 psABI, section 3.1.1, micro-architecture levels).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Baseline {
     /// All that KVM supports on this host.
     #[default]
@@ -102,6 +106,7 @@ pub enum Baseline {
 
 /// Guest RAM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MemoryConfig {
     /// Size in MiB, 16 or more.
@@ -122,6 +127,7 @@ pub struct MemoryConfig {
 
 /// What stands behind guest RAM on the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryBacking {
     /// Private anonymous memory: transparent huge pages and KSM work on it.
@@ -135,6 +141,7 @@ pub enum MemoryBacking {
 
 /// What runs first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BootConfig {
     /// A bzImage or an ELF image; absent: firmware boot.
@@ -156,6 +163,7 @@ pub struct BootConfig {
 
 /// How a kernel is entered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum BootProtocol {
     /// PVH where the image has the note, otherwise the 64-bit Linux protocol.
@@ -169,6 +177,7 @@ pub enum BootProtocol {
 
 /// One virtio-blk device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DiskConfig {
     /// Unique name of the device in this guest; absent: `disk0`, `disk1`, …
@@ -200,6 +209,7 @@ pub struct DiskConfig {
 
 /// Format of a disk image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DiskFormat {
     /// Bytes as the guest sees them.
@@ -210,6 +220,7 @@ pub enum DiskFormat {
 
 /// How the host caches a disk image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DiskCache {
     /// `O_DIRECT`: the host's page cache is not used.
@@ -221,6 +232,7 @@ pub enum DiskCache {
 
 /// What happens when the host fails a guest's request (I/O error, disk full).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorPolicy {
     /// The guest gets the error.
@@ -232,6 +244,7 @@ pub enum ErrorPolicy {
 
 /// One virtio-net device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NetConfig {
     /// Unique name of the device in this guest; absent: `net0`, `net1`, …
@@ -255,6 +268,7 @@ pub struct NetConfig {
 
 /// Whether the kernel's vhost-net moves a device's packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum VhostMode {
     /// Where `/dev/vhost-net` is there.
@@ -268,6 +282,7 @@ pub enum VhostMode {
 
 /// Where a serial port or console leads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SerialConfig {
     /// Nowhere: output is dropped, but still kept for who attaches by the API.
@@ -283,6 +298,7 @@ pub enum SerialConfig {
 
 /// virtio-balloon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BalloonConfig {
     /// Memory that the guest is asked to give back, in MiB.

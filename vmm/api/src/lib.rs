@@ -1,9 +1,25 @@
 //! Wire types of `pindah-vmm`: what a configuration file and the API socket say.
 //!
 //! These are plain data. `pindah-vmm` validates them once (`pindah_vmm::config`); the agent
-//! depends on this crate and never on the VMM itself. Units stand in the names of fields;
-//! unknown fields are refused.
+//! depends on this crate and never on the VMM itself. Units stand in the names of fields. What a
+//! person or a client writes (configuration, request bodies) refuses unknown fields; what the VMM
+//! answers may grow new ones, which readers pass over.
+//!
+//! `openapi.json` beside this crate's manifest is the API's description, made from these types.
 
 mod config;
+mod error;
+mod event;
+mod info;
+mod metrics;
+mod request;
 
 pub use config::*;
+pub use error::*;
+pub use event::*;
+pub use info::*;
+pub use metrics::*;
+pub use request::*;
+
+/// The OpenAPI 3.1 description of the API, as the VMM serves it.
+pub const OPENAPI: &str = include_str!("../openapi.json");

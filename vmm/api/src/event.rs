@@ -1,0 +1,144 @@
+//! What happens to a guest, as it happens.
+
+use serde::{Deserialize, Serialize};
+
+/// One event: one line of the stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Event {
+    /// Counts from 1 without gaps in the life of one VMM process.
+    pub sequence: u64,
+    /// When, in milliseconds since the Unix epoch.
+    pub time_unix_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The guest runs for the first time in this process: it was booted or restored.
+    Started,
+    /// The guest stands still.
+    Paused {
+        /// Why.
+        reason: PauseReason,
+    },
+    /// The guest goes on.
+    Resumed,
+    /// The machine was reset.
+    Reset {
+        /// Who wanted it.
+        by: Initiator,
+    },
+    /// The power button was pressed.
+    PowerButton,
+    /// The machine is off; the process ends.
+    ShutDown {
+        /// Who wanted it.
+        by: Initiator,
+    },
+    /// The guest cannot go on; the process ends.
+    Crashed {
+        /// What the processor or KVM reported.
+        reason: String,
+        /// The vCPU that it happened on.
+        vcpu: u8,
+        /// The registers of that vCPU, where KVM still gave them.
+        registers: Option<Box<Registers>>,
+    },
+    /// A snapshot is complete and on disk.
+    SnapshotTaken {
+        /// RAM that was written, in bytes; zero pages are not.
+        memory_bytes: u64,
+    },
+    /// A disk has another size, and the guest was told.
+    DiskResized {
+        /// The disk.
+        id: String,
+        /// Its new size in bytes.
+        size_bytes: u64,
+    },
+    /// The host failed a disk request.
+    DiskError {
+        /// The disk.
+        id: String,
+        /// What failed and why.
+        message: String,
+    },
+    /// The balloon has another target.
+    BalloonTarget {
+        /// Memory that the guest is asked to give back, in MiB.
+        target_mib: u64,
+    },
+    /// This reader was too slow and has missed what followed; the stream ends.
+    Lagged,
+}
+
+/// Why a guest stands still.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "cause", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PauseReason {
+    /// Somebody asked for it.
+    Requested,
+    /// A snapshot is being taken.
+    Snapshot,
+    /// A migration switches over.
+    Migration,
+    /// A device could not do a request (`on_error = "pause"`).
+    Device {
+        /// The device.
+        id: String,
+        /// What failed and why.
+        message: String,
+    },
+}
+
+/// Who wanted something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Initiator {
+    /// The guest itself.
+    Guest,
+    /// A client of the API, or a signal.
+    Host,
+}
+
+/// General registers and what decides how the processor reads them (Intel SDM, volume 1, 3.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[allow(missing_docs)]
+pub struct Registers {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rsp: u64,
+    pub rbp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub rip: u64,
+    pub rflags: u64,
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+    pub cs: u16,
+    pub ss: u16,
+}

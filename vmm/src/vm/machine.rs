@@ -1,0 +1,168 @@
+//! What the API may ask of a running machine, and how a machine ends.
+//!
+//! How the binary starts one (`cli/run.rs`):
+//!
+//! ```text
+//! config::load(path) -> Config            validated once
+//! Resources::open(&config) -> Resources   every file, tap and socket, by path, before the sandbox
+//! Vm::build(&config, resources) -> Arc<Vm>
+//! Server::spawn(listener, vm.clone())     the API, whose threads exist before the sandbox closes
+//! vm.run() -> ExitReason                  blocks
+//! server.stop()                           the last events reach who listens
+//! ```
+
+use std::os::unix::net::UnixStream;
+
+use pindah_vmm_api::{Metrics, RunState, VmInfo};
+use thiserror::Error;
+
+use super::events::Events;
+use super::migratable::Migratable;
+
+/// A running machine as the API sees it. The VM's handle is one, and so is the fake that tests
+/// the API.
+///
+/// [`Self::info`], [`Self::metrics`], [`Self::config`], [`Self::events`] and
+/// [`Self::attach_console`] are called on the thread that serves all connections: they must not
+/// wait for a device, a disk or a vCPU. All else is called on a second thread, one call at a
+/// time, and may take as long as it needs. Commands that ask for what is already so are no error.
+pub trait Machine: Send + Sync {
+    /// What it is and how it is doing.
+    fn info(&self) -> VmInfo;
+
+    /// What it was built from, ids and addresses filled in.
+    fn config(&self) -> pindah_vmm_api::VmConfig;
+
+    /// Its counters.
+    fn metrics(&self) -> Metrics;
+
+    /// What happens to it. The machine publishes every event of [`pindah_vmm_api::EventKind`] but
+    /// `SnapshotTaken`, which the snapshot does.
+    fn events(&self) -> &Events;
+
+    /// Stops vCPUs and parks devices.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when it is off, [`MachineError::Host`] when it does not stop.
+    fn pause(&self) -> Result<(), MachineError>;
+
+    /// Goes on.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when it is off, [`MachineError::Host`] when it does not start.
+    fn resume(&self) -> Result<(), MachineError>;
+
+    /// Presses the ACPI power button: the guest is asked to shut down, and may not listen.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] unless it runs.
+    fn press_power_button(&self) -> Result<(), MachineError>;
+
+    /// Takes the power away: [`ExitReason::ShutDown`] soon after.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when it is off already.
+    fn power_off(&self) -> Result<(), MachineError>;
+
+    /// Resets the machine, whatever `on_reset` says of resets that the guest asks for.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when it is off, [`MachineError::Host`] when it cannot start anew.
+    fn reset(&self) -> Result<(), MachineError>;
+
+    /// Asks the guest to give back this much memory, in MiB, in all.
+    ///
+    /// # Errors
+    /// [`MachineError::NoDevice`] without a balloon, [`MachineError::Value`] when it is more than
+    /// the guest has.
+    fn set_balloon_target(&self, target_mib: u64) -> Result<(), MachineError>;
+
+    /// Gives a disk another size, in bytes, and tells the guest.
+    ///
+    /// # Errors
+    /// [`MachineError::NoDevice`], [`MachineError::Value`] for a size that the image or virtio
+    /// cannot have, [`MachineError::Host`] when the image does not follow.
+    fn resize_disk(&self, id: &str, size_bytes: u64) -> Result<(), MachineError>;
+
+    /// Makes `stream` a reader and writer of the console `id` (`serial` or `console`). On success
+    /// `greeting` is the first that is written to it, then what was kept, then what comes. On
+    /// failure nothing is written. The stream is non-blocking.
+    ///
+    /// # Errors
+    /// [`MachineError::NoDevice`], or [`MachineError::Host`] when there are too many readers.
+    fn attach_console(
+        &self,
+        id: &str,
+        stream: UnixStream,
+        greeting: &[u8],
+    ) -> Result<(), MachineError>;
+
+    /// The door for snapshot and migration.
+    fn migratable(&self) -> &dyn Migratable;
+}
+
+/// Why a machine refuses.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// The guest has no such device (404).
+    #[error("there is no {kind} {id}")]
+    NoDevice {
+        /// `disk`, `console`, `balloon`.
+        kind: &'static str,
+        /// The id asked for; empty where there can be only one.
+        id: String,
+    },
+    /// The guest's state forbids it (409).
+    #[error("{action} is not possible while the guest is {state}")]
+    State {
+        /// What was asked: `power button`, `resume`.
+        action: &'static str,
+        /// What the guest is.
+        state: RunState,
+    },
+    /// A value that cannot be (422).
+    #[error("{field} = {value}: {allowed}")]
+    Value {
+        /// Which one.
+        field: &'static str,
+        /// What it is.
+        value: String,
+        /// What it may be.
+        allowed: String,
+    },
+    /// The host failed (500).
+    #[error("{action}")]
+    Host {
+        /// What was tried, on what: `resize disk0`.
+        action: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// How a machine ended, and with it the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExitReason {
+    /// The guest switched itself off, or a client did.
+    ShutDown,
+    /// The guest asked for a reset and `on_reset` is `exit`.
+    ResetRequested,
+    /// The guest cannot go on: triple fault, KVM error, unknown exit. Registers are in the log
+    /// and in the event.
+    GuestCrashed,
+    /// The host took away what the guest needs.
+    HostError,
+}
+
+impl ExitReason {
+    /// The process's exit code. 2 is the configuration's and the command line's.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::ShutDown => 0,
+            Self::HostError => 1,
+            Self::ResetRequested => 3,
+            Self::GuestCrashed => 4,
+        }
+    }
+}
