@@ -1,3 +1,4 @@
 //! Tables of the x86-64 PC: where things lie, and what a CPU shows.
 
 pub mod layout;
+pub mod memory_map;
