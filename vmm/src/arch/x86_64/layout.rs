@@ -1,5 +1,21 @@
 //! Guest physical addresses, ports and interrupt lines. One table; everything else refers to it.
 
+/// GDT of a kernel that is entered in long mode.
+pub const BOOT_GDT: u64 = 0x500;
+/// PVH's start info, module list and memory map: one page.
+pub const PVH_START_INFO: u64 = 0x6000;
+/// Linux's zero page (`struct boot_params`).
+pub const BOOT_PARAMS: u64 = 0x7000;
+/// Top of the stack of a kernel that is entered in long mode.
+pub const BOOT_STACK: u64 = 0x8ff0;
+/// Identity map of the first 4 GiB for a kernel that is entered in long mode: six pages.
+pub const BOOT_PAGE_TABLES: u64 = 0x9000;
+/// Kernel command line.
+pub const BOOT_CMDLINE: u64 = 0x2_0000;
+/// Room for the command line and its terminating zero, in bytes.
+pub const BOOT_CMDLINE_LEN: u64 = 0x1_0000;
+/// Extended BIOS data area: the last KiB of low RAM.
+pub const EBDA: u64 = 0x9_FC00;
 /// End of low RAM: the VGA window starts here.
 pub const LOW_RAM_END: u64 = 0xA_0000;
 /// The RSDP's page (ACPI 6.5, section 5.2.5.1), and the other tables on direct boot.
@@ -18,6 +34,8 @@ pub const LAPIC: u64 = 0xFEE0_0000;
 pub const KVM_IDENTITY_MAP: u64 = 0xFEFF_C000;
 /// Three pages for Intel's task state (`KVM_SET_TSS_ADDR`).
 pub const KVM_TSS: u64 = 0xFEFF_D000;
+/// The largest firmware starts here, above all that KVM needs for itself.
+pub const FIRMWARE_START_MIN: u64 = 0xFF00_0000;
 /// Firmware ends at 4 GiB.
 pub const FIRMWARE_END: u64 = 0x1_0000_0000;
 /// RAM that did not fit below 4 GiB starts here.

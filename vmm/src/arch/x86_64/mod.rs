@@ -3,5 +3,6 @@
 pub mod baseline;
 pub mod cpuid;
 pub mod layout;
+pub mod memory_map;
 pub mod msr;
 pub mod topology;
