@@ -1,2 +1,19 @@
-//! x
-fn main() {}
+//! The guest. See the library's page for its command line and its lines.
+#![no_std]
+#![no_main]
+
+mod apic;
+mod boot;
+mod boot_info;
+mod end;
+mod first;
+mod machine;
+mod memory;
+mod paging;
+mod report;
+mod runtime;
+mod serial;
+mod shared;
+mod smp;
+mod tsc;
+mod worker;

@@ -1,0 +1,194 @@
+//! The first vCPU: sets all up, then works as the others do and besides beats, prints, listens
+//! and drives the devices.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use pindah_probe::cmdline::{Exit, Options};
+use pindah_probe::content::{PAGE_BYTES, Pages};
+use pindah_probe::json::Line;
+
+use crate::boot_info::BootInfo;
+use crate::memory::Memory;
+use crate::report::Report;
+use crate::shared::{SETTINGS, STATS, sum};
+use crate::tsc::Clock;
+use crate::worker::{Plan, Worker};
+use crate::{apic, boot, end, machine, serial, smp};
+
+/// Bytes that one step sends: each is an exit of some microseconds.
+const BYTES_A_STEP: usize = 8;
+/// How often the line is asked for input.
+const LISTEN_MS: u64 = 10;
+
+/// Ring 3 starts here.
+#[unsafe(no_mangle)]
+extern "C" fn first_main(protocol: u32, info: u64) -> ! {
+    let start = machine::tsc();
+    boot::fill_idt();
+    serial::init();
+    apic::mask_pics();
+    apic::enable();
+    let info = match BootInfo::read(protocol, info) {
+        Ok(info) => info,
+        Err(message) => refuse(message),
+    };
+    let options = match Options::parse(info.command_line()) {
+        Ok(options) => options,
+        Err(error) => refuse(error),
+    };
+    First::set_up(start, &info, &options).run()
+}
+
+/// Ends before the first line is out: its brace is used for the error.
+fn refuse(message: impl core::fmt::Display) -> ! {
+    Line::opened(&mut serial::Direct, 0, "error")
+        .text("message", message)
+        .finish();
+    end::leave(Exit::Reset, 0x604, 0)
+}
+
+struct First {
+    options: Options,
+    report: Report,
+    worker: Worker,
+    pages: u64,
+    setup_end: u64,
+    next_beat: u64,
+    next_listen: u64,
+    ready: bool,
+    full_reported: u64,
+    leaving: Option<Exit>,
+}
+
+impl First {
+    fn set_up(start: u64, info: &BootInfo, options: &Options) -> Self {
+        SETTINGS.rate_mib_s.store(options.rate_mib_s, Relaxed);
+        SETTINGS.gap_us.store(options.gap_us, Relaxed);
+        SETTINGS.spin.store(options.spin, Relaxed);
+        SETTINGS.verify.store(options.verify, Relaxed);
+        let clock = Clock::new(start);
+        let mut memory = Memory::new(info);
+        let mut report = Report::new(clock, options.runner_port);
+        report.start(info, options, memory.total(), clock.us(machine::tsc()));
+        let pages = options.ws_mib * ((1 << 20) / PAGE_BYTES);
+        let Some(set) = memory.take_working_set(pages) else {
+            give_up(&mut report, "ws_mib: more than there is free RAM")
+        };
+        let plan = Plan {
+            set,
+            pages: Pages {
+                content: options.content,
+                rewrite: options.rewrite,
+            },
+            clock,
+            cpus: options.cpus,
+            tick_us: options.tick_us,
+            verify_mib_s: options.verify_mib_s,
+        };
+        match smp::start(plan, &mut memory) {
+            Some(online) if online == options.cpus => {}
+            Some(online) => give_up(&mut report, format_args!("cpus: only {online} came up")),
+            None => give_up(&mut report, "cpus: no RAM for their stacks"),
+        }
+        let now = machine::tsc();
+        Self {
+            options: *options,
+            report,
+            worker: Worker::new(plan, 0),
+            pages,
+            setup_end: now,
+            next_beat: now,
+            next_listen: now,
+            ready: false,
+            full_reported: 0,
+            leaving: None,
+        }
+    }
+
+    fn run(mut self) -> ! {
+        loop {
+            let mut busy = self.worker.step();
+            busy |= self.serve();
+            if !busy {
+                self.worker.rest();
+            }
+        }
+    }
+
+    /// Everything but the work of all vCPUs; true if it has more to do at once.
+    fn serve(&mut self) -> bool {
+        let now = machine::tsc();
+        let clock = self.report.clock;
+        self.report.events();
+        if now >= self.next_beat {
+            // After a blackout one beat, not all that were missed.
+            let period = clock.cycles(1000 * self.options.beat_ms);
+            self.next_beat = (self.next_beat + period).max(now.saturating_sub(period));
+            self.report.beat(SETTINGS.verify.load(Relaxed));
+        }
+        if !self.ready {
+            self.watch_filling();
+        }
+        self.watch_verification();
+        if self.leaving.is_none() && self.options.exit_after_ms > 0 {
+            let age_ms = clock.us(now) / 1000;
+            if age_ms >= self.options.exit_after_ms {
+                self.leave(self.options.exit_by);
+            }
+        }
+        self.report.out.drain(BYTES_A_STEP) && self.report.out.pending()
+    }
+
+    fn watch_filling(&mut self) {
+        let cpus = self.options.cpus as usize;
+        if self.pages > 0 && !STATS[..cpus].iter().all(|stats| stats.filled.load(Relaxed)) {
+            return;
+        }
+        self.ready = true;
+        let clock = self.report.clock;
+        let took = clock.span_us(machine::tsc() - self.setup_end);
+        let pages = self.pages;
+        self.report
+            .line("ready")
+            .num("pages", pages)
+            .num("fill_us", took)
+            .finish();
+    }
+
+    /// Reports a full verification once all vCPUs have done their part, and leaves if it was the
+    /// last thing to do.
+    fn watch_verification(&mut self) {
+        let wanted = SETTINGS.full_verify.load(Relaxed);
+        let cpus = self.options.cpus as usize;
+        if wanted != self.full_reported
+            && STATS[..cpus]
+                .iter()
+                .all(|stats| stats.full_done.load(Relaxed) == wanted)
+        {
+            self.full_reported = wanted;
+            self.report.verified(wanted, self.pages);
+        }
+        if let Some(how) = self.leaving
+            && wanted == self.full_reported
+        {
+            self.report.beat(true);
+            let bad = sum(|stats| &stats.bad);
+            self.report.line("end").num("bad_total", bad).finish();
+            self.report.out.flush();
+            end::leave(how, self.options.pm1a, self.options.s5_typ);
+        }
+    }
+
+    fn leave(&mut self, how: Exit) {
+        self.leaving = Some(how);
+        if SETTINGS.verify.load(Relaxed) {
+            SETTINGS.full_verify.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+fn give_up(report: &mut Report, message: impl core::fmt::Display) -> ! {
+    report.line("error").text("message", message).finish();
+    report.out.flush();
+    end::leave(Exit::Reset, 0x604, 0)
+}
