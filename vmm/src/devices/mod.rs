@@ -4,6 +4,7 @@
 //! KVM, the VM that holds it or the configuration that it came from.
 
 pub mod acpi_pm;
+pub mod chardev;
 pub mod fw_cfg;
 pub mod i8042;
 pub mod pci;
