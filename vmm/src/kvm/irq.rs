@@ -11,8 +11,6 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::devices::IrqLine;
-
 /// Pins of the I/O APIC.
 const IOAPIC_PINS: u32 = 24;
 
@@ -60,7 +58,7 @@ impl IrqRouter {
     ///
     /// # Errors
     /// KVM refuses the route or the irqfd.
-    pub fn connect(&self, gsi: u32, event: &EventFd, address: u64, data: u32) -> io::Result<()> {
+    pub fn connect_message(&self, gsi: u32, event: &EventFd, address: u64, data: u32) -> io::Result<()> {
         let mut messages = self.messages.lock().expect("no panic under this lock");
         if messages.insert(gsi, (address, data)) != Some((address, data)) {
             self.set(&messages)?;
@@ -72,7 +70,7 @@ impl IrqRouter {
     ///
     /// # Errors
     /// KVM knows of no such pair.
-    pub fn disconnect(&self, gsi: u32, event: &EventFd) -> io::Result<()> {
+    pub fn disconnect_message(&self, gsi: u32, event: &EventFd) -> io::Result<()> {
         Ok(self.vm.unregister_irqfd(event, gsi)?)
     }
 }
@@ -96,25 +94,4 @@ fn fixed_entries() -> Vec<kvm_irq_routing_entry> {
         .filter(|&gsi| gsi != 2)
         .map(|gsi| pin(gsi, KVM_IRQCHIP_IOAPIC, if gsi == 0 { 2 } else { gsi }));
     master.chain(slave).chain(ioapic).collect()
-}
-
-/// A line into the in-kernel interrupt controllers (`KVM_IRQ_LINE`).
-pub struct KvmIrqLine {
-    vm: Arc<VmFd>,
-    gsi: u32,
-}
-
-impl KvmIrqLine {
-    /// The line of `gsi`, which is below 24.
-    pub fn new(vm: Arc<VmFd>, gsi: u32) -> Self {
-        Self { vm, gsi }
-    }
-}
-
-impl IrqLine for KvmIrqLine {
-    fn set(&self, asserted: bool) {
-        if let Err(error) = self.vm.set_irq_line(self.gsi, asserted) {
-            tracing::error!(gsi = self.gsi, %error, "KVM_IRQ_LINE failed");
-        }
-    }
 }

@@ -3,16 +3,24 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters of exits to user space by reason. Exits that KVM handles itself do not show here.
+use pindah_vmm_api::ExitCounts;
+
+/// Returns from `KVM_RUN` by reason. Exits that KVM handles itself do not show here.
 #[derive(Debug, Default)]
 pub struct ExitCounters {
-    /// Port reads and writes.
-    pub port: AtomicU64,
-    /// MMIO reads and writes.
-    pub mmio: AtomicU64,
-    /// Signals: a kick by us.
-    pub kick: AtomicU64,
-    /// Anything else.
+    /// Port reads.
+    pub io_in: AtomicU64,
+    /// Port writes.
+    pub io_out: AtomicU64,
+    /// MMIO reads.
+    pub mmio_read: AtomicU64,
+    /// MMIO writes.
+    pub mmio_write: AtomicU64,
+    /// `hlt` that reached user space.
+    pub halt: AtomicU64,
+    /// Kicks and signals.
+    pub interrupted: AtomicU64,
+    /// Everything else.
     pub other: AtomicU64,
 }
 
@@ -20,6 +28,20 @@ impl ExitCounters {
     /// One more. Each counter has one writer, so no read-modify-write is needed.
     pub(super) fn count(counter: &AtomicU64) {
         counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// The counters as the API shows them.
+    pub fn counts(&self) -> ExitCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ExitCounts {
+            io_in: read(&self.io_in),
+            io_out: read(&self.io_out),
+            mmio_read: read(&self.mmio_read),
+            mmio_write: read(&self.mmio_write),
+            halt: read(&self.halt),
+            interrupted: read(&self.interrupted),
+            other: read(&self.other),
+        }
     }
 }
 

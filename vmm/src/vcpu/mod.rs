@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
+use pindah_vmm_api::Registers;
 use vmm_sys_util::signal::Killable;
 
 pub use exit::{CrashReason, ExitCounters};
@@ -37,8 +38,8 @@ pub struct Crash {
     pub index: u8,
     /// Why.
     pub reason: CrashReason,
-    /// Its general registers and the most telling of its system registers, if KVM gave them.
-    pub registers: Option<String>,
+    /// Its registers, if KVM gave them.
+    pub registers: Option<Registers>,
 }
 
 enum Command {
@@ -225,7 +226,7 @@ impl Thread {
         match stop {
             Stop::Kicked => true,
             Stop::Crashed(reason) => {
-                let registers = state::describe(&self.setup.fd);
+                let registers = state::registers(&self.setup.fd);
                 (self.setup.on_crash)(Crash {
                     index: self.setup.index,
                     reason,

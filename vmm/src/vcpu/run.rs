@@ -78,22 +78,24 @@ impl<'a> Runner<'a> {
         loop {
             let stop = match self.fd.run() {
                 Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
-                    ExitCounters::count(&self.exits.port);
                     self.port_access();
                     continue;
                 }
                 Ok(VcpuExit::MmioRead(address, data)) => {
-                    ExitCounters::count(&self.exits.mmio);
+                    ExitCounters::count(&self.exits.mmio_read);
                     self.buses.mmio.read(address, data);
                     continue;
                 }
                 Ok(VcpuExit::MmioWrite(address, data)) => {
-                    ExitCounters::count(&self.exits.mmio);
+                    ExitCounters::count(&self.exits.mmio_write);
                     self.buses.mmio.write(address, data);
                     continue;
                 }
                 Ok(VcpuExit::Intr) => Some(Stop::Kicked),
-                Ok(VcpuExit::Hlt) => None,
+                Ok(VcpuExit::Hlt) => {
+                    ExitCounters::count(&self.exits.halt);
+                    continue;
+                }
                 Ok(VcpuExit::Shutdown) => Some(Stop::Crashed(CrashReason::TripleFault)),
                 Ok(VcpuExit::FailEntry(hardware_reason, _)) => {
                     Some(Stop::Crashed(CrashReason::FailEntry { hardware_reason }))
@@ -121,7 +123,7 @@ impl<'a> Runner<'a> {
             };
             match stop {
                 Some(Stop::Kicked) => {
-                    ExitCounters::count(&self.exits.kick);
+                    ExitCounters::count(&self.exits.interrupted);
                     return Stop::Kicked;
                 }
                 Some(crashed) => return crashed,
@@ -163,12 +165,17 @@ impl<'a> Runner<'a> {
         // entry.
         let data = unsafe { std::slice::from_raw_parts_mut(start, size * count) };
         let port = u64::from(io.port);
-        for item in data.chunks_exact_mut(size) {
-            if u32::from(io.direction) == KVM_EXIT_IO_OUT {
+        let items = data.chunks_exact_mut(size);
+        if u32::from(io.direction) == KVM_EXIT_IO_OUT {
+            ExitCounters::count(&self.exits.io_out);
+            items.for_each(|item| {
                 self.buses.port.write(port, item);
-            } else {
+            });
+        } else {
+            ExitCounters::count(&self.exits.io_in);
+            items.for_each(|item| {
                 self.buses.port.read(port, item);
-            }
+            });
         }
     }
 }

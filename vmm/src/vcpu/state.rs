@@ -10,6 +10,7 @@ use kvm_bindings::{
     kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
+use pindah_vmm_api::Registers;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -302,47 +303,35 @@ fn msr_list(entries: &[kvm_msr_entry]) -> Result<Msrs, VcpuError> {
     })
 }
 
-/// General and control registers in words, for the log.
-pub(super) fn describe(fd: &VcpuFd) -> Option<String> {
-    let r = fd.get_regs().ok()?;
-    let s = fd.get_sregs().ok()?;
-    Some(format!(
-        "rip={:016x} rflags={:016x} rsp={:016x} rbp={:016x}\n\
-         rax={:016x} rbx={:016x} rcx={:016x} rdx={:016x}\n\
-         rsi={:016x} rdi={:016x} r8 ={:016x} r9 ={:016x}\n\
-         r10={:016x} r11={:016x} r12={:016x} r13={:016x}\n\
-         r14={:016x} r15={:016x} cs={:04x}/{:x} ss={:04x}/{:x}\n\
-         cr0={:x} cr2={:x} cr3={:x} cr4={:x} efer={:x} gdt={:x}/{:x} idt={:x}/{:x}",
-        r.rip,
-        r.rflags,
-        r.rsp,
-        r.rbp,
-        r.rax,
-        r.rbx,
-        r.rcx,
-        r.rdx,
-        r.rsi,
-        r.rdi,
-        r.r8,
-        r.r9,
-        r.r10,
-        r.r11,
-        r.r12,
-        r.r13,
-        r.r14,
-        r.r15,
-        s.cs.selector,
-        s.cs.base,
-        s.ss.selector,
-        s.ss.base,
-        s.cr0,
-        s.cr2,
-        s.cr3,
-        s.cr4,
-        s.efer,
-        s.gdt.base,
-        s.gdt.limit,
-        s.idt.base,
-        s.idt.limit,
-    ))
+/// The registers that tell most of a crash.
+pub(super) fn registers(fd: &VcpuFd) -> Option<Registers> {
+    let regs = fd.get_regs().ok()?;
+    let sregs = fd.get_sregs().ok()?;
+    Some(Registers {
+        rax: regs.rax,
+        rbx: regs.rbx,
+        rcx: regs.rcx,
+        rdx: regs.rdx,
+        rsi: regs.rsi,
+        rdi: regs.rdi,
+        rsp: regs.rsp,
+        rbp: regs.rbp,
+        r8: regs.r8,
+        r9: regs.r9,
+        r10: regs.r10,
+        r11: regs.r11,
+        r12: regs.r12,
+        r13: regs.r13,
+        r14: regs.r14,
+        r15: regs.r15,
+        rip: regs.rip,
+        rflags: regs.rflags,
+        cr0: sregs.cr0,
+        cr2: sregs.cr2,
+        cr3: sregs.cr3,
+        cr4: sregs.cr4,
+        efer: sregs.efer,
+        cs: sregs.cs.selector,
+        ss: sregs.ss.selector,
+    })
 }

@@ -1,0 +1,67 @@
+//! The machine as [`Migratable`]: what snapshot and migration may do with it.
+
+use std::sync::Arc;
+
+use pindah_vmm_api::{PauseReason, RunState};
+
+use super::Vm;
+use super::migratable::{DirtyRegion, Migratable, MigratableError};
+use super::state::VmState;
+use crate::memory::{DirtyLogError, GuestMemory};
+
+impl Vm {
+    fn require_alive(&self) -> Result<RunState, MigratableError> {
+        match self.life.now().state {
+            state @ (RunState::Stopped | RunState::Crashed) => Err(MigratableError::Gone { state }),
+            state => Ok(state),
+        }
+    }
+}
+
+fn dirty_log(action: &'static str) -> impl FnOnce(DirtyLogError) -> MigratableError {
+    move |error| MigratableError::DirtyLog {
+        action,
+        source: Box::new(error),
+    }
+}
+
+impl Migratable for Vm {
+    fn memory(&self) -> Arc<GuestMemory> {
+        Arc::clone(&self.memory)
+    }
+
+    fn start_dirty_log(&self) -> Result<(), MigratableError> {
+        self.dirty_log.start().map_err(dirty_log("started"))
+    }
+
+    fn take_dirty(&self) -> Result<Vec<DirtyRegion>, MigratableError> {
+        self.dirty_log.take().map_err(dirty_log("read"))
+    }
+
+    fn stop_dirty_log(&self) -> Result<(), MigratableError> {
+        self.dirty_log.stop().map_err(dirty_log("stopped"))
+    }
+
+    fn pause(&self) -> Result<bool, MigratableError> {
+        let _transition = self.life.begin();
+        let ran = self.require_alive()? == RunState::Running;
+        self.stop(PauseReason::Snapshot);
+        Ok(ran)
+    }
+
+    fn save(&self) -> Result<VmState, MigratableError> {
+        let _transition = self.life.begin();
+        if self.require_alive()? == RunState::Running {
+            return Err(MigratableError::NotPaused);
+        }
+        self.save_state()
+            .map_err(|error| MigratableError::Save(Box::new(error)))
+    }
+
+    fn resume(&self) -> Result<(), MigratableError> {
+        let _transition = self.life.begin();
+        self.require_alive()?;
+        self.start();
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! State of all parts, in the order in which it is set: KVM's interrupt controllers and timer
+//! before the devices that may raise interrupts, vCPUs after both, the clock last.
+
+use kvm_bindings::{
+    KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    kvm_clock_data, kvm_irqchip, kvm_pit_state2,
+};
+use kvm_ioctls::VmFd;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::state::{VmState, VmStateError};
+use super::Vm;
+use crate::state::{Section, StateError};
+use crate::vcpu::{VcpuError, VcpuState};
+
+const KIND_KVM: &str = "kvm";
+const KIND_VCPU: &str = "vcpu";
+const VERSION_KVM: u16 = 1;
+const VERSION_VCPU: u16 = 1;
+
+/// Why a machine's state cannot be read or set.
+#[derive(Debug, Error)]
+pub enum SavingError {
+    /// A section is missing, malformed or from the future.
+    #[error(transparent)]
+    Section(#[from] StateError),
+    /// The state as a whole cannot be ours.
+    #[error(transparent)]
+    State(#[from] VmStateError),
+    /// A vCPU.
+    #[error("vCPU state")]
+    Vcpu(#[from] VcpuError),
+    /// KVM's devices.
+    #[error("state of KVM's {part}")]
+    Kvm {
+        /// Which.
+        part: &'static str,
+        /// KVM's answer.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+}
+
+fn kvm(part: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> SavingError {
+    move |source| SavingError::Kvm { part, source }
+}
+
+/// What KVM holds of the machine beside vCPUs.
+#[derive(Serialize, Deserialize)]
+struct KvmState {
+    irqchips: Vec<kvm_irqchip>,
+    pit: kvm_pit_state2,
+    clock: kvm_clock_data,
+}
+
+/// The state of the PICs and the I/O APIC, and of the PIT.
+pub(super) fn save_kvm_devices(
+    vm: &VmFd,
+) -> Result<(Vec<kvm_irqchip>, kvm_pit_state2), kvm_ioctls::Error> {
+    let chips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
+    let irqchips = chips
+        .into_iter()
+        .map(|chip_id| {
+            let mut irqchip = kvm_irqchip {
+                chip_id,
+                ..Default::default()
+            };
+            vm.get_irqchip(&mut irqchip)?;
+            Ok(irqchip)
+        })
+        .collect::<Result<_, kvm_ioctls::Error>>()?;
+    Ok((irqchips, vm.get_pit2()?))
+}
+
+/// Sets what [`save_kvm_devices`] gave.
+pub(super) fn restore_kvm_devices(
+    vm: &VmFd,
+    irqchips: &[kvm_irqchip],
+    pit: &kvm_pit_state2,
+) -> Result<(), kvm_ioctls::Error> {
+    for irqchip in irqchips {
+        vm.set_irqchip(irqchip)?;
+    }
+    vm.set_pit2(pit)
+}
+
+impl Vm {
+    /// State of everything but RAM. Only while nothing runs.
+    pub(super) fn save_state(&self) -> Result<VmState, SavingError> {
+        let vm = &self.kvm.vm;
+        // Time goes on while the rest is saved: the clock is read first, together with the
+        // host's, and set last, moved on by what the host's has gained.
+        let clock = vm.get_clock().map_err(kvm("clock"))?;
+        let vcpus: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.begin_save()).collect();
+        let (irqchips, pit) = save_kvm_devices(vm).map_err(kvm("devices"))?;
+        let state = KvmState {
+            irqchips,
+            pit,
+            clock,
+        };
+        let mut sections = vec![Section::new(KIND_KVM, "", VERSION_KVM, &state)?];
+        sections.extend(self.platform.save()?);
+        for device in &self.virtio {
+            sections.extend(device.save()?);
+        }
+        for (index, answer) in vcpus.into_iter().enumerate() {
+            let state = answer.recv().expect("a vCPU's thread answers")?;
+            let id = index.to_string();
+            sections.push(Section::new(KIND_VCPU, &id, VERSION_VCPU, &state)?);
+        }
+        Ok(VmState::new(self.config.clone(), sections))
+    }
+
+    /// Sets the state of everything but RAM, which must be there already. Call instead of
+    /// [`Self::boot`], on a machine built from `state.config`.
+    ///
+    /// # Errors
+    /// [`SavingError`]; the machine must not run then.
+    pub fn restore(&self, state: &VmState) -> Result<(), SavingError> {
+        let section = state.section(KIND_KVM, "")?;
+        let saved: KvmState = section.parse(VERSION_KVM)?;
+        let vm = &self.kvm.vm;
+        restore_kvm_devices(vm, &saved.irqchips, &saved.pit).map_err(kvm("devices"))?;
+        self.platform.restore(state)?;
+        for device in &self.virtio {
+            device.restore(&state.sections)?;
+        }
+        let vcpus = (0..self.vcpus.len())
+            .map(|index| {
+                let section = state.section(KIND_VCPU, &index.to_string())?;
+                Ok(section.parse(VERSION_VCPU)?)
+            })
+            .collect::<Result<Vec<VcpuState>, SavingError>>()?;
+        self.restore_vcpus(vcpus)?;
+        self.restore_clock(&saved.clock).map_err(kvm("clock"))
+    }
+
+    fn restore_clock(&self, saved: &kvm_clock_data) -> Result<(), kvm_ioctls::Error> {
+        let mut clock = kvm_clock_data {
+            clock: saved.clock,
+            ..Default::default()
+        };
+        if saved.flags & KVM_CLOCK_REALTIME != 0 {
+            clock.flags = KVM_CLOCK_REALTIME;
+            clock.realtime = saved.realtime;
+        }
+        self.kvm.vm.set_clock(&clock)
+    }
+
+    /// Sets the state of all vCPUs at once.
+    pub(super) fn restore_vcpus(&self, states: Vec<VcpuState>) -> Result<(), VcpuError> {
+        let answers: Vec<_> = self
+            .vcpus
+            .iter()
+            .zip(states)
+            .map(|(vcpu, state)| vcpu.begin_restore(state))
+            .collect();
+        answers
+            .into_iter()
+            .try_for_each(|answer| answer.recv().expect("a vCPU's thread answers"))
+    }
+}

@@ -1,0 +1,200 @@
+//! Run, pause, reset: vCPUs and devices in their order.
+//!
+//! Devices start before vCPUs and stop after them, so that no driver ever finds its device
+//! parked. Whoever calls holds [`Life::begin`](super::lifecycle::Life::begin)'s guard.
+
+use std::error::Error;
+use std::sync::atomic::{Ordering, fence};
+
+use pindah_vmm_api::{EventKind, Initiator, PauseReason, ResetPolicy, RunState};
+use thiserror::Error;
+
+use super::lifecycle::Request;
+use super::machine::ExitReason;
+use super::{Vm, saving};
+use crate::boot::{self, LoadError};
+use crate::vcpu::{Crash, VcpuError};
+
+/// Why a machine does not start anew.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The kernel or the firmware cannot be loaded.
+    #[error("cannot load what the guest boots")]
+    Load(#[from] LoadError),
+    /// A vCPU does not take its first state.
+    #[error("cannot set the first state of a vCPU")]
+    Vcpu(#[from] VcpuError),
+    /// KVM does not take the first state of its devices.
+    #[error("cannot set the first state of KVM's interrupt controllers and timer")]
+    Kvm(#[from] kvm_ioctls::Error),
+}
+
+impl Vm {
+    /// Puts the machine into its state after power-on, with what it boots in RAM.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn boot(&self) -> Result<(), StartError> {
+        let rsdp = self.platform.write_tables(&self.memory, &self.boot);
+        let ram_bytes = self.config.memory.size_mib << 20;
+        let entry = self.boot.load(&self.memory, ram_bytes, rsdp)?;
+        saving::restore_kvm_devices(&self.kvm.vm, &self.power_on.irqchips, &self.power_on.pit)?;
+        let mut states = self.power_on.vcpus.clone();
+        if let Some(first) = states.first_mut() {
+            boot::apply(&entry, &mut first.sregs, &mut first.regs);
+        }
+        self.restore_vcpus(states)?;
+        Ok(())
+    }
+
+    /// Runs the guest until it ends. Call once, after [`Self::boot`] or a restore.
+    pub fn run(&self) -> ExitReason {
+        {
+            let _transition = self.life.begin();
+            self.start();
+        }
+        let requests = self
+            .requests
+            .lock()
+            .expect("only one thread runs a machine");
+        loop {
+            let Ok(request) = requests.recv() else {
+                return ExitReason::HostError;
+            };
+            if let Some(reason) = self.serve(request) {
+                return reason;
+            }
+        }
+    }
+
+    fn serve(&self, request: Request) -> Option<ExitReason> {
+        let _transition = self.life.begin();
+        match request {
+            Request::PowerOff(by) => {
+                self.end(RunState::Stopped);
+                self.events.publish(EventKind::ShutDown { by });
+                Some(ExitReason::ShutDown)
+            }
+            Request::Reset if self.config.on_reset == ResetPolicy::Exit => {
+                self.end(RunState::Stopped);
+                let by = Initiator::Guest;
+                self.events.publish(EventKind::Reset { by });
+                Some(ExitReason::ResetRequested)
+            }
+            Request::Reset => match self.restart(Initiator::Guest) {
+                Ok(()) => None,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn Error, "the machine cannot start anew");
+                    self.end(RunState::Crashed);
+                    Some(ExitReason::HostError)
+                }
+            },
+            Request::Pause { device, reason } => {
+                let (id, message) = (device.clone(), reason.clone());
+                self.events.publish(EventKind::DiskError { id, message });
+                self.stop(PauseReason::Device {
+                    id: device,
+                    message: reason,
+                });
+                None
+            }
+            Request::Crash(crash) => {
+                self.crashed(crash);
+                Some(ExitReason::GuestCrashed)
+            }
+        }
+    }
+
+    fn crashed(&self, crash: Crash) {
+        let Crash {
+            index,
+            reason,
+            registers,
+        } = crash;
+        tracing::error!(vcpu = index, %reason, "the guest crashed");
+        if let Some(registers) = &registers {
+            tracing::error!("registers: {registers:x?}");
+        }
+        self.end(RunState::Crashed);
+        self.events.publish(EventKind::Crashed {
+            reason: reason.to_string(),
+            vcpu: index,
+            registers: registers.map(Box::new),
+        });
+    }
+
+    /// Devices, then vCPUs. Does nothing to a machine that runs or has ended.
+    pub(super) fn start(&self) {
+        if !matches!(
+            self.life.now().state,
+            RunState::Created | RunState::Paused
+        ) {
+            return;
+        }
+        for device in &self.virtio {
+            device.resume();
+        }
+        let first = self.life.now().set_running();
+        for vcpu in &self.vcpus {
+            vcpu.resume();
+        }
+        self.events.publish(if first {
+            EventKind::Started
+        } else {
+            EventKind::Resumed
+        });
+    }
+
+    /// vCPUs, then devices; nothing is in flight afterwards and RAM is at rest. Does nothing to
+    /// a machine that does not run.
+    pub(super) fn stop(&self, reason: PauseReason) {
+        if self.life.now().state != RunState::Running {
+            return;
+        }
+        self.park();
+        self.life.now().set_paused(reason.clone());
+        self.events.publish(EventKind::Paused { reason });
+    }
+
+    fn end(&self, state: RunState) {
+        if self.life.now().state == RunState::Running {
+            self.park();
+        }
+        self.life.now().set_ended(state);
+    }
+
+    fn park(&self) {
+        let parked: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.begin_pause()).collect();
+        for answer in parked {
+            answer.recv().expect("a vCPU's thread answers");
+        }
+        for device in &self.virtio {
+            device.pause();
+        }
+        // What devices wrote on other threads is there for whoever reads RAM now.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Resets the machine; it runs afterwards if it ran before.
+    pub(super) fn restart(&self, by: Initiator) -> Result<(), StartError> {
+        let ran = self.life.now().state == RunState::Running;
+        if ran {
+            self.park();
+        }
+        for device in &self.virtio {
+            device.reset();
+        }
+        self.platform.reset();
+        self.boot()?;
+        self.events.publish(EventKind::Reset { by });
+        if ran {
+            for device in &self.virtio {
+                device.resume();
+            }
+            for vcpu in &self.vcpus {
+                vcpu.resume();
+            }
+        }
+        Ok(())
+    }
+}
