@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pindah_vmm_api::{PauseReason, RunState};
 use thiserror::Error;
 
 use super::state::{VmState, VmStateError};
@@ -40,11 +41,12 @@ pub trait Migratable: Send + Sync {
     fn stop_dirty_log(&self) -> Result<(), MigratableError>;
 
     /// Stops the vCPUs and parks the devices with nothing in flight. On return guest RAM is at
-    /// rest. Returns whether the guest ran before; pausing a paused one is no error.
+    /// rest. Returns whether the guest ran before, and only then tells subscribers `reason`;
+    /// pausing a paused one is no error.
     ///
     /// # Errors
     /// [`MigratableError`]; the guest is then as it was before.
-    fn pause(&self) -> Result<bool, MigratableError>;
+    fn pause(&self, reason: PauseReason) -> Result<bool, MigratableError>;
 
     /// State of everything but RAM. Only while paused.
     ///
@@ -78,7 +80,7 @@ pub enum MigratableError {
     #[error("the guest is {state}")]
     Gone {
         /// What it is instead.
-        state: pindah_vmm_api::RunState,
+        state: RunState,
     },
     /// [`Migratable::save`] without [`Migratable::pause`].
     #[error("the guest is not paused")]
