@@ -58,7 +58,13 @@ impl IrqRouter {
     ///
     /// # Errors
     /// KVM refuses the route or the irqfd.
-    pub fn connect_message(&self, gsi: u32, event: &EventFd, address: u64, data: u32) -> io::Result<()> {
+    pub fn connect_message(
+        &self,
+        gsi: u32,
+        event: &EventFd,
+        address: u64,
+        data: u32,
+    ) -> io::Result<()> {
         let mut messages = self.messages.lock().expect("no panic under this lock");
         if messages.insert(gsi, (address, data)) != Some((address, data)) {
             self.set(&messages)?;

@@ -34,20 +34,23 @@ pub enum DirtyLogError {
     },
 }
 
-/// Pages of one region.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirtyPages {
-    /// Guest physical address of the first page.
-    pub base: u64,
-    /// One bit a 4096-byte page, least significant first; `pages.div_ceil(64)` words.
-    pub bitmap: Vec<u64>,
+/// Which pages of one region of guest RAM were written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DirtyRegion {
+    /// GPA of the region's first byte.
+    pub start: u64,
+    /// Number of 4096-byte pages.
+    pub pages: u64,
+    /// One bit a page, least significant first; `pages.div_ceil(64)` words, no bit beyond the
+    /// last page.
+    pub words: Vec<u64>,
 }
 
-impl DirtyPages {
-    /// Number of set bits.
+impl DirtyRegion {
+    /// Number of dirty pages.
     pub fn count(&self) -> u64 {
         let ones = |word: &u64| u64::from(word.count_ones());
-        self.bitmap.iter().map(ones).sum()
+        self.words.iter().map(ones).sum()
     }
 }
 
@@ -102,20 +105,21 @@ impl DirtyLog {
     /// `KVM_GET_DIRTY_LOG`). Under manual protection a page stays reported until
     /// [`Self::clear`]; otherwise this call clears.
     ///
-    /// Shape: one [`DirtyPages`] a region, in the order of memslots.
+    /// Shape: one [`DirtyRegion`] a region, in the order of memslots.
     ///
     /// # Errors
     /// [`DirtyLogError::Slot`] if the memslot is gone.
-    pub fn take(&self) -> Result<Vec<DirtyPages>, DirtyLogError> {
+    pub fn take(&self) -> Result<Vec<DirtyRegion>, DirtyLogError> {
         (0..)
             .zip(self.memory.iter())
             .map(|(slot, region)| self.take_region(slot, region))
             .collect()
     }
 
-    fn take_region(&self, slot: u32, region: &GuestRegion) -> Result<DirtyPages, DirtyLogError> {
+    fn take_region(&self, slot: u32, region: &GuestRegion) -> Result<DirtyRegion, DirtyLogError> {
         let bytes = region.size();
-        let mut bitmap =
+        let pages = (bytes as u64).div_ceil(PAGE_SIZE);
+        let mut words =
             self.vm
                 .get_dirty_log(slot, bytes)
                 .map_err(|source| DirtyLogError::Slot {
@@ -123,13 +127,14 @@ impl DirtyLog {
                     slot,
                     source,
                 })?;
-        for (word, device) in bitmap.iter_mut().zip(device_log(region).get_and_reset()) {
+        for (word, device) in words.iter_mut().zip(device_log(region).get_and_reset()) {
             *word |= device;
         }
-        bitmap.truncate((bytes as u64).div_ceil(PAGE_SIZE).div_ceil(64) as usize);
-        Ok(DirtyPages {
-            base: region.start_addr().0,
-            bitmap,
+        words.truncate(pages.div_ceil(64) as usize);
+        Ok(DirtyRegion {
+            start: region.start_addr().0,
+            pages,
+            words,
         })
     }
 

@@ -15,7 +15,7 @@ use vm_memory::{
 };
 
 pub use build::{MemoryError, build};
-pub use dirty::{DirtyLog, DirtyLogError, DirtyPages, set_memslot};
+pub use dirty::{DirtyLog, DirtyLogError, DirtyRegion, set_memslot};
 
 /// Size of a page of the dirty log in bytes, whatever the host maps.
 pub const PAGE_SIZE: u64 = 4096;

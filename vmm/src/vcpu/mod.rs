@@ -204,7 +204,12 @@ impl Thread {
                 }
             };
             match command {
-                Command::Resume => running = true,
+                Command::Resume => {
+                    // The guest's watchdogs must not take the time that it stood for a lockup. A
+                    // guest without kvmclock has no such flag, and that is fine.
+                    let _ = self.setup.fd.kvmclock_ctrl();
+                    running = true;
+                }
                 Command::Pause(reply) => {
                     running = false;
                     let _ = reply.send(());

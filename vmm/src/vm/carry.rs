@@ -5,9 +5,9 @@ use std::sync::Arc;
 use pindah_vmm_api::{PauseReason, RunState};
 
 use super::Vm;
-use super::migratable::{DirtyRegion, Migratable, MigratableError};
+use super::migratable::{Migratable, MigratableError};
 use super::state::VmState;
-use crate::memory::{DirtyLogError, GuestMemory};
+use crate::memory::{DirtyLogError, DirtyRegion, GuestMemory};
 
 impl Vm {
     fn require_alive(&self) -> Result<RunState, MigratableError> {
@@ -42,10 +42,10 @@ impl Migratable for Vm {
         self.dirty_log.stop().map_err(dirty_log("stopped"))
     }
 
-    fn pause(&self) -> Result<bool, MigratableError> {
+    fn pause(&self, reason: PauseReason) -> Result<bool, MigratableError> {
         let _transition = self.life.begin();
         let ran = self.require_alive()? == RunState::Running;
-        self.stop(PauseReason::Snapshot);
+        self.stop(reason);
         Ok(ran)
     }
 

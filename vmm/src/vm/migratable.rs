@@ -6,7 +6,7 @@ use pindah_vmm_api::{PauseReason, RunState};
 use thiserror::Error;
 
 use super::state::{VmState, VmStateError};
-use crate::memory::GuestMemory;
+use crate::memory::{DirtyRegion, GuestMemory};
 use crate::state::StateError;
 
 /// A machine that can be carried away. A fake one tests snapshot and migration without KVM.
@@ -59,18 +59,6 @@ pub trait Migratable: Send + Sync {
     /// # Errors
     /// [`MigratableError`]; the guest stays paused.
     fn resume(&self) -> Result<(), MigratableError>;
-}
-
-/// Which pages of one region of guest RAM were written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DirtyRegion {
-    /// GPA of the region's first byte.
-    pub start: u64,
-    /// Number of 4096-byte pages.
-    pub pages: u64,
-    /// One bit a page, least significant first; `pages.div_ceil(64)` words, no bit beyond the
-    /// last page.
-    pub words: Vec<u64>,
 }
 
 /// Why a machine cannot be carried away.

@@ -9,8 +9,8 @@ use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::state::{VmState, VmStateError};
 use super::Vm;
+use super::state::{VmState, VmStateError};
 use crate::state::{Section, StateError};
 use crate::vcpu::{VcpuError, VcpuState};
 
@@ -58,7 +58,11 @@ struct KvmState {
 pub(super) fn save_kvm_devices(
     vm: &VmFd,
 ) -> Result<(Vec<kvm_irqchip>, kvm_pit_state2), kvm_ioctls::Error> {
-    let chips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
+    let chips = [
+        KVM_IRQCHIP_PIC_MASTER,
+        KVM_IRQCHIP_PIC_SLAVE,
+        KVM_IRQCHIP_IOAPIC,
+    ];
     let irqchips = chips
         .into_iter()
         .map(|chip_id| {

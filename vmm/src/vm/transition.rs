@@ -84,7 +84,10 @@ impl Vm {
             Request::Reset => match self.restart(Initiator::Guest) {
                 Ok(()) => None,
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn Error, "the machine cannot start anew");
+                    tracing::error!(
+                        error = &error as &dyn Error,
+                        "the machine cannot start anew"
+                    );
                     self.end(RunState::Crashed);
                     Some(ExitReason::HostError)
                 }
@@ -125,10 +128,7 @@ impl Vm {
 
     /// Devices, then vCPUs. Does nothing to a machine that runs or has ended.
     pub(super) fn start(&self) {
-        if !matches!(
-            self.life.now().state,
-            RunState::Created | RunState::Paused
-        ) {
+        if !matches!(self.life.now().state, RunState::Created | RunState::Paused) {
             return;
         }
         for device in &self.virtio {

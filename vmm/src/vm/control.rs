@@ -1,0 +1,181 @@
+//! The machine as [`Machine`]: what the API may ask of it.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use pindah_vmm_api::{
+    DeviceInfo, EventKind, Initiator, Metrics, PauseReason, RunState, VcpuMetrics, VmConfig, VmInfo,
+};
+
+use super::Vm;
+use super::events::{Events, now_unix_ms};
+use super::lifecycle::Request;
+use super::machine::{Machine, MachineError};
+use super::migratable::Migratable;
+use crate::devices::chardev::Chardev;
+
+impl Vm {
+    /// The state, if `action` is possible in it.
+    fn require(
+        &self,
+        action: &'static str,
+        allowed: &[RunState],
+    ) -> Result<RunState, MachineError> {
+        let state = self.life.now().state;
+        if allowed.contains(&state) {
+            Ok(state)
+        } else {
+            Err(MachineError::State { action, state })
+        }
+    }
+
+    fn console(&self, id: &str) -> Result<&Arc<Chardev>, MachineError> {
+        match id {
+            "serial" => Some(&self.platform.serial_host),
+            "console" => self.handles.console.as_ref(),
+            _ => None,
+        }
+        .ok_or_else(|| MachineError::NoDevice {
+            kind: "console",
+            id: id.to_owned(),
+        })
+    }
+
+    fn devices(&self) -> Vec<DeviceInfo> {
+        let mut devices = vec![DeviceInfo::Console {
+            id: "serial".to_owned(),
+        }];
+        if self.handles.console.is_some() {
+            devices.push(DeviceInfo::Console {
+                id: "console".to_owned(),
+            });
+        }
+        devices
+    }
+}
+
+const ALIVE: [RunState; 3] = [RunState::Created, RunState::Running, RunState::Paused];
+
+impl Machine for Vm {
+    fn info(&self) -> VmInfo {
+        let (state, pause_reason, uptime) = {
+            let now = self.life.now();
+            let uptime = now.started.map(|at| at.elapsed());
+            (now.state, now.pause_reason.clone(), uptime)
+        };
+        let uptime_ms = uptime.map_or(0, |uptime| uptime.as_millis() as u64);
+        VmInfo {
+            name: self.config.name.clone(),
+            state,
+            pause_reason,
+            vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_unix_ms: now_unix_ms().saturating_sub(uptime_ms),
+            cpus: self.config.cpus.count,
+            memory_mib: self.config.memory.size_mib,
+            devices: self.devices(),
+        }
+    }
+
+    fn config(&self) -> VmConfig {
+        self.config.clone()
+    }
+
+    fn metrics(&self) -> Metrics {
+        let (uptime, paused) = {
+            let now = self.life.now();
+            let uptime = now.started.map(|at| at.elapsed()).unwrap_or_default();
+            (uptime, now.paused_for())
+        };
+        let vcpus = (0..)
+            .zip(&self.vcpus)
+            .map(|(index, vcpu)| VcpuMetrics {
+                index,
+                cpu_time_ns: vcpu.cpu_time().as_nanos() as u64,
+                exits: vcpu.exits().counts(),
+            })
+            .collect();
+        Metrics {
+            uptime_ms: uptime.as_millis() as u64,
+            paused_ms: paused.as_millis() as u64,
+            vcpus,
+            ..Metrics::default()
+        }
+    }
+
+    fn events(&self) -> &Events {
+        &self.events
+    }
+
+    fn pause(&self) -> Result<(), MachineError> {
+        let _transition = self.life.begin();
+        self.require("pause", &[RunState::Running, RunState::Paused])?;
+        self.stop(PauseReason::Requested);
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), MachineError> {
+        let _transition = self.life.begin();
+        self.require("resume", &ALIVE)?;
+        self.start();
+        Ok(())
+    }
+
+    fn press_power_button(&self) -> Result<(), MachineError> {
+        self.require("power button", &[RunState::Running])?;
+        self.platform.press_power_button();
+        self.events.publish(EventKind::PowerButton);
+        Ok(())
+    }
+
+    fn power_off(&self) -> Result<(), MachineError> {
+        self.require("power off", &ALIVE)?;
+        let _ = self.requester.send(Request::PowerOff(Initiator::Host));
+        Ok(())
+    }
+
+    fn reset(&self) -> Result<(), MachineError> {
+        let _transition = self.life.begin();
+        self.require("reset", &ALIVE)?;
+        self.restart(Initiator::Host)
+            .map_err(|error| MachineError::Host {
+                action: "the machine cannot start anew".to_owned(),
+                source: Box::new(error),
+            })
+    }
+
+    fn set_balloon_target(&self, _target_mib: u64) -> Result<(), MachineError> {
+        Err(MachineError::NoDevice {
+            kind: "balloon",
+            id: String::new(),
+        })
+    }
+
+    fn resize_disk(&self, id: &str, _size_bytes: u64) -> Result<(), MachineError> {
+        Err(MachineError::NoDevice {
+            kind: "disk",
+            id: id.to_owned(),
+        })
+    }
+
+    fn attach_console(
+        &self,
+        id: &str,
+        stream: UnixStream,
+        greeting: &[u8],
+    ) -> Result<(), MachineError> {
+        let console = self.console(id)?;
+        let host = |error: std::io::Error| MachineError::Host {
+            action: format!("attach to console {id}"),
+            source: Box::new(error),
+        };
+        // A fresh socket's buffer takes a few hundred bytes at once.
+        std::io::Write::write_all(&mut &stream, greeting).map_err(host)?;
+        console.attach(stream);
+        Ok(())
+    }
+
+    fn migratable(&self) -> &dyn Migratable {
+        self
+    }
+}
