@@ -4,11 +4,12 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use pindah_probe::cmdline::{Exit, Options};
+use pindah_probe::command::LineBuffer;
 use pindah_probe::content::{PAGE_BYTES, Pages};
 use pindah_probe::json::Line;
 
 use crate::boot_info::BootInfo;
-use crate::memory::Memory;
+use crate::memory::{Memory, WorkingSet};
 use crate::report::Report;
 use crate::shared::{SETTINGS, STATS, sum};
 use crate::tsc::Clock;
@@ -47,25 +48,24 @@ fn refuse(message: impl core::fmt::Display) -> ! {
     end::leave(Exit::Reset, 0x604, 0)
 }
 
-struct First {
-    options: Options,
-    report: Report,
-    worker: Worker,
-    pages: u64,
+/// The first vCPU's state.
+pub struct First {
+    pub options: Options,
+    pub report: Report,
+    pub worker: Worker,
+    pub set: WorkingSet,
     setup_end: u64,
     next_beat: u64,
     next_listen: u64,
     ready: bool,
     full_reported: u64,
-    leaving: Option<Exit>,
+    pub leaving: Option<Exit>,
+    pub input: LineBuffer,
 }
 
 impl First {
     fn set_up(start: u64, info: &BootInfo, options: &Options) -> Self {
-        SETTINGS.rate_mib_s.store(options.rate_mib_s, Relaxed);
-        SETTINGS.gap_us.store(options.gap_us, Relaxed);
-        SETTINGS.spin.store(options.spin, Relaxed);
-        SETTINGS.verify.store(options.verify, Relaxed);
+        SETTINGS.take(options);
         let clock = Clock::new(start);
         let mut memory = Memory::new(info);
         let mut report = Report::new(clock, options.runner_port);
@@ -95,13 +95,14 @@ impl First {
             options: *options,
             report,
             worker: Worker::new(plan, 0),
-            pages,
+            set,
             setup_end: now,
             next_beat: now,
             next_listen: now,
             ready: false,
             full_reported: 0,
             leaving: None,
+            input: LineBuffer::new(),
         }
     }
 
@@ -126,6 +127,10 @@ impl First {
             self.next_beat = (self.next_beat + period).max(now.saturating_sub(period));
             self.report.beat(SETTINGS.verify.load(Relaxed));
         }
+        if now >= self.next_listen {
+            self.next_listen = now + clock.cycles(1000 * LISTEN_MS);
+            self.listen();
+        }
         if !self.ready {
             self.watch_filling();
         }
@@ -141,13 +146,13 @@ impl First {
 
     fn watch_filling(&mut self) {
         let cpus = self.options.cpus as usize;
-        if self.pages > 0 && !STATS[..cpus].iter().all(|stats| stats.filled.load(Relaxed)) {
+        if self.set.pages() > 0 && !STATS[..cpus].iter().all(|stats| stats.filled.load(Relaxed)) {
             return;
         }
         self.ready = true;
         let clock = self.report.clock;
         let took = clock.span_us(machine::tsc() - self.setup_end);
-        let pages = self.pages;
+        let pages = self.set.pages();
         self.report
             .line("ready")
             .num("pages", pages)
@@ -166,7 +171,7 @@ impl First {
                 .all(|stats| stats.full_done.load(Relaxed) == wanted)
         {
             self.full_reported = wanted;
-            self.report.verified(wanted, self.pages);
+            self.report.verified(wanted, self.set.pages());
         }
         if let Some(how) = self.leaving
             && wanted == self.full_reported
@@ -179,7 +184,8 @@ impl First {
         }
     }
 
-    fn leave(&mut self, how: Exit) {
+    /// Leaves, after a full verification if the working set is verified at all.
+    pub fn leave(&mut self, how: Exit) {
         self.leaving = Some(how);
         if SETTINGS.verify.load(Relaxed) {
             SETTINGS.full_verify.fetch_add(1, Relaxed);

@@ -4,6 +4,7 @@
 #![no_std]
 
 pub mod cmdline;
+pub mod command;
 pub mod content;
 pub mod gap;
 pub mod histogram;

@@ -7,6 +7,7 @@ mod boot;
 mod boot_info;
 mod end;
 mod first;
+mod listen;
 mod machine;
 mod memory;
 mod paging;
