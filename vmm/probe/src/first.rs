@@ -9,10 +9,13 @@ use pindah_probe::content::{PAGE_BYTES, Pages};
 use pindah_probe::json::Line;
 
 use crate::boot_info::BootInfo;
+use crate::exits::Exits;
 use crate::memory::{Memory, WorkingSet};
 use crate::report::Report;
 use crate::shared::{SETTINGS, STATS, sum};
 use crate::tsc::Clock;
+use crate::virtio::blk::Blk;
+use crate::virtio::net::Net;
 use crate::worker::{Plan, Worker};
 use crate::{apic, boot, end, machine, serial, smp};
 
@@ -61,6 +64,9 @@ pub struct First {
     full_reported: u64,
     pub leaving: Option<Exit>,
     pub input: LineBuffer,
+    blk: Option<Blk>,
+    net: Option<Net>,
+    exits: Option<Exits>,
 }
 
 impl First {
@@ -70,6 +76,21 @@ impl First {
         let mut memory = Memory::new(info);
         let mut report = Report::new(clock, options.runner_port);
         report.start(info, options, memory.total(), clock.us(machine::tsc()));
+        let blk = options
+            .blk
+            .then(|| Blk::open(options, &mut memory, &report));
+        let blk = blk.map(|blk| accept(blk, &mut report));
+        let net = options
+            .net
+            .then(|| Net::open(options, &mut memory, &report));
+        let net = net.map(|net| accept(net, &mut report));
+        let exits = options.exits.map(|kind| {
+            if options.blk || options.net {
+                give_up(&mut report, "exits: not together with blk or net");
+            }
+            let exits = Exits::open(kind, options, &mut memory, &report);
+            accept(exits, &mut report)
+        });
         let pages = options.ws_mib * ((1 << 20) / PAGE_BYTES);
         let Some(set) = memory.take_working_set(pages) else {
             give_up(&mut report, "ws_mib: more than there is free RAM")
@@ -103,6 +124,9 @@ impl First {
             full_reported: 0,
             leaving: None,
             input: LineBuffer::new(),
+            blk,
+            net,
+            exits,
         }
     }
 
@@ -135,13 +159,24 @@ impl First {
             self.watch_filling();
         }
         self.watch_verification();
+        let exercising = self.ready && self.exercise();
         if self.leaving.is_none() && self.options.exit_after_ms > 0 {
             let age_ms = clock.us(now) / 1000;
             if age_ms >= self.options.exit_after_ms {
                 self.leave(self.options.exit_by);
             }
         }
-        self.report.out.drain(BYTES_A_STEP) && self.report.out.pending()
+        let printing = self.report.out.drain(BYTES_A_STEP) && self.report.out.pending();
+        printing || exercising
+    }
+
+    /// One step of each exercise.
+    fn exercise(&mut self) -> bool {
+        let report = &mut self.report;
+        let blk = self.blk.as_mut().is_some_and(|blk| blk.step(report));
+        let net = self.net.as_mut().is_some_and(|net| net.step(report));
+        let exits = self.exits.as_mut().is_some_and(|exits| exits.step(report));
+        blk || net || exits
     }
 
     fn watch_filling(&mut self) {
@@ -158,6 +193,15 @@ impl First {
             .num("pages", pages)
             .num("fill_us", took)
             .finish();
+        if let Some(blk) = &mut self.blk {
+            blk.start(&self.report);
+        }
+        if let Some(net) = &mut self.net {
+            net.start(&self.report);
+        }
+        if let Some(exits) = &mut self.exits {
+            exits.start(&self.report);
+        }
     }
 
     /// Reports a full verification once all vCPUs have done their part, and leaves if it was the
@@ -191,6 +235,10 @@ impl First {
             SETTINGS.full_verify.fetch_add(1, Relaxed);
         }
     }
+}
+
+fn accept<T>(device: Result<T, &'static str>, report: &mut Report) -> T {
+    device.unwrap_or_else(|message| give_up(report, message))
 }
 
 fn give_up(report: &mut Report, message: impl core::fmt::Display) -> ! {

@@ -6,6 +6,7 @@
 pub mod cmdline;
 pub mod command;
 pub mod content;
+pub mod frame;
 pub mod gap;
 pub mod histogram;
 pub mod json;
