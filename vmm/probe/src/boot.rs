@@ -31,9 +31,7 @@ unsafe extern "C" {
     pub safe static gdt: [AtomicU64; 6 + 2 * CPUS_MAX];
     pub safe static idt: Table;
     pub safe static pml4: Table;
-    pub safe static pdpt: Table;
     pub safe static tss: AtomicU64;
-    pub safe static further_cpus: AtomicU32;
     pub safe static further_cpus_max: AtomicU32;
     pub safe static further_stacks: [AtomicU64; CPUS_MAX];
     pub safe static trampoline: u8;

@@ -127,6 +127,7 @@ pub struct Options {
     pub blk_qd: u64,
     pub blk_s: u64,
     pub blk_span_mib: u64,
+    pub blk_iops: u64,
     pub net: bool,
     pub net_op: NetOp,
     pub net_size: u64,
@@ -171,6 +172,7 @@ impl Default for Options {
             blk_qd: 1,
             blk_s: 5,
             blk_span_mib: 0,
+            blk_iops: 0,
             net: false,
             net_op: NetOp::Answer,
             net_size: 1514,
@@ -292,6 +294,7 @@ impl Options {
             "blk_qd" => self.blk_qd = number(1, 64, "1 to 64")?,
             "blk_s" => self.blk_s = number(0, 1 << 30, "seconds; 0 for ever")?,
             "blk_span_mib" => self.blk_span_mib = number(0, 1 << 30, "MiB; 0 for the whole disk")?,
+            "blk_iops" => self.blk_iops = number(0, 1 << 30, "a second; 0 for no limit")?,
             "net" => self.net = switch()?,
             "net_op" => {
                 self.net_op = parse_net_op(value).ok_or(bad("answer, tx, rx, echo or ping"))?;

@@ -4,14 +4,18 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use pindah_probe::cmdline::{Exit, Options};
+use pindah_probe::command::LineBuffer;
 use pindah_probe::content::{PAGE_BYTES, Pages};
 use pindah_probe::json::Line;
 
 use crate::boot_info::BootInfo;
-use crate::memory::Memory;
+use crate::exits::Exits;
+use crate::memory::{Memory, WorkingSet};
 use crate::report::Report;
 use crate::shared::{SETTINGS, STATS, sum};
 use crate::tsc::Clock;
+use crate::virtio::blk::Blk;
+use crate::virtio::net::Net;
 use crate::worker::{Plan, Worker};
 use crate::{apic, boot, end, machine, serial, smp};
 
@@ -47,29 +51,46 @@ fn refuse(message: impl core::fmt::Display) -> ! {
     end::leave(Exit::Reset, 0x604, 0)
 }
 
-struct First {
-    options: Options,
-    report: Report,
-    worker: Worker,
-    pages: u64,
+/// The first vCPU's state.
+pub struct First {
+    pub options: Options,
+    pub report: Report,
+    pub worker: Worker,
+    pub set: WorkingSet,
     setup_end: u64,
     next_beat: u64,
     next_listen: u64,
     ready: bool,
     full_reported: u64,
-    leaving: Option<Exit>,
+    pub leaving: Option<Exit>,
+    pub input: LineBuffer,
+    blk: Option<Blk>,
+    net: Option<Net>,
+    exits: Option<Exits>,
 }
 
 impl First {
     fn set_up(start: u64, info: &BootInfo, options: &Options) -> Self {
-        SETTINGS.rate_mib_s.store(options.rate_mib_s, Relaxed);
-        SETTINGS.gap_us.store(options.gap_us, Relaxed);
-        SETTINGS.spin.store(options.spin, Relaxed);
-        SETTINGS.verify.store(options.verify, Relaxed);
+        SETTINGS.take(options);
         let clock = Clock::new(start);
         let mut memory = Memory::new(info);
         let mut report = Report::new(clock, options.runner_port);
         report.start(info, options, memory.total(), clock.us(machine::tsc()));
+        let blk = options
+            .blk
+            .then(|| Blk::open(options, &mut memory, &report));
+        let blk = blk.map(|blk| accept(blk, &mut report));
+        let net = options
+            .net
+            .then(|| Net::open(options, &mut memory, &report));
+        let net = net.map(|net| accept(net, &mut report));
+        let exits = options.exits.map(|kind| {
+            if options.blk || options.net {
+                give_up(&mut report, "exits: not together with blk or net");
+            }
+            let exits = Exits::open(kind, options, &mut memory, &report);
+            accept(exits, &mut report)
+        });
         let pages = options.ws_mib * ((1 << 20) / PAGE_BYTES);
         let Some(set) = memory.take_working_set(pages) else {
             give_up(&mut report, "ws_mib: more than there is free RAM")
@@ -95,13 +116,17 @@ impl First {
             options: *options,
             report,
             worker: Worker::new(plan, 0),
-            pages,
+            set,
             setup_end: now,
             next_beat: now,
             next_listen: now,
             ready: false,
             full_reported: 0,
             leaving: None,
+            input: LineBuffer::new(),
+            blk,
+            net,
+            exits,
         }
     }
 
@@ -126,33 +151,57 @@ impl First {
             self.next_beat = (self.next_beat + period).max(now.saturating_sub(period));
             self.report.beat(SETTINGS.verify.load(Relaxed));
         }
+        if now >= self.next_listen {
+            self.next_listen = now + clock.cycles(1000 * LISTEN_MS);
+            self.listen();
+        }
         if !self.ready {
             self.watch_filling();
         }
         self.watch_verification();
+        let exercising = self.ready && self.exercise();
         if self.leaving.is_none() && self.options.exit_after_ms > 0 {
             let age_ms = clock.us(now) / 1000;
             if age_ms >= self.options.exit_after_ms {
                 self.leave(self.options.exit_by);
             }
         }
-        self.report.out.drain(BYTES_A_STEP) && self.report.out.pending()
+        let printing = self.report.out.drain(BYTES_A_STEP) && self.report.out.pending();
+        printing || exercising
+    }
+
+    /// One step of each exercise.
+    fn exercise(&mut self) -> bool {
+        let report = &mut self.report;
+        let blk = self.blk.as_mut().is_some_and(|blk| blk.step(report));
+        let net = self.net.as_mut().is_some_and(|net| net.step(report));
+        let exits = self.exits.as_mut().is_some_and(|exits| exits.step(report));
+        blk || net || exits
     }
 
     fn watch_filling(&mut self) {
         let cpus = self.options.cpus as usize;
-        if self.pages > 0 && !STATS[..cpus].iter().all(|stats| stats.filled.load(Relaxed)) {
+        if self.set.pages() > 0 && !STATS[..cpus].iter().all(|stats| stats.filled.load(Relaxed)) {
             return;
         }
         self.ready = true;
         let clock = self.report.clock;
         let took = clock.span_us(machine::tsc() - self.setup_end);
-        let pages = self.pages;
+        let pages = self.set.pages();
         self.report
             .line("ready")
             .num("pages", pages)
             .num("fill_us", took)
             .finish();
+        if let Some(blk) = &mut self.blk {
+            blk.start(&self.report);
+        }
+        if let Some(net) = &mut self.net {
+            net.start(&self.report);
+        }
+        if let Some(exits) = &mut self.exits {
+            exits.start(&self.report);
+        }
     }
 
     /// Reports a full verification once all vCPUs have done their part, and leaves if it was the
@@ -166,7 +215,7 @@ impl First {
                 .all(|stats| stats.full_done.load(Relaxed) == wanted)
         {
             self.full_reported = wanted;
-            self.report.verified(wanted, self.pages);
+            self.report.verified(wanted, self.set.pages());
         }
         if let Some(how) = self.leaving
             && wanted == self.full_reported
@@ -179,12 +228,17 @@ impl First {
         }
     }
 
-    fn leave(&mut self, how: Exit) {
+    /// Leaves, after a full verification if the working set is verified at all.
+    pub fn leave(&mut self, how: Exit) {
         self.leaving = Some(how);
         if SETTINGS.verify.load(Relaxed) {
             SETTINGS.full_verify.fetch_add(1, Relaxed);
         }
     }
+}
+
+fn accept<T>(device: Result<T, &'static str>, report: &mut Report) -> T {
+    device.unwrap_or_else(|message| give_up(report, message))
 }
 
 fn give_up(report: &mut Report, message: impl core::fmt::Display) -> ! {

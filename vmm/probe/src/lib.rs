@@ -4,7 +4,9 @@
 #![no_std]
 
 pub mod cmdline;
+pub mod command;
 pub mod content;
+pub mod frame;
 pub mod gap;
 pub mod histogram;
 pub mod json;

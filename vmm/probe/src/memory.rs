@@ -1,9 +1,27 @@
 //! Who has which RAM: the image, buffers taken in order, and the working set.
 
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+
 use crate::boot;
 use crate::boot_info::{BootInfo, RAM_RANGES_MAX, Ram};
 use crate::paging;
 use pindah_probe::content::{PAGE_BYTES, PAGE_WORDS};
+
+/// Types whose zero bytes are a valid value.
+///
+/// # Safety
+/// All zero bits are a valid value.
+pub unsafe trait Zeroed {}
+// SAFETY: an integer.
+unsafe impl Zeroed for u8 {}
+// SAFETY: an integer.
+unsafe impl Zeroed for u32 {}
+// SAFETY: an integer.
+unsafe impl Zeroed for AtomicU16 {}
+// SAFETY: an integer.
+unsafe impl Zeroed for AtomicU32 {}
+// SAFETY: an integer.
+unsafe impl Zeroed for AtomicU64 {}
 
 /// RAM that nobody has taken.
 pub struct Memory {
@@ -42,6 +60,14 @@ impl Memory {
         // SAFETY: the range is mapped RAM that nobody else has.
         unsafe { start.write_bytes(0, bytes as usize) };
         Some(start)
+    }
+
+    /// Takes a zeroed array.
+    pub fn take_slice<T: Zeroed>(&mut self, len: usize) -> Option<&'static mut [T]> {
+        let start = self.take((len * size_of::<T>()) as u64)?.cast::<T>();
+        // SAFETY: the range is zeroed RAM, aligned to a page, that nobody else has, for ever; a
+        // `Zeroed` type is valid then.
+        Some(unsafe { core::slice::from_raw_parts_mut(start, len) })
     }
 
     /// Takes the pages of a working set, with the table of what each should hold.

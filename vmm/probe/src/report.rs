@@ -8,7 +8,7 @@ use pindah_probe::json::Line;
 use crate::boot_info::BootInfo;
 use crate::machine;
 use crate::serial::Output;
-use crate::shared::{EVENT_BAD_PAGE, EVENT_GAP, STATS, sum};
+use crate::shared::{EVENT_BAD_PAGE, EVENT_GAP, SETTINGS, STATS, sum};
 use crate::tsc::Clock;
 
 /// Writes lines, and keeps what must be known from line to line.
@@ -118,6 +118,26 @@ impl Report {
                 .num("back_us", clock.span_us(b))
                 .finish(),
         }
+    }
+
+    /// What a person asks for.
+    pub fn status(&mut self, options: &Options, pages: u64) {
+        let rate = SETTINGS.rate_mib_s.load(Relaxed);
+        let online = STATS.iter().filter(|stats| stats.online.load(Relaxed));
+        let online = online.count();
+        self.line("status")
+            .num("cpus", online)
+            .num("pages", pages)
+            .text("content", options.content.name())
+            .num("rate_mib_s", rate.cast_signed())
+            .num("spin", u8::from(SETTINGS.spin.load(Relaxed)))
+            .num("verify", u8::from(SETTINGS.verify.load(Relaxed)))
+            .num("gap_us", SETTINGS.gap_us.load(Relaxed))
+            .num("beat_ms", options.beat_ms)
+            .num("dirtied", sum(|stats| &stats.dirtied))
+            .num("checked", sum(|stats| &stats.checked))
+            .num("bad", sum(|stats| &stats.bad))
+            .finish();
     }
 
     /// The outcome of a full verification.

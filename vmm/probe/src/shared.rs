@@ -4,6 +4,8 @@ use core::sync::atomic::{
     AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
+use pindah_probe::cmdline::Options;
+
 use crate::boot::CPUS_MAX;
 
 /// Settings that may change while the guest runs.
@@ -23,6 +25,16 @@ pub static SETTINGS: Settings = Settings {
     verify: AtomicBool::new(false),
     full_verify: AtomicU64::new(0),
 };
+
+impl Settings {
+    /// Takes those of `options` that may change.
+    pub fn take(&self, options: &Options) {
+        self.rate_mib_s.store(options.rate_mib_s, Relaxed);
+        self.gap_us.store(options.gap_us, Relaxed);
+        self.spin.store(options.spin, Relaxed);
+        self.verify.store(options.verify, Relaxed);
+    }
+}
 
 /// What one vCPU has done.
 pub struct Stats {

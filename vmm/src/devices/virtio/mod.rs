@@ -18,6 +18,8 @@ pub mod block;
 pub mod console;
 pub mod net;
 pub mod rng;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod transport;
 pub mod worker;
 

@@ -177,7 +177,7 @@ impl Function {
         decodes.then_some(address.into())
     }
 
-    pub fn touches_mapping(&self, offset: u8, len: usize) -> bool {
+    pub fn touches_mapping(offset: u8, len: usize) -> bool {
         overlaps(offset, len, COMMAND_REGISTER, 2) || overlaps(offset, len, BAR_REGISTER, 4)
     }
 

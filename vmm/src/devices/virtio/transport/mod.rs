@@ -233,7 +233,7 @@ impl PciFunction for Transport {
     fn config_write(&self, offset: u8, data: &[u8]) {
         let mut function = self.lock_function();
         function.space.write(offset, data);
-        if function.touches_mapping(offset, data.len())
+        if Function::touches_mapping(offset, data.len())
             && let Err(error) = function.map()
         {
             // The guest put two functions at one address; it is tried again when this one is
