@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::cache::{Cache, run, text};
 use super::debian::{Kernel, MIRROR, bootstrap};
+use super::disks::{make_ext4, write_program};
 
 const INIT: &str = include_str!("../../assets/server-init");
 
@@ -14,42 +15,23 @@ const PACKAGES: &str = "busybox-static,curl,e2fsprogs,iproute2,iputils-ping,kmod
                         procps,qemu-utils,seabios,socat";
 
 /// Room for what tests write; the file is sparse.
-const SIZE: &str = "6G";
+const SIZE_MIB: u64 = 6144;
 
 pub(super) fn make(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
-    let inputs = (PACKAGES, INIT, kernel, SIZE, MIRROR);
+    let inputs = (PACKAGES, INIT, kernel, SIZE_MIB, MIRROR);
     let directory = cache.get("server-root", &inputs, |path| {
         let root = path.join("root");
         bootstrap("trixie", "minbase", PACKAGES, &root, &[])?;
         for directory in ["lab/bin", "lab/artifacts"] {
             fs::create_dir_all(root.join(directory))?;
         }
-        let init = root.join("lab/init");
-        fs::write(&init, INIT)?;
-        run("chmod", &["755", text(&init)])?;
+        write_program(&root.join("lab/init"), INIT)?;
         let modules = root.join("usr/lib/modules");
         fs::create_dir_all(&modules)?;
         run("cp", &["-a", text(&kernel.modules), text(&modules)])?;
         let disk = path.join("root.ext4");
-        make_ext4(&root, &disk, SIZE)?;
+        make_ext4(&root, &disk, "server-root", 0, SIZE_MIB)?;
         Ok(fs::remove_dir_all(&root)?)
     })?;
     Ok(directory.join("root.ext4"))
-}
-
-/// An ext4 file system in a file, without loop devices or mounts.
-pub(super) fn make_ext4(root: &std::path::Path, disk: &std::path::Path, size: &str) -> Result<()> {
-    let arguments = [
-        "-q",
-        "-F",
-        "-L",
-        "root",
-        "-m",
-        "0",
-        "-d",
-        text(root),
-        text(disk),
-        size,
-    ];
-    run("mkfs.ext4", &arguments)
 }
