@@ -29,7 +29,7 @@
 pub mod artifacts;
 mod channel;
 mod lab;
-mod network;
+pub mod network;
 mod output;
 mod paths;
 mod process;
@@ -42,4 +42,4 @@ pub use lab::Lab;
 pub use network::Network;
 pub use output::Output;
 pub use paths::{binary, repository};
-pub use server::{Server, ServerBuilder};
+pub use server::{Server, ServerBuilder, start_all};

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -109,4 +110,22 @@ impl<'a> ServerBuilder<'a> {
             artifacts: artifacts.directory().to_path_buf(),
         })
     }
+}
+
+/// Starts several servers at once: faster than one after the other.
+///
+/// # Errors
+/// The first server's that does not start; the others are gone then.
+pub fn start_all<const N: usize>(servers: [ServerBuilder<'_>; N]) -> Result<[Server; N]> {
+    let started: Result<Vec<Server>> = thread::scope(|scope| {
+        let starts = servers.map(|server| scope.spawn(|| server.start()));
+        let join = |start: thread::ScopedJoinHandle<'_, Result<Server>>| {
+            start
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        starts.into_iter().map(join).collect()
+    });
+    let started = started?.try_into();
+    Ok(started.unwrap_or_else(|_| unreachable!("as many servers as builders")))
 }

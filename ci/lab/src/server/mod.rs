@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-pub use builder::ServerBuilder;
+pub use builder::{ServerBuilder, start_all};
 
 use crate::channel::{Channel, Process};
 use crate::network::Port;
