@@ -1,0 +1,37 @@
+//! The root disk of a server: Debian 13's tools under Debian 12's kernel.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::cache::{Cache, run, text};
+use super::debian::{Kernel, MIRROR, bootstrap};
+use super::disks::{make_ext4, write_program};
+
+const INIT: &str = include_str!("../../assets/server-init");
+
+const PACKAGES: &str = "busybox-static,curl,e2fsprogs,iproute2,iputils-ping,kmod,nfs-common,\
+                        procps,qemu-utils,seabios,socat";
+
+/// Room for what tests write; the file is sparse.
+const SIZE_MIB: u64 = 6144;
+
+pub(super) fn make(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
+    let inputs = (PACKAGES, INIT, kernel, SIZE_MIB, MIRROR);
+    let directory = cache.get("server-root", &inputs, |path| {
+        let root = path.join("root");
+        bootstrap("trixie", "minbase", PACKAGES, &root, &[])?;
+        for directory in ["lab/bin", "lab/artifacts"] {
+            fs::create_dir_all(root.join(directory))?;
+        }
+        write_program(&root.join("lab/init"), INIT)?;
+        let modules = root.join("usr/lib/modules");
+        fs::create_dir_all(&modules)?;
+        run("cp", &["-a", text(&kernel.modules), text(&modules)])?;
+        let disk = path.join("root.ext4");
+        make_ext4(&root, &disk, "server-root", 0, SIZE_MIB)?;
+        Ok(fs::remove_dir_all(&root)?)
+    })?;
+    Ok(directory.join("root.ext4"))
+}

@@ -1,0 +1,50 @@
+//! The lab by hand.
+//!
+//! ```text
+//! pindah-lab make                 make all artifacts
+//! pindah-lab shell [CPUS [MIB]]   start a server and read commands for it, a line each
+//! ```
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use pindah_lab::{Artifacts, Lab};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["make"] => Artifacts::new()?.make_all(),
+        ["shell"] => shell(2, 2048),
+        ["shell", cpus] => shell(cpus.parse()?, 2048),
+        ["shell", cpus, memory] => shell(cpus.parse()?, memory.parse()?),
+        _ => bail!("usage: pindah-lab make | shell [CPUS [MIB]]"),
+    }
+}
+
+fn shell(cpus: u32, memory_mib: u32) -> Result<()> {
+    let lab = Lab::new("shell")?;
+    let start = Instant::now();
+    let server = lab.server("a").cpus(cpus).memory_mib(memory_mib).start()?;
+    eprintln!(
+        "server a is up after {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
+    let prompt = || {
+        if std::io::stdin().is_terminal() {
+            eprint!("a# ");
+        }
+    };
+    prompt();
+    for line in std::io::stdin().lock().lines() {
+        let output = server.run(&line?)?;
+        std::io::stdout().write_all(&output.stdout)?;
+        std::io::stderr().write_all(&output.stderr)?;
+        if output.status != 0 {
+            eprintln!("[{}]", output.status);
+        }
+        prompt();
+    }
+    Ok(())
+}

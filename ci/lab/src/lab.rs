@@ -1,0 +1,78 @@
+//! A lab: a switch, and what its servers are made of.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::artifacts::Artifacts;
+use crate::network::Network;
+use crate::paths;
+use crate::server::ServerBuilder;
+
+/// Programs of ours that every server has in `/lab/bin`, if they are built.
+const PROGRAMS: [&str; 3] = ["pindah-lab-agent", "pindah-vmm", "pindah-probe"];
+
+/// A place to start servers in. Servers borrow nothing from it but its switch,
+/// which lives as long as one of them.
+pub struct Lab {
+    network: Network,
+    artifacts: Artifacts,
+    directory: PathBuf,
+}
+
+impl Lab {
+    /// Makes the lab called `name`; its logs go to `target/lab/<name>/`.
+    ///
+    /// # Errors
+    /// If the host has no network namespaces or taps, or the programs are not built.
+    pub fn new(name: &str) -> Result<Self> {
+        let directory = paths::fresh_log_directory(name)?;
+        stage_programs(&directory.join("bin"))?;
+        Ok(Self {
+            network: Network::new()?,
+            artifacts: Artifacts::new()?,
+            directory,
+        })
+    }
+
+    /// A server to be configured and started.
+    pub fn server(&self, name: &str) -> ServerBuilder<'_> {
+        ServerBuilder::new(self, name)
+    }
+
+    /// The switch that its servers are on.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Kernels, disks and the like.
+    pub fn artifacts(&self) -> &Artifacts {
+        &self.artifacts
+    }
+
+    /// Where logs go.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Our programs, as servers see them in `/lab/bin`.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.directory.join("bin")
+    }
+}
+
+/// Copies, so that a rebuild meanwhile changes nothing in a running lab.
+fn stage_programs(to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for name in PROGRAMS {
+        match paths::binary(name) {
+            Ok(from) => fs::copy(&from, to.join(name))
+                .with_context(|| format!("copying {}", from.display()))
+                .map(drop)?,
+            Err(error) if name == "pindah-lab-agent" => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
