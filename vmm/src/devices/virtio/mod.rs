@@ -18,6 +18,7 @@ pub mod block;
 pub mod console;
 pub mod net;
 pub mod rng;
+pub mod serve;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transport;

@@ -162,3 +162,89 @@ fn watch(epoll: &Epoll, descriptors: &[(RawFd, u32)]) -> Vec<RawFd> {
     }
     descriptors.iter().map(|&(fd, _)| fd).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::devices::virtio::testing::{DriverQueue, activation, memory, wait_until};
+
+    #[derive(Default)]
+    struct Recorder {
+        activation: Option<Activation>,
+        events: Arc<Mutex<Vec<u32>>>,
+        refuse: bool,
+    }
+
+    impl Handler for Recorder {
+        fn activate(&mut self, activation: Activation) -> Result<Vec<(RawFd, u32)>, ActivateError> {
+            if self.refuse {
+                return Err(ActivateError::Queues {
+                    id: "recorder".to_owned(),
+                    reason: "test".to_owned(),
+                });
+            }
+            let queues = &activation.queues;
+            let kicks = queues
+                .iter()
+                .map(|queue| (queue.kick.as_raw_fd(), queue.index.into()));
+            let kicks = kicks.collect();
+            self.activation = Some(activation);
+            Ok(kicks)
+        }
+
+        fn event(&mut self, token: u32) {
+            let activation = self.activation.as_ref().unwrap();
+            activation.queues[token as usize].kick.read().unwrap();
+            self.events.lock().unwrap().push(token);
+        }
+
+        fn deactivate(&mut self) -> Vec<(u16, Queue)> {
+            let queues = self.activation.take().map_or(Vec::new(), |all| all.queues);
+            let queues = queues.into_iter().map(|queue| (queue.index, queue.queue));
+            queues.collect()
+        }
+    }
+
+    #[test]
+    fn kick_is_seen_while_active_and_kept_while_parked() {
+        let memory = memory(1);
+        let drivers = [0, 0x4000].map(|base| DriverQueue::new(&memory, base, 8));
+        let both = [(0, &drivers[0]), (1, &drivers[1])];
+        let events = Arc::<Mutex<Vec<u32>>>::default();
+        let handler = Recorder {
+            events: Arc::clone(&events),
+            ..Recorder::default()
+        };
+        let worker = Worker::spawn("worker", ThreadKind::Device, handler).unwrap();
+        worker.activate(activation(&memory, 0, &both).0).unwrap();
+        drivers[1].kick();
+        wait_until("the kick", || *events.lock().unwrap() == [1]);
+        assert_eq!(worker.deactivate().len(), 2);
+        drivers[0].kick();
+        assert_eq!(
+            worker.call(|handler| handler.events.lock().unwrap().len()),
+            1
+        );
+        worker.activate(activation(&memory, 0, &both).0).unwrap();
+        wait_until("the kept kick", || *events.lock().unwrap() == [1, 0]);
+    }
+
+    #[test]
+    fn handler_that_refuses_can_be_activated_later() {
+        let memory = memory(1);
+        let driver = DriverQueue::new(&memory, 0, 8);
+        let queues = [(0, &driver)];
+        let handler = Recorder {
+            refuse: true,
+            ..Recorder::default()
+        };
+        let worker = Worker::spawn("worker", ThreadKind::Device, handler).unwrap();
+        assert!(worker.activate(activation(&memory, 0, &queues).0).is_err());
+        assert!(worker.deactivate().is_empty());
+        worker.call(|handler| handler.refuse = false);
+        worker.activate(activation(&memory, 0, &queues).0).unwrap();
+        assert_eq!(worker.deactivate().len(), 1);
+    }
+}
