@@ -1,0 +1,111 @@
+//! What the machine may do with a block device while it runs, from any thread.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use thiserror::Error;
+
+use super::Workers;
+use super::lock::{ImageLocks, LockError};
+use super::metrics::BlockMetrics;
+use super::raw::RawImage;
+use super::request::SECTOR_SIZE;
+use super::shared::Shared;
+
+/// The way to a block device that the transport has taken.
+#[derive(Clone)]
+pub struct BlockHandle {
+    shared: Arc<Shared>,
+    workers: Workers,
+    image: Arc<RawImage>,
+    locks: Arc<ImageLocks>,
+}
+
+/// Requests were still in flight at the deadline.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("disk {id}: {in_flight} requests did not end in time")]
+pub struct QuiesceError {
+    /// The device.
+    pub id: String,
+    /// How many requests the storage still works on.
+    pub in_flight: usize,
+}
+
+impl BlockHandle {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        workers: Workers,
+        image: Arc<RawImage>,
+        locks: ImageLocks,
+    ) -> Self {
+        Self {
+            shared,
+            workers,
+            image,
+            locks: Arc::new(locks),
+        }
+    }
+
+    /// The device's id.
+    pub fn id(&self) -> &str {
+        &self.shared.id
+    }
+
+    /// The disk's size in bytes.
+    pub fn size(&self) -> u64 {
+        self.shared.capacity_sectors.load(Ordering::Acquire) * SECTOR_SIZE
+    }
+
+    /// Takes the locks on the disk's images, so that nobody else writes them, and nobody else
+    /// reads one that the guest may write; `qemu-img` and its like honour them. They go with
+    /// [`Self::unlock`] or with the process.
+    ///
+    /// # Errors
+    /// [`LockError`]; no lock is held then.
+    pub fn lock(&self) -> Result<(), LockError> {
+        self.locks.lock()
+    }
+
+    /// Gives the locks up, for who is to run the guest next.
+    pub fn unlock(&self) {
+        self.locks.unlock();
+    }
+
+    /// What the device has done so far, all queues together.
+    pub fn metrics(&self) -> BlockMetrics {
+        let mut sum = BlockMetrics::default();
+        for queue in &self.shared.metrics {
+            queue.add_to(&mut sum);
+        }
+        sum
+    }
+
+    /// Takes no new requests, while the guest goes on, and waits for those in flight: what comes
+    /// then stays in the rings for whoever activates the device next. Ends with
+    /// [`Self::unquiesce`] or with the next activation.
+    ///
+    /// # Errors
+    /// [`QuiesceError`] if the storage is not done by the deadline. The device is quiesced all
+    /// the same, and may be asked again.
+    pub fn quiesce(&self, deadline: Instant) -> Result<(), QuiesceError> {
+        let left = self
+            .workers
+            .iter()
+            .map(|worker| worker.call(move |handler| handler.quiesce(deadline)));
+        match left.sum() {
+            0 => Ok(()),
+            in_flight => Err(QuiesceError {
+                id: self.shared.id.clone(),
+                in_flight,
+            }),
+        }
+    }
+
+    /// Goes on after [`Self::quiesce`].
+    pub fn unquiesce(&self) {
+        for worker in self.workers.iter() {
+            worker.call(|handler| handler.unquiesce());
+        }
+    }
+}
