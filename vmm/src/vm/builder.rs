@@ -1,92 +1,32 @@
-//! From a configuration to a machine that stands by: what is opened on the host, then the parts
-//! in their order. Only this module reads the configuration.
+//! From a configuration and open resources to a machine that stands by, part by part in their
+//! order.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
-use pindah_vmm_api::{Initiator, SerialConfig, VmConfig};
+use pindah_vmm_api::{Initiator, VmConfig};
 use thiserror::Error;
 
+use super::devices::Slots;
 use super::events::Events;
 use super::lifecycle::{Life, Request};
 use super::platform::{Platform, PlatformError};
-use super::saving::{self, SavingError};
-use super::wiring::{IoEvents, Requests};
+use super::resources::Resources;
+use super::saving;
+use super::wiring::Requests;
 use super::{PowerOn, Vm};
 use crate::arch::x86_64::cpuid::{CpuidError, GuestCpuid};
-use crate::arch::x86_64::layout;
 use crate::arch::x86_64::msr;
 use crate::arch::x86_64::topology::Topology;
-use crate::boot::{self, BootResources, OpenBootError};
 use crate::bus::Bus;
 use crate::config::Config;
-use crate::devices::chardev::{self, Chardev, ChardevResources, OpenChardevError};
-use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::transport::{Transport, TransportError, vectors};
-use crate::kvm::irq::IrqRouter;
+use crate::devices::chardev::Chardev;
+use crate::devices::virtio::block::BlockError;
+use crate::devices::virtio::transport::TransportError;
 use crate::kvm::{KvmError, KvmVm};
-use crate::memory::{self, DirtyLog, GuestMemory, MemoryError};
+use crate::memory::{self, DirtyLog, MemoryError};
 use crate::vcpu::{Buses, StateShape, Vcpu, VcpuError, VcpuSetup};
-
-/// Everything that a machine needs of the host, open.
-pub struct Resources {
-    kvm: File,
-    boot: BootResources,
-    serial: ChardevResources,
-    console: Option<ChardevResources>,
-}
-
-/// Why something cannot be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// No KVM.
-    #[error("cannot open /dev/kvm: run `pindah-vmm check` to see what this host lacks")]
-    Kvm(#[source] io::Error),
-    /// Kernel, initial RAM disk or firmware.
-    #[error(transparent)]
-    Boot(#[from] OpenBootError),
-    /// The serial port's or console's host side.
-    #[error("{device}")]
-    Chardev {
-        /// `serial` or `console`.
-        device: &'static str,
-        /// Why.
-        #[source]
-        source: OpenChardevError,
-    },
-}
-
-impl Resources {
-    /// Opens all that `config` names, by path: the last time that paths matter.
-    ///
-    /// # Errors
-    /// [`OpenError`] naming the thing.
-    pub fn open(config: &Config) -> Result<Self, OpenError> {
-        let config = config.wire();
-        let kvm = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_CLOEXEC)
-            .open("/dev/kvm")
-            .map_err(OpenError::Kvm)?;
-        let open_chardev = |device, config: &SerialConfig| {
-            chardev::open(config).map_err(|source| OpenError::Chardev { device, source })
-        };
-        Ok(Self {
-            kvm,
-            boot: boot::open(&config.boot)?,
-            serial: open_chardev("serial", &config.serial)?,
-            console: config
-                .console
-                .as_ref()
-                .map(|config| open_chardev("console", config))
-                .transpose()?,
-        })
-    }
-}
 
 /// Why a machine cannot be built.
 #[derive(Debug, Error)]
@@ -124,9 +64,9 @@ pub enum BuildError {
     /// A virtio device's transport.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// KVM's first state.
+    /// A disk.
     #[error(transparent)]
-    Saving(#[from] SavingError),
+    Disk(#[from] BlockError),
     /// The host refuses what every machine needs.
     #[error("cannot start {what}")]
     Host {
@@ -138,52 +78,12 @@ pub enum BuildError {
     },
 }
 
-fn host(what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
+pub(super) fn host(what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
     move |source| BuildError::Host { what, source }
 }
 
 fn kvm_call(call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> BuildError {
     move |source| BuildError::KvmCall { call, source }
-}
-
-/// Handles to the devices that the API reaches.
-#[derive(Default)]
-pub(super) struct Handles {
-    /// virtio-console's host side.
-    pub console: Option<Arc<Chardev>>,
-}
-
-/// Puts virtio devices into slots. A device's slot and GSIs follow from the configuration alone.
-struct Slots<'a> {
-    platform: &'a Platform,
-    memory: &'a Arc<GuestMemory>,
-    mmio: &'a Arc<Bus>,
-    router: Arc<IrqRouter>,
-    notifier: Arc<IoEvents>,
-    gsi_next: u32,
-    transports: Vec<Arc<Transport>>,
-}
-
-impl Slots<'_> {
-    fn insert(&mut self, slot: u8, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
-        let gsis = vectors(device.queue_sizes().len());
-        let transport = Transport::new(
-            slot,
-            device,
-            Arc::clone(self.memory),
-            Arc::clone(self.mmio),
-            self.gsi_next,
-            Arc::clone(&self.router) as _,
-            Arc::clone(&self.notifier) as _,
-        )?;
-        self.gsi_next += gsis;
-        self.platform
-            .pci
-            .insert(slot, 0, Arc::clone(&transport) as _)
-            .map_err(PlatformError::from)?;
-        self.transports.push(transport);
-        Ok(())
-    }
 }
 
 impl Vm {
@@ -209,19 +109,8 @@ impl Vm {
         };
         let serial_host = start_chardev("serial", resources.serial)?;
         let platform = Platform::new(&kvm.vm, &ports, serial_host)?;
-        let router = IrqRouter::new(Arc::clone(&kvm.vm)).map_err(host("interrupt routing"))?;
-        let mut slots = Slots {
-            platform: &platform,
-            memory: &memory,
-            mmio: &mmio,
-            router: Arc::new(router),
-            notifier: Arc::new(IoEvents(Arc::clone(&kvm.vm))),
-            gsi_next: layout::GSI_MSI_FIRST,
-            transports: Vec::new(),
-        };
-        let handles = Handles::default();
-        let virtio = std::mem::take(&mut slots.transports);
-
+        let slots = Slots::new(&kvm, &platform, &memory, &mmio, &control)?;
+        let devices = slots.fill(&config, resources.disks)?;
         let vcpus = build_vcpus(&config, &kvm, &ports, &mmio, &control)?;
         let power_on = power_on(&kvm, &vcpus)?;
         Ok(Arc::new(Self {
@@ -229,8 +118,8 @@ impl Vm {
             boot: resources.boot,
             config,
             vcpus,
-            virtio,
-            handles,
+            virtio: devices.transports,
+            handles: devices.handles,
             platform,
             kvm,
             memory,

@@ -45,6 +45,17 @@ impl Vm {
         let mut devices = vec![DeviceInfo::Console {
             id: "serial".to_owned(),
         }];
+        for (disk, config) in self.handles.disks.iter().zip(&self.config.disks) {
+            devices.push(DeviceInfo::Disk {
+                id: disk.id().to_owned(),
+                size_bytes: disk.size(),
+                format: config.format,
+                read_only: config.read_only,
+            });
+        }
+        if self.config.rng {
+            devices.push(DeviceInfo::Rng);
+        }
         if self.handles.console.is_some() {
             devices.push(DeviceInfo::Console {
                 id: "console".to_owned(),

@@ -13,11 +13,13 @@
 pub mod builder;
 mod carry;
 mod control;
+mod devices;
 pub mod events;
 mod lifecycle;
 pub mod machine;
 pub mod migratable;
 mod platform;
+pub mod resources;
 mod saving;
 pub mod state;
 mod transition;
@@ -43,7 +45,7 @@ pub struct Vm {
     config: VmConfig,
     vcpus: Vec<Vcpu>,
     virtio: Vec<Arc<Transport>>,
-    handles: builder::Handles,
+    handles: devices::Handles,
     platform: Platform,
     kvm: KvmVm,
     memory: Arc<GuestMemory>,

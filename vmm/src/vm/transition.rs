@@ -13,6 +13,7 @@ use super::lifecycle::Request;
 use super::machine::ExitReason;
 use super::{Vm, saving};
 use crate::boot::{self, LoadError};
+use crate::devices::virtio::block::LockError;
 use crate::vcpu::{Crash, VcpuError};
 
 /// Why a machine does not start anew.
@@ -21,6 +22,9 @@ pub enum StartError {
     /// The kernel or the firmware cannot be loaded.
     #[error("cannot load what the guest boots")]
     Load(#[from] LoadError),
+    /// A disk image is somebody else's.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// A vCPU does not take its first state.
     #[error("cannot set the first state of a vCPU")]
     Vcpu(#[from] VcpuError),
@@ -30,6 +34,18 @@ pub enum StartError {
 }
 
 impl Vm {
+    /// Takes the locks of all disk images, so that nobody else writes them.
+    ///
+    /// # Errors
+    /// [`StartError::Lock`] naming the image; the locks taken so far are kept until the machine
+    /// goes.
+    pub fn lock_disks(&self) -> Result<(), StartError> {
+        for disk in &self.handles.disks {
+            disk.lock()?;
+        }
+        Ok(())
+    }
+
     /// Puts the machine into its state after power-on, with what it boots in RAM.
     ///
     /// # Errors

@@ -73,5 +73,17 @@ pub const GSI_MSI_FIRST: u32 = 24;
 pub const SLOT_HOST_BRIDGE: u8 = 0;
 /// Slot of the PIIX3 ISA bridge (function 0) and PIIX4 power management (function 3).
 pub const SLOT_ISA: u8 = 1;
-/// First slot for virtio devices.
-pub const SLOT_VIRTIO_FIRST: u8 = 2;
+/// Slot of virtio-rng.
+pub const SLOT_RNG: u8 = 2;
+/// Slot of virtio-balloon.
+pub const SLOT_BALLOON: u8 = 3;
+/// Slot of virtio-console.
+pub const SLOT_CONSOLE: u8 = 4;
+/// First slot of virtio-net devices.
+pub const SLOT_NET_FIRST: u8 = 5;
+/// Most virtio-net devices.
+pub const MAX_NETS: usize = 8;
+/// First slot of virtio-blk devices.
+pub const SLOT_DISK_FIRST: u8 = 13;
+/// Most virtio-blk devices: the bus has 32 slots.
+pub const MAX_DISKS: usize = 19;
