@@ -83,6 +83,11 @@ impl KvmVm {
         }
         let vm = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
         let manual_protect = enable_manual_protect(&vm);
+        // Before the interrupt controllers: their places on KVM's buses are made known by RCU, and
+        // a memslot would wait milliseconds for that.
+        for (slot, region) in (0..).zip(memory.iter()) {
+            set_memslot(&vm, slot, region, 0).map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
+        }
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.set_tss_address(layout::KVM_TSS as usize)
@@ -93,9 +98,6 @@ impl KvmVm {
             ..Default::default()
         };
         vm.create_pit2(pit).map_err(call("KVM_CREATE_PIT2"))?;
-        for (slot, region) in (0..).zip(memory.iter()) {
-            set_memslot(&vm, slot, region, 0).map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
-        }
         Ok(Self {
             kvm,
             vm: Arc::new(vm),
