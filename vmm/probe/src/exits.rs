@@ -13,6 +13,7 @@ use crate::window::Window;
 /// Exits of one step: some hundred microseconds.
 const EXITS_A_STEP: u64 = 16;
 
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 enum Target {
     Port(u16),
     Register(Registers),

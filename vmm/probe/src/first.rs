@@ -74,7 +74,11 @@ impl First {
         SETTINGS.take(options);
         let clock = Clock::new(start);
         let mut memory = Memory::new(info);
-        let mut report = Report::new(clock, options.runner_port);
+        let ring = memory.take_slice(serial::RING);
+        let Some(ring) = ring.and_then(|ring| ring.try_into().ok()) else {
+            refuse("there is no RAM above the image")
+        };
+        let mut report = Report::new(clock, options.runner_port, ring);
         report.start(info, options, memory.total(), clock.us(machine::tsc()));
         let blk = options
             .blk
@@ -106,7 +110,7 @@ impl First {
             tick_us: options.tick_us,
             verify_mib_s: options.verify_mib_s,
         };
-        match smp::start(plan, &mut memory) {
+        match smp::start(&plan, &mut memory) {
             Some(online) if online == options.cpus => {}
             Some(online) => give_up(&mut report, format_args!("cpus: only {online} came up")),
             None => give_up(&mut report, "cpus: no RAM for their stacks"),
@@ -115,7 +119,7 @@ impl First {
         Self {
             options: *options,
             report,
-            worker: Worker::new(plan, 0),
+            worker: Worker::new(&plan, 0),
             set,
             setup_end: now,
             next_beat: now,

@@ -5,7 +5,6 @@ use core::sync::atomic::Ordering::Relaxed;
 use pindah_probe::command::Command;
 
 use crate::first::First;
-use crate::memory::WorkingSet;
 use crate::shared::SETTINGS;
 use crate::{end, serial};
 
@@ -51,7 +50,7 @@ impl First {
                 SETTINGS.full_verify.fetch_add(1, Relaxed);
             }
             Command::Set(word) => self.set(word),
-            Command::Corrupt(page) => self.corrupt(self.set, page),
+            Command::Corrupt(page) => self.corrupt(page),
             Command::Exit => self.leave(self.options.exit_by),
             Command::Leave(how) => {
                 self.report.out.flush();
@@ -66,9 +65,9 @@ impl First {
         }
     }
 
-    fn corrupt(&mut self, set: WorkingSet, page: u64) {
-        if page < set.pages() {
-            set.corrupt(page);
+    fn corrupt(&mut self, page: u64) {
+        if page < self.set.pages() {
+            self.set.corrupt(page);
         } else {
             self.report
                 .line("error")

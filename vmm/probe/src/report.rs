@@ -7,7 +7,7 @@ use pindah_probe::json::Line;
 
 use crate::boot_info::BootInfo;
 use crate::machine;
-use crate::serial::Output;
+use crate::serial::{Output, RING};
 use crate::shared::{EVENT_BAD_PAGE, EVENT_GAP, SETTINGS, STATS, sum};
 use crate::tsc::Clock;
 
@@ -22,9 +22,9 @@ pub struct Report {
 
 impl Report {
     /// A report at its start.
-    pub fn new(clock: Clock, runner_port: u16) -> Self {
+    pub fn new(clock: Clock, runner_port: u16, ring: &'static mut [u8; RING]) -> Self {
         Self {
-            out: Output::new(),
+            out: Output::new(ring),
             clock,
             runner_port,
             beats: 0,
@@ -94,28 +94,28 @@ impl Report {
 
     fn event(&mut self, cpu: usize, event: crate::shared::Event) {
         let clock = self.clock;
-        let [kind, a, b, c, d, e, _] = event;
+        let [kind, first, second, third, fourth, fifth, _] = event;
         match kind {
             EVENT_GAP => self
                 .line("gap")
                 .num("cpu", cpu)
-                .num("start_us", clock.us(a))
-                .num("len_us", clock.span_us(b))
-                .num("slept_us", clock.span_us(c))
+                .num("start_us", clock.us(first))
+                .num("len_us", clock.span_us(second))
+                .num("slept_us", clock.span_us(third))
                 .finish(),
             EVENT_BAD_PAGE => self
                 .line("bad_page")
                 .num("cpu", cpu)
-                .hex("gpa", a)
-                .num("page", b)
-                .num("generation", c)
-                .hex("expected", d)
-                .hex("found", e)
+                .hex("gpa", first)
+                .num("page", second)
+                .num("generation", third)
+                .hex("expected", fourth)
+                .hex("found", fifth)
                 .finish(),
             _ => self
                 .line("clock_back")
                 .num("cpu", cpu)
-                .num("back_us", clock.span_us(b))
+                .num("back_us", clock.span_us(second))
                 .finish(),
         }
     }
