@@ -30,6 +30,7 @@
 //! | `exit_after_ms` | 0 | end by itself after so long; 0: never |
 //! | `exit_by` | `reset` | `reset` (port 0x64, else triple fault), `poweroff` (PM1a), `crash` |
 //! | `pm1a`, `s5_typ` | 0x604, 0 | port and SLP_TYP of `poweroff` |
+//! | `sleep_control` | 0 | where ACPI is hardware-reduced, the 8-bit port in the place of `pm1a` |
 //! | `runner_port` | 0x500 | 32-bit port whose value is each beat's `runner` |
 //! | `echo` | 0 | echo serial input |
 //! | `blk` | 0 | exercise a virtio disk, from `ready` on |
@@ -69,7 +70,7 @@
 //! |---|---|
 //! | `start` | `version`, `protocol` (`pvh`, `linux64`), `tsc_khz`, `tsc_from` (`cpuid_40000010`, `cpuid_15`, else `lapic`: measured), `ram_mib`, `cpus`, `ws_mib`, `tick_us`, `setup_us`, `cmdline` |
 //! | `ready` | the working set is filled: `pages`, `fill_us`. Gaps count from here on |
-//! | `beat` | `seq` (lives in guest memory), `steps`, `pages` (dirtied), `gap_max_us` (since the last beat, of all vCPUs), `gap_max_total_us`, `runner` (4294967295: no such port); with `verify=1` `checked`, `bad` |
+//! | `beat` | `seq` (lives in guest memory), `steps`, `pages` (dirtied), `gap_max_us` (since the last beat, of all vCPUs), `gap_max_total_us`, `runner` (null: no such port); with `verify=1` `checked`, `bad` |
 //! | `gap` | `cpu`, `start_us`, `len_us`, `slept_us` |
 //! | `clock_back` | `cpu`, `back_us`: the TSC went back |
 //! | `bad_page` | `cpu`, `gpa`, `page`, `generation`, `expected`, `found`; the page is made right again |
@@ -81,6 +82,10 @@
 //! | `command`, `status` | what was understood, the settings and totals |
 //! | `error` | `message` |
 //! | `end` | the last line before the end: `bad_total` |
+//!
+//! A line is sent a few bytes a step, so in a live migration its first part may come out of the
+//! source and the rest out of the destination: whoever reads joins the two streams.
+//! `rate_mib_s` of `status` is -1 for `max`.
 //!
 //! # Blackout
 //! A gap is the time between two steps of a vCPU. With `spin=1` it is the blackout. A vCPU that
@@ -97,4 +102,5 @@ pub mod frame;
 pub mod gap;
 pub mod histogram;
 pub mod json;
+pub mod options;
 pub mod pace;

@@ -8,15 +8,15 @@ use crate::first::First;
 use crate::shared::SETTINGS;
 use crate::{end, serial};
 
-/// Bytes taken at one time.
-const BYTES_AT_ONCE: usize = 32;
+/// Bytes taken in one step: each is two exits.
+const BYTES_A_STEP: usize = 4;
 
 impl First {
-    /// Takes what has come in.
-    pub fn listen(&mut self) {
-        for _ in 0..BYTES_AT_ONCE {
+    /// Takes some of what has come in. False if there may be more.
+    pub fn listen(&mut self) -> bool {
+        for _ in 0..BYTES_A_STEP {
             let Some(byte) = serial::receive() else {
-                return;
+                return true;
             };
             if self.options.echo {
                 use core::fmt::Write;
@@ -26,6 +26,7 @@ impl First {
                 self.obey();
             }
         }
+        false
     }
 
     fn obey(&mut self) {
@@ -54,7 +55,7 @@ impl First {
             Command::Exit => self.leave(self.options.exit_by),
             Command::Leave(how) => {
                 self.report.out.flush();
-                end::leave(how, self.options.pm1a, self.options.s5_typ);
+                end::leave(how, &self.options);
             }
         }
     }

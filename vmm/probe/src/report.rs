@@ -2,8 +2,8 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use pindah_probe::cmdline::Options;
 use pindah_probe::json::Line;
+use pindah_probe::options::Options;
 
 use crate::boot_info::BootInfo;
 use crate::machine;
@@ -16,17 +16,19 @@ pub struct Report {
     pub out: Output,
     pub clock: Clock,
     runner_port: u16,
+    cpus: usize,
     beats: u64,
     gap_max_total: u64,
 }
 
 impl Report {
     /// A report at its start.
-    pub fn new(clock: Clock, runner_port: u16, ring: &'static mut [u8; RING]) -> Self {
+    pub fn new(clock: Clock, options: &Options, ring: &'static mut [u8; RING]) -> Self {
         Self {
             out: Output::new(ring),
             clock,
-            runner_port,
+            runner_port: options.runner_port,
+            cpus: options.cpus as usize,
             beats: 0,
             gap_max_total: 0,
         }
@@ -72,8 +74,11 @@ impl Report {
             .num("steps", sum(|stats| &stats.steps))
             .num("pages", sum(|stats| &stats.dirtied))
             .num("gap_max_us", clock.span_us(gap_max))
-            .num("gap_max_total_us", clock.span_us(total))
-            .num("runner", runner);
+            .num("gap_max_total_us", clock.span_us(total));
+        let line = match runner {
+            u32::MAX => line.num("runner", "null"),
+            runner => line.num("runner", runner),
+        };
         if verify {
             line.num("checked", sum(|stats| &stats.checked))
                 .num("bad", sum(|stats| &stats.bad))
@@ -85,7 +90,7 @@ impl Report {
 
     /// What the vCPUs have to tell since the last call.
     pub fn events(&mut self) {
-        for (cpu, stats) in STATS.iter().enumerate() {
+        for (cpu, stats) in STATS[..self.cpus].iter().enumerate() {
             while let Some(event) = stats.events.get() {
                 self.event(cpu, event);
             }

@@ -3,9 +3,9 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use pindah_probe::cmdline::RATE_MAX;
 use pindah_probe::content::{self, Mismatch, PAGE_BYTES, Pages};
 use pindah_probe::gap::GapWatch;
+use pindah_probe::options::RATE_MAX;
 use pindah_probe::pace::Pacer;
 
 use crate::apic;

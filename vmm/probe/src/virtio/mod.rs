@@ -10,7 +10,7 @@ use core::sync::atomic::{Ordering::SeqCst, fence};
 
 use crate::machine::Registers;
 use crate::memory::Memory;
-use pindah_probe::cmdline::Options;
+use pindah_probe::options::Options;
 use queue::Queue;
 
 /// Device type of network cards.
