@@ -111,7 +111,7 @@ common:
  pushq $user_stack_top
  pushq $0x3002                  # interrupts off; IOPL 3, should it survive
  pushq $CODE3
- pushq $first_main
+ pushq $first_ring3
  iretq
 
 # Further vCPUs start here, copied to TRAMPOLINE, in real mode.
@@ -221,6 +221,18 @@ fatal:
  movq $DATA3,32(%rsp)
  iretq
 
+# Ring 3 begins: a machine that was reset has its old RAM still.
+.section .text.first,"ax",@progbits
+first_ring3:
+ mov %edi,%r8d
+ mov $__bss_start,%edi
+ mov $__bss_end,%ecx
+ sub %edi,%ecx
+ xor %eax,%eax
+ rep stosb
+ mov %r8d,%edi
+ jmp first_main
+
 # Ring 3: the only hlt, on purpose; #GP sleeps in its place until the next interrupt.
 .section .text.sleep,"ax",@progbits
 .globl sleep_until_interrupt
@@ -298,7 +310,8 @@ tss:
  .skip 8192
  .byte 0xff
 
-.section .bss.boot,"aw",@nobits
+# Not cleared: written before it is read.
+.section .noinit,"aw",@nobits
 .balign 4096
 .globl idt
 idt: .skip 4096

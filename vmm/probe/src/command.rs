@@ -1,6 +1,7 @@
 //! Commands on the serial line, one a line.
 
-use crate::cmdline::{Exit, Options, WordError};
+use crate::cmdline::WordError;
+use crate::options::{Exit, Options};
 
 /// What a line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use core::fmt::{Display, Write};
 
-use pindah_probe::cmdline::Exit;
 use pindah_probe::json::Line;
+use pindah_probe::options::{Exit, Options};
 
 use crate::boot;
 use crate::machine::{in8, out8, out16, undefined};
@@ -12,14 +12,19 @@ use crate::machine::{in8, out8, out16, undefined};
 pub fn fail(out: &mut impl Write, message: impl Display) -> ! {
     let _ = out.write_str("\n");
     Line::new(out, 0, "error").text("message", message).finish();
-    leave(Exit::Reset, 0x604, 0)
+    leave(Exit::Reset, &Options::default())
 }
 
 /// Ends the guest; what does not work is followed by what is rougher.
-pub fn leave(how: Exit, pm1a: u16, s5_typ: u16) -> ! {
+pub fn leave(how: Exit, options: &Options) -> ! {
     match how {
         Exit::Poweroff => {
-            out16(pm1a, 1 << 13 | s5_typ << 10);
+            let sleep_type = options.s5_typ;
+            if options.sleep_control == 0 {
+                out16(options.pm1a, 1 << 13 | sleep_type << 10);
+            } else {
+                out8(options.sleep_control, 1 << 5 | (sleep_type << 2) as u8);
+            }
             settle();
         }
         Exit::Reset => {

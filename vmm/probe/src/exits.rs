@@ -1,7 +1,7 @@
 //! The exit benchmark: how fast the VMM answers what it must answer itself.
 
-use pindah_probe::cmdline::{ExitKind, Options};
 use pindah_probe::histogram::Histogram;
+use pindah_probe::options::{ExitKind, Options};
 
 use crate::machine::{self, Registers};
 use crate::memory::Memory;
@@ -13,6 +13,7 @@ use crate::window::Window;
 /// Exits of one step: some hundred microseconds.
 const EXITS_A_STEP: u64 = 16;
 
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 enum Target {
     Port(u16),
     Register(Registers),
@@ -41,7 +42,10 @@ impl Exits {
         memory: &mut Memory,
         report: &Report,
     ) -> Result<Self, &'static str> {
-        let device = || virtio::find(options, 0, |_| true).ok_or("exits: no virtio device");
+        let device = || {
+            virtio::find(options, 0, |_| true)
+                .ok_or("exits: no virtio 1.x device on PCI or on the named MMIO slots")
+        };
         let target = match kind {
             ExitKind::Pio => Target::Port(options.exits_port),
             ExitKind::Mmio if options.exits_addr != 0 => {

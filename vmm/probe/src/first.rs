@@ -3,10 +3,10 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use pindah_probe::cmdline::{Exit, Options};
 use pindah_probe::command::LineBuffer;
 use pindah_probe::content::{PAGE_BYTES, Pages};
 use pindah_probe::json::Line;
+use pindah_probe::options::{Exit, Options};
 
 use crate::boot_info::BootInfo;
 use crate::exits::Exits;
@@ -48,7 +48,7 @@ fn refuse(message: impl core::fmt::Display) -> ! {
     Line::opened(&mut serial::Direct, 0, "error")
         .text("message", message)
         .finish();
-    end::leave(Exit::Reset, 0x604, 0)
+    end::leave(Exit::Reset, &Options::default())
 }
 
 /// The first vCPU's state.
@@ -74,7 +74,11 @@ impl First {
         SETTINGS.take(options);
         let clock = Clock::new(start);
         let mut memory = Memory::new(info);
-        let mut report = Report::new(clock, options.runner_port);
+        let ring = memory.take_slice(serial::RING);
+        let Some(ring) = ring.and_then(|ring| ring.try_into().ok()) else {
+            refuse("there is no RAM above the image")
+        };
+        let mut report = Report::new(clock, options, ring);
         report.start(info, options, memory.total(), clock.us(machine::tsc()));
         let blk = options
             .blk
@@ -106,7 +110,7 @@ impl First {
             tick_us: options.tick_us,
             verify_mib_s: options.verify_mib_s,
         };
-        match smp::start(plan, &mut memory) {
+        match smp::start(&plan, &mut memory) {
             Some(online) if online == options.cpus => {}
             Some(online) => give_up(&mut report, format_args!("cpus: only {online} came up")),
             None => give_up(&mut report, "cpus: no RAM for their stacks"),
@@ -115,7 +119,7 @@ impl First {
         Self {
             options: *options,
             report,
-            worker: Worker::new(plan, 0),
+            worker: Worker::new(&plan, 0),
             set,
             setup_end: now,
             next_beat: now,
@@ -151,9 +155,8 @@ impl First {
             self.next_beat = (self.next_beat + period).max(now.saturating_sub(period));
             self.report.beat(SETTINGS.verify.load(Relaxed));
         }
-        if now >= self.next_listen {
+        if now >= self.next_listen && self.listen() {
             self.next_listen = now + clock.cycles(1000 * LISTEN_MS);
-            self.listen();
         }
         if !self.ready {
             self.watch_filling();
@@ -224,7 +227,7 @@ impl First {
             let bad = sum(|stats| &stats.bad);
             self.report.line("end").num("bad_total", bad).finish();
             self.report.out.flush();
-            end::leave(how, self.options.pm1a, self.options.s5_typ);
+            end::leave(how, &self.options);
         }
     }
 
@@ -244,5 +247,5 @@ fn accept<T>(device: Result<T, &'static str>, report: &mut Report) -> T {
 fn give_up(report: &mut Report, message: impl core::fmt::Display) -> ! {
     report.line("error").text("message", message).finish();
     report.out.flush();
-    end::leave(Exit::Reset, 0x604, 0)
+    end::leave(Exit::Reset, &Options::default())
 }

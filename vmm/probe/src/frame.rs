@@ -184,6 +184,7 @@ fn put(frame: &mut [u8], at: usize, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::Noise;
 
     const ME: Host = Host {
         mac: [2, 0, 0, 0, 0, 1],
@@ -233,5 +234,27 @@ mod tests {
         let mut frame = [0; 60];
         arp_request(&mut frame, PEER, [10, 0, 0, 3]);
         assert_eq!(classify(&frame, ME), Meaning::Other);
+    }
+    #[test]
+    fn frames_of_noise_never_panic() {
+        let mut noise = Noise::new(1);
+        for _ in 0..100_000 {
+            let mut frame = [0; 64];
+            for chunk in frame.chunks_mut(8) {
+                chunk.copy_from_slice(&noise.next_word().to_le_bytes());
+            }
+            let kinds: [&[u8]; 3] = [&[8, 6], &[8, 0, 0x45], &[8, 0, 0x46]];
+            let kind = kinds[noise.next_word() as usize % 3];
+            put(&mut frame, 12, kind);
+            put(&mut frame, 30, &ME.ip);
+            put(&mut frame, 38, &ME.ip);
+            let len = noise.next_word() as usize % 65;
+            match classify(&frame[..len], ME) {
+                Meaning::ArpRequest => answer_arp(&mut frame[..len], ME),
+                Meaning::EchoRequest => answer_echo(&mut frame[..len]),
+                Meaning::Udp => answer_udp(&mut frame[..len]),
+                _ => {}
+            }
+        }
     }
 }

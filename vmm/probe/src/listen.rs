@@ -5,19 +5,18 @@ use core::sync::atomic::Ordering::Relaxed;
 use pindah_probe::command::Command;
 
 use crate::first::First;
-use crate::memory::WorkingSet;
 use crate::shared::SETTINGS;
 use crate::{end, serial};
 
-/// Bytes taken at one time.
-const BYTES_AT_ONCE: usize = 32;
+/// Bytes taken in one step: each is two exits.
+const BYTES_A_STEP: usize = 4;
 
 impl First {
-    /// Takes what has come in.
-    pub fn listen(&mut self) {
-        for _ in 0..BYTES_AT_ONCE {
+    /// Takes some of what has come in. False if there may be more.
+    pub fn listen(&mut self) -> bool {
+        for _ in 0..BYTES_A_STEP {
             let Some(byte) = serial::receive() else {
-                return;
+                return true;
             };
             if self.options.echo {
                 use core::fmt::Write;
@@ -27,6 +26,7 @@ impl First {
                 self.obey();
             }
         }
+        false
     }
 
     fn obey(&mut self) {
@@ -51,11 +51,11 @@ impl First {
                 SETTINGS.full_verify.fetch_add(1, Relaxed);
             }
             Command::Set(word) => self.set(word),
-            Command::Corrupt(page) => self.corrupt(self.set, page),
+            Command::Corrupt(page) => self.corrupt(page),
             Command::Exit => self.leave(self.options.exit_by),
             Command::Leave(how) => {
                 self.report.out.flush();
-                end::leave(how, self.options.pm1a, self.options.s5_typ);
+                end::leave(how, &self.options);
             }
         }
     }
@@ -66,9 +66,9 @@ impl First {
         }
     }
 
-    fn corrupt(&mut self, set: WorkingSet, page: u64) {
-        if page < set.pages() {
-            set.corrupt(page);
+    fn corrupt(&mut self, page: u64) {
+        if page < self.set.pages() {
+            self.set.corrupt(page);
         } else {
             self.report
                 .line("error")

@@ -24,7 +24,7 @@ pub fn out16(port: u16, value: u16) {
 pub fn out32(port: u16, value: u32) {
     // SAFETY: as `out8`.
     unsafe {
-        asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags))
+        asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags));
     }
 }
 
@@ -41,7 +41,7 @@ pub fn in32(port: u16) -> u32 {
     let value;
     // SAFETY: as `out8`.
     unsafe {
-        asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack, preserves_flags))
+        asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack, preserves_flags));
     }
     value
 }

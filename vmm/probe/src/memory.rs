@@ -64,7 +64,7 @@ impl Memory {
 
     /// Takes a zeroed array.
     pub fn take_slice<T: Zeroed>(&mut self, len: usize) -> Option<&'static mut [T]> {
-        let start = self.take((len * size_of::<T>()) as u64)?.cast::<T>();
+        let start = self.take((len * size_of::<T>()) as u64)? as u64 as *mut T;
         // SAFETY: the range is zeroed RAM, aligned to a page, that nobody else has, for ever; a
         // `Zeroed` type is valid then.
         Some(unsafe { core::slice::from_raw_parts_mut(start, len) })
@@ -72,7 +72,7 @@ impl Memory {
 
     /// Takes the pages of a working set, with the table of what each should hold.
     pub fn take_working_set(&mut self, pages: u64) -> Option<WorkingSet> {
-        let table = self.take(4 * pages)?.cast::<u32>();
+        let table = self.take_slice::<u32>(pages as usize)?.as_mut_ptr();
         let mut runs = [Run::default(); RAM_RANGES_MAX];
         let mut first = 0;
         for (run, ram) in runs.iter_mut().zip(&mut self.free) {

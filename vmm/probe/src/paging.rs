@@ -17,6 +17,8 @@ const WINDOW: u64 = 512 * GIB;
 #[repr(C, align(4096))]
 struct Pool([Table; POOL]);
 
+// SAFETY: nothing depends on what it holds at the start, see `below`.
+#[unsafe(link_section = ".noinit")]
 static TABLES: Pool = Pool([const { [const { AtomicU64::new(0) }; 512] }; POOL]);
 static TABLES_USED: AtomicUsize = AtomicUsize::new(0);
 static WINDOW_USED: AtomicU64 = AtomicU64::new(0);
@@ -70,6 +72,9 @@ fn below(entry: &AtomicU64) -> Option<&'static Table> {
         return Some(unsafe { &*((value & !0xfff) as *const Table) });
     }
     let table = TABLES.0.get(TABLES_USED.fetch_add(1, Relaxed))?;
+    for entry in table {
+        entry.store(0, Relaxed);
+    }
     entry.store(&raw const *table as u64 | PRESENT_WRITE_USER, Relaxed);
     Some(table)
 }

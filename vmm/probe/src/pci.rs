@@ -26,14 +26,14 @@ pub struct Function {
 
 impl Function {
     /// Looks at every function on bus 0 and right behind its bridges until `look` finds something.
-    pub fn find<T>(mut look: impl FnMut(&Self) -> Option<T>) -> Option<T> {
+    pub fn find<T>(mut look: impl FnMut(Self) -> Option<T>) -> Option<T> {
         if !address_sticks() {
             return None;
         }
         functions(0).find_map(|function| {
-            look(&function).or_else(|| {
+            look(function).or_else(|| {
                 let bus = function.secondary_bus()?;
-                functions(bus).find_map(|function| look(&function))
+                functions(bus).find_map(&mut look)
             })
         })
     }
@@ -44,31 +44,31 @@ impl Function {
         (function.read32(0) != NO_DEVICE).then_some(function)
     }
 
-    fn secondary_bus(&self) -> Option<u32> {
+    fn secondary_bus(self) -> Option<u32> {
         let bridge = self.read32(HEADER_TYPE) >> 16 & 0x7f == 1;
         let bus = self.read32(SECONDARY_BUS) >> 8 & 0xff;
         (bridge && bus != 0).then_some(bus)
     }
 
     /// Vendor and device.
-    pub fn id(&self) -> (u16, u16) {
+    pub fn id(self) -> (u16, u16) {
         let id = self.read32(0);
         (id as u16, (id >> 16) as u16)
     }
 
     /// The subsystem's device number.
-    pub fn subsystem(&self) -> u16 {
+    pub fn subsystem(self) -> u16 {
         (self.read32(SUBSYSTEM) >> 16) as u16
     }
 
     /// Lets the device answer at its BARs and reach memory.
-    pub fn enable(&self) {
+    pub fn enable(self) {
         let command = self.read32(COMMAND) & 0xffff;
         self.write32(COMMAND, command | MEMORY_AND_BUS_MASTER);
     }
 
     /// Address of a memory BAR, which is placed if it has no place.
-    pub fn bar(&self, index: u8) -> Option<u64> {
+    pub fn bar(self, index: u8) -> Option<u64> {
         if index > 5 {
             return None;
         }
@@ -95,17 +95,14 @@ impl Function {
     }
 
     /// The first capability for which `wanted` says yes.
-    pub fn capability(&self, wanted: impl Fn(&Capability) -> bool) -> Option<Capability> {
+    pub fn capability(self, wanted: impl Fn(&Capability) -> bool) -> Option<Capability> {
         let mut at = self.read32(CAPABILITIES) as u8 & !3;
         // No list is longer than the space that it is in.
         for _ in 0..48 {
             if at == 0 {
                 break;
             }
-            let capability = Capability {
-                function: *self,
-                at,
-            };
+            let capability = Capability { function: self, at };
             if wanted(&capability) {
                 return Some(capability);
             }
@@ -114,12 +111,12 @@ impl Function {
         None
     }
 
-    fn read32(&self, register: u8) -> u32 {
+    fn read32(self, register: u8) -> u32 {
         out32(ADDRESS, self.address | u32::from(register & !3));
         in32(DATA)
     }
 
-    fn write32(&self, register: u8, value: u32) {
+    fn write32(self, register: u8, value: u32) {
         out32(ADDRESS, self.address | u32::from(register & !3));
         out32(DATA, value);
     }

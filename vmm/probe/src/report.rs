@@ -2,12 +2,12 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use pindah_probe::cmdline::Options;
 use pindah_probe::json::Line;
+use pindah_probe::options::Options;
 
 use crate::boot_info::BootInfo;
 use crate::machine;
-use crate::serial::Output;
+use crate::serial::{Output, RING};
 use crate::shared::{EVENT_BAD_PAGE, EVENT_GAP, SETTINGS, STATS, sum};
 use crate::tsc::Clock;
 
@@ -16,17 +16,19 @@ pub struct Report {
     pub out: Output,
     pub clock: Clock,
     runner_port: u16,
+    cpus: usize,
     beats: u64,
     gap_max_total: u64,
 }
 
 impl Report {
     /// A report at its start.
-    pub fn new(clock: Clock, runner_port: u16) -> Self {
+    pub fn new(clock: Clock, options: &Options, ring: &'static mut [u8; RING]) -> Self {
         Self {
-            out: Output::new(),
+            out: Output::new(ring),
             clock,
-            runner_port,
+            runner_port: options.runner_port,
+            cpus: options.cpus as usize,
             beats: 0,
             gap_max_total: 0,
         }
@@ -72,8 +74,11 @@ impl Report {
             .num("steps", sum(|stats| &stats.steps))
             .num("pages", sum(|stats| &stats.dirtied))
             .num("gap_max_us", clock.span_us(gap_max))
-            .num("gap_max_total_us", clock.span_us(total))
-            .num("runner", runner);
+            .num("gap_max_total_us", clock.span_us(total));
+        let line = match runner {
+            u32::MAX => line.num("runner", "null"),
+            runner => line.num("runner", runner),
+        };
         if verify {
             line.num("checked", sum(|stats| &stats.checked))
                 .num("bad", sum(|stats| &stats.bad))
@@ -85,7 +90,7 @@ impl Report {
 
     /// What the vCPUs have to tell since the last call.
     pub fn events(&mut self) {
-        for (cpu, stats) in STATS.iter().enumerate() {
+        for (cpu, stats) in STATS[..self.cpus].iter().enumerate() {
             while let Some(event) = stats.events.get() {
                 self.event(cpu, event);
             }
@@ -94,28 +99,28 @@ impl Report {
 
     fn event(&mut self, cpu: usize, event: crate::shared::Event) {
         let clock = self.clock;
-        let [kind, a, b, c, d, e, _] = event;
+        let [kind, first, second, third, fourth, fifth, _] = event;
         match kind {
             EVENT_GAP => self
                 .line("gap")
                 .num("cpu", cpu)
-                .num("start_us", clock.us(a))
-                .num("len_us", clock.span_us(b))
-                .num("slept_us", clock.span_us(c))
+                .num("start_us", clock.us(first))
+                .num("len_us", clock.span_us(second))
+                .num("slept_us", clock.span_us(third))
                 .finish(),
             EVENT_BAD_PAGE => self
                 .line("bad_page")
                 .num("cpu", cpu)
-                .hex("gpa", a)
-                .num("page", b)
-                .num("generation", c)
-                .hex("expected", d)
-                .hex("found", e)
+                .hex("gpa", first)
+                .num("page", second)
+                .num("generation", third)
+                .hex("expected", fourth)
+                .hex("found", fifth)
                 .finish(),
             _ => self
                 .line("clock_back")
                 .num("cpu", cpu)
-                .num("back_us", clock.span_us(b))
+                .num("back_us", clock.span_us(second))
                 .finish(),
         }
     }

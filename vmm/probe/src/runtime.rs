@@ -59,9 +59,9 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, len: usize) -> *mut u8 {
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: usize) -> i32 {
     for offset in 0..len {
         // SAFETY: the caller gives two ranges of `len` bytes.
-        let left = unsafe { left.add(offset).read_volatile() };
+        let left = unsafe { left.wrapping_add(offset).read_volatile() };
         // SAFETY: as above.
-        let right = unsafe { right.add(offset).read_volatile() };
+        let right = unsafe { right.wrapping_add(offset).read_volatile() };
         if left != right {
             return i32::from(left) - i32::from(right);
         }

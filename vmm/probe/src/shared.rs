@@ -4,7 +4,7 @@ use core::sync::atomic::{
     AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
-use pindah_probe::cmdline::Options;
+use pindah_probe::options::Options;
 
 use crate::boot::CPUS_MAX;
 

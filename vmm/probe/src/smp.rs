@@ -21,12 +21,12 @@ unsafe impl Sync for PlanCell {}
 static PLAN: PlanCell = PlanCell(UnsafeCell::new(None), AtomicBool::new(false));
 
 /// Starts `plan.cpus - 1` vCPUs; says how many run then, this one included.
-pub fn start(plan: Plan, memory: &mut Memory) -> Option<u64> {
+pub fn start(plan: &Plan, memory: &mut Memory) -> Option<u64> {
     if plan.cpus == 1 {
         return Some(1);
     }
     // SAFETY: no other vCPU runs yet.
-    unsafe { *PLAN.0.get() = Some(plan) };
+    unsafe { *PLAN.0.get() = Some(*plan) };
     PLAN.1.store(true, Release);
     for cpu in 1..plan.cpus as usize {
         let top = memory.take(STACK_BYTES)? as u64 + STACK_BYTES;
@@ -58,7 +58,7 @@ extern "C" fn further_main(cpu: u64) -> ! {
     // SAFETY: the flag says that the plan is there, and nobody writes it any more.
     let plan = unsafe { *PLAN.0.get() }.expect("the flag says so");
     apic::enable();
-    let mut worker = Worker::new(plan, cpu);
+    let mut worker = Worker::new(&plan, cpu);
     loop {
         if !worker.step() {
             worker.rest();

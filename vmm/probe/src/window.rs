@@ -54,7 +54,8 @@ impl Window {
     /// MiB a second, since the start.
     pub fn mib_per_second(&self, now: u64, bytes: u64) -> impl Display {
         let us = self.clock.span_us(now - self.start).max(1);
-        Hundredths((u128::from(bytes) * 100_000_000 / u128::from(us) >> 20) as u64)
+        let bytes_per_second = u128::from(bytes) * 1_000_000 / u128::from(us);
+        Hundredths((bytes_per_second * 100 / (1 << 20)) as u64)
     }
 
     /// Adds latencies, which were recorded in TSC cycles.

@@ -3,9 +3,9 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use pindah_probe::cmdline::RATE_MAX;
 use pindah_probe::content::{self, Mismatch, PAGE_BYTES, Pages};
 use pindah_probe::gap::GapWatch;
+use pindah_probe::options::RATE_MAX;
 use pindah_probe::pace::Pacer;
 
 use crate::apic;
@@ -50,7 +50,7 @@ pub struct Worker {
 
 impl Worker {
     /// The work of vCPU `cpu`. Each has its own share, so that no page has two writers.
-    pub fn new(plan: Plan, cpu: u64) -> Self {
+    pub fn new(plan: &Plan, cpu: u64) -> Self {
         let now = machine::tsc();
         let first = plan.set.pages() * cpu / plan.cpus;
         let end = plan.set.pages() * (cpu + 1) / plan.cpus;
@@ -58,7 +58,7 @@ impl Worker {
         let stats = &STATS[cpu as usize];
         stats.online.store(true, Relaxed);
         Self {
-            plan,
+            plan: *plan,
             stats,
             first,
             count: end - first,

@@ -3,9 +3,9 @@
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use pindah_probe::cmdline::{BlkOp, Options};
 use pindah_probe::content::{Noise, PAGE_BYTES, PAGE_WORDS, Pages};
 use pindah_probe::histogram::Histogram;
+use pindah_probe::options::{BlkOp, Options};
 use pindah_probe::pace::Pacer;
 
 use super::queue::{Part, Queue};
@@ -69,8 +69,8 @@ impl Blk {
     /// # Errors
     /// What is missing.
     pub fn open(o: &Options, memory: &mut Memory, report: &Report) -> Result<Self, &'static str> {
-        let device =
-            super::find(o, o.blk_dev, |kind| kind == TYPE_BLK).ok_or("blk: no such device")?;
+        let device = super::find(o, o.blk_dev, |kind| kind == TYPE_BLK)
+            .ok_or("blk: no such virtio 1.x disk on PCI or on the named MMIO slots")?;
         device.begin(0)?;
         let queue = device.queue(0, QUEUE_SIZE, memory)?;
         device.ready();

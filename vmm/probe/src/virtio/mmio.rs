@@ -75,7 +75,7 @@ impl Mmio {
         self.registers.read32(QUEUE_MAX) as u16
     }
 
-    pub fn set_queue(&self, queue: &Queue) -> Result<(), &'static str> {
+    pub fn set_queue(&self, queue: &Queue) {
         self.registers.write32(QUEUE_SELECT, u32::from(queue.index));
         self.registers.write32(QUEUE_SIZE, u32::from(queue.size));
         for (offset, address) in QUEUE_ADDRESSES.into_iter().zip(queue.addresses()) {
@@ -83,7 +83,6 @@ impl Mmio {
             self.registers.write32(offset + 4, (address >> 32) as u32);
         }
         self.registers.write32(QUEUE_READY, 1);
-        Ok(())
     }
 
     pub fn notify(&self, queue: u16) {

@@ -10,7 +10,7 @@ use core::sync::atomic::{Ordering::SeqCst, fence};
 
 use crate::machine::Registers;
 use crate::memory::Memory;
-use pindah_probe::cmdline::Options;
+use pindah_probe::options::Options;
 use queue::Queue;
 
 /// Device type of network cards.
@@ -93,7 +93,10 @@ impl Device {
         // The largest power of two that both know.
         let size = 1 << size.min(max).ilog2();
         let queue = Queue::new(index, size, memory).ok_or("no RAM for a queue")?;
-        either!(&self.transport, t => t.set_queue(&queue))?;
+        match &self.transport {
+            Transport::Mmio(mmio) => mmio.set_queue(&queue),
+            Transport::Pci(pci) => pci.set_queue(&queue)?,
+        }
         Ok(queue)
     }
 

@@ -1,8 +1,8 @@
 //! The virtio-net exercise: answers ARP and ping, and sends, counts, echoes or pings.
 
-use pindah_probe::cmdline::{NetOp, Options};
 use pindah_probe::frame::{self, FRAME_MAX, Host, Ip, Meaning};
 use pindah_probe::histogram::Histogram;
+use pindah_probe::options::{NetOp, Options};
 
 use super::queue::{Part, Queue};
 use super::{Device, TYPE_NET};
@@ -61,7 +61,8 @@ impl Net {
     /// # Errors
     /// What is missing.
     pub fn open(o: &Options, memory: &mut Memory, report: &Report) -> Result<Self, &'static str> {
-        let device = super::find(o, 0, |kind| kind == TYPE_NET).ok_or("net: no device")?;
+        let device = super::find(o, 0, |kind| kind == TYPE_NET)
+            .ok_or("net: no virtio 1.x card on PCI or on the named MMIO slots")?;
         let mac = if device.begin(FEATURE_MAC)? & FEATURE_MAC == 0 {
             [0x52, 0x54, 0, 0, 0, o.ip[3]]
         } else {

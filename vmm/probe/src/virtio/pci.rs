@@ -52,7 +52,7 @@ pub fn find(skip: u64, wanted: &dyn Fn(u32) -> bool) -> Option<Device> {
     })
 }
 
-fn kind(function: &Function) -> Option<u32> {
+fn kind(function: Function) -> Option<u32> {
     let (vendor, device) = function.id();
     match device {
         _ if vendor != VENDOR => None,
@@ -62,7 +62,7 @@ fn kind(function: &Function) -> Option<u32> {
     }
 }
 
-fn open(function: &Function) -> Option<Pci> {
+fn open(function: Function) -> Option<Pci> {
     function.enable();
     let part = |kind: u8| {
         let capability =
@@ -82,7 +82,7 @@ fn open(function: &Function) -> Option<Pci> {
     })
 }
 
-fn registers(function: &Function, capability: &Capability) -> Option<Registers> {
+fn registers(function: Function, capability: &Capability) -> Option<Registers> {
     let (bar, offset, len) = (
         capability.read8(4),
         capability.read32(8),
