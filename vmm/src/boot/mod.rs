@@ -19,6 +19,7 @@ mod entry;
 mod error;
 mod file;
 mod firmware;
+mod fw_cfg_items;
 mod linux;
 mod open;
 mod pvh;
@@ -30,6 +31,7 @@ pub use entry::{EntryPoint, apply};
 pub use error::{LoadError, OpenBootError};
 pub use file::ImageFile;
 pub use firmware::{DEFAULT_FIRMWARE, Firmware};
+pub use fw_cfg_items::{FirmwareInfo, fw_cfg_items};
 pub use open::open;
 
 use vm_memory::{Bytes, GuestAddress};

@@ -5,9 +5,13 @@
 
 pub mod acpi_pm;
 pub mod chardev;
+pub mod diagnostic;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod fw_cfg;
 pub mod i8042;
 pub mod pci;
+pub mod reset_control;
 pub mod rtc;
 pub mod serial;
 pub mod virtio;

@@ -20,6 +20,10 @@ pub const EBDA: u64 = 0x9_FC00;
 pub const LOW_RAM_END: u64 = 0xA_0000;
 /// The RSDP's page (ACPI 6.5, section 5.2.5.1), and the other tables on direct boot.
 pub const RSDP: u64 = 0xE_0000;
+/// All other ACPI tables on direct boot.
+pub const ACPI_TABLES: u64 = 0xE_0040;
+/// SMBIOS's entry point and structures on direct boot; systems look for them from here.
+pub const SMBIOS: u64 = 0xF_0000;
 /// High RAM starts here.
 pub const HIGH_RAM_START: u64 = 0x10_0000;
 /// RAM below 4 GiB ends here: the 32-bit PCI window follows.
@@ -43,12 +47,20 @@ pub const RAM_ABOVE_4G_START: u64 = 0x1_0000_0000;
 
 /// CMOS RTC index port; data is the next.
 pub const PORT_RTC: u64 = 0x70;
+/// CMOS register of the century, in BCD.
+pub const CMOS_CENTURY: u8 = 0x32;
 /// i8042's data port.
 pub const PORT_I8042_DATA: u64 = 0x60;
 /// i8042's command and status port.
 pub const PORT_I8042_COMMAND: u64 = 0x64;
+/// System control port A: fast reset and A20.
+pub const PORT_SYSTEM_CONTROL_A: u64 = 0x92;
+/// APM control; status is the next.
+pub const PORT_APM: u64 = 0xB2;
 /// First 16550.
 pub const PORT_SERIAL: u64 = 0x3F8;
+/// Firmware's debug console.
+pub const PORT_DEBUG_CONSOLE: u64 = 0x402;
 /// fw_cfg's selector; data is the next (QEMU `docs/specs/fw_cfg.rst`).
 pub const PORT_FW_CFG: u64 = 0x510;
 /// ACPI power management block, where PIIX4's PMBASE points at first.
@@ -57,6 +69,8 @@ pub const PORT_ACPI_PM: u64 = 0x600;
 pub const PORT_PCI_CONFIG: u64 = 0xCF8;
 /// ACPI reset register and PIIX3's reset control.
 pub const PORT_RESET: u64 = 0xCF9;
+/// What written to [`PORT_RESET`] resets the machine: full reset, CPU reset.
+pub const RESET_VALUE: u8 = 6;
 /// Reads as the VMM's process id: lets a measuring guest say who runs it.
 pub const PORT_RUNNER_ID: u64 = 0x500;
 

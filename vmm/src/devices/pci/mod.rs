@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod config;
 pub mod msix;
+pub mod piix;
 
 /// One PCI function as the bus sees it. Called from vCPU threads.
 pub trait PciFunction: Send + Sync {
