@@ -108,7 +108,7 @@ impl Vm {
                 .map_err(host("a console's thread"))
         };
         let serial_host = start_chardev("serial", resources.serial)?;
-        let platform = Platform::new(&kvm.vm, &ports, serial_host)?;
+        let platform = Platform::new(&config, &kvm.vm, &memory, &ports, serial_host, &control)?;
         let slots = Slots::new(&kvm, &platform, &memory, &mmio, &control)?;
         let devices = slots.fill(&config, resources.disks)?;
         let vcpus = build_vcpus(&config, &kvm, &ports, &mmio, &control)?;

@@ -13,6 +13,7 @@ use super::lifecycle::Request;
 use super::machine::{Machine, MachineError};
 use super::migratable::Migratable;
 use crate::devices::chardev::Chardev;
+use crate::devices::virtio::balloon::BalloonHandle;
 
 impl Vm {
     /// The state, if `action` is possible in it.
@@ -51,6 +52,12 @@ impl Vm {
                 size_bytes: disk.size(),
                 format: config.format,
                 read_only: config.read_only,
+            });
+        }
+        if let Some(balloon) = &self.handles.balloon {
+            devices.push(DeviceInfo::Balloon {
+                target_mib: balloon.target_mib(),
+                actual_mib: balloon.actual_mib(),
             });
         }
         if self.config.rng {
@@ -110,6 +117,7 @@ impl Machine for Vm {
             uptime_ms: uptime.as_millis() as u64,
             paused_ms: paused.as_millis() as u64,
             vcpus,
+            balloon: self.handles.balloon.as_ref().map(BalloonHandle::metrics),
             ..Metrics::default()
         }
     }
@@ -155,11 +163,21 @@ impl Machine for Vm {
             })
     }
 
-    fn set_balloon_target(&self, _target_mib: u64) -> Result<(), MachineError> {
-        Err(MachineError::NoDevice {
+    fn set_balloon_target(&self, target_mib: u64) -> Result<(), MachineError> {
+        let balloon = self.handles.balloon.as_ref();
+        let balloon = balloon.ok_or_else(|| MachineError::NoDevice {
             kind: "balloon",
             id: String::new(),
-        })
+        })?;
+        balloon
+            .set_target_mib(target_mib)
+            .map_err(|refused| MachineError::Value {
+                field: "target_mib",
+                value: target_mib.to_string(),
+                allowed: format!("0 to {}", refused.most_mib),
+            })?;
+        self.events.publish(EventKind::BalloonTarget { target_mib });
+        Ok(())
     }
 
     fn resize_disk(&self, id: &str, _size_bytes: u64) -> Result<(), MachineError> {

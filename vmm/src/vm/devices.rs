@@ -14,6 +14,7 @@ use crate::arch::x86_64::layout;
 use crate::bus::Bus;
 use crate::devices::chardev::Chardev;
 use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::balloon::{Balloon, BalloonHandle};
 use crate::devices::virtio::block::{Block, BlockHandle, BlockOptions, DiskResources};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::{Transport, vectors};
@@ -26,6 +27,8 @@ use crate::memory::GuestMemory;
 pub(super) struct Handles {
     /// virtio-blk, in the configuration's order.
     pub disks: Vec<BlockHandle>,
+    /// virtio-balloon.
+    pub balloon: Option<BalloonHandle>,
     /// virtio-console's host side.
     pub console: Option<Arc<Chardev>>,
 }
@@ -88,6 +91,13 @@ impl<'a> Slots<'a> {
         if config.rng {
             let rng = Rng::new("rng").map_err(host("virtio-rng"))?;
             self.insert(layout::SLOT_RNG, Box::new(rng))?;
+        }
+        if let Some(balloon) = &config.balloon {
+            let most_mib = config.memory.size_mib;
+            let balloon = Balloon::new("balloon", balloon, self.memory, most_mib)
+                .map_err(host("virtio-balloon"))?;
+            self.devices.handles.balloon = Some(balloon.handle());
+            self.insert(layout::SLOT_BALLOON, Box::new(balloon))?;
         }
         for ((slot, config), resources) in (layout::SLOT_DISK_FIRST..).zip(&config.disks).zip(disks)
         {

@@ -20,6 +20,7 @@ pub mod machine;
 pub mod migratable;
 mod platform;
 pub mod resources;
+mod rtc_timer;
 mod saving;
 pub mod state;
 mod transition;

@@ -8,11 +8,12 @@ use std::sync::atomic::{Ordering, fence};
 
 use pindah_vmm_api::{EventKind, Initiator, PauseReason, ResetPolicy, RunState};
 use thiserror::Error;
+use vm_memory::GuestMemoryError;
 
 use super::lifecycle::Request;
 use super::machine::ExitReason;
 use super::{Vm, saving};
-use crate::boot::{self, LoadError};
+use crate::boot::{self, BootResources, LoadError};
 use crate::devices::virtio::block::LockError;
 use crate::vcpu::{Crash, VcpuError};
 
@@ -22,6 +23,9 @@ pub enum StartError {
     /// The kernel or the firmware cannot be loaded.
     #[error("cannot load what the guest boots")]
     Load(#[from] LoadError),
+    /// There is no RAM where the tables belong.
+    #[error("cannot write ACPI tables")]
+    Tables(#[from] GuestMemoryError),
     /// A disk image is somebody else's.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -51,7 +55,10 @@ impl Vm {
     /// # Errors
     /// [`StartError`].
     pub fn boot(&self) -> Result<(), StartError> {
-        let rsdp = self.platform.write_tables(&self.memory, &self.boot);
+        let rsdp = match self.boot {
+            BootResources::Direct(_) => Some(self.platform.install_tables(&self.memory)?),
+            BootResources::Firmware(_) => None,
+        };
         let ram_bytes = self.config.memory.size_mib << 20;
         let entry = self.boot.load(&self.memory, ram_bytes, rsdp)?;
         saving::restore_kvm_devices(&self.kvm.vm, &self.power_on.irqchips, &self.power_on.pit)?;
