@@ -38,8 +38,7 @@ pvh_entry:
 
 # Long mode from 32-bit protected mode, then a jump to rbp.
 enter_long_mode:
- mov %cr4,%eax
- or $0x620,%eax                 # PAE | OSFXSR | OSXMMEXCPT
+ mov $0x620,%eax                # PAE | OSFXSR | OSXMMEXCPT; no SMEP, no SMAP: all pages are user's
  mov %eax,%cr4
  mov $pml4,%eax
  mov %eax,%cr3
@@ -64,8 +63,7 @@ linux64_entry:
  mov $SERIAL,%edx
  mov $'{',%al
  out %al,%dx
- mov %cr4,%rax
- or $0x620,%eax
+ mov $0x620,%eax
  mov %rax,%cr4
  mov $pml4,%eax
  mov %rax,%cr3

@@ -11,7 +11,7 @@ use crate::{apic, machine};
 
 const STACK_BYTES: u64 = 32 << 10;
 /// How long the others may take to come.
-const PATIENCE_US: u64 = 1_000_000;
+const PATIENCE_US: u64 = 10_000_000;
 
 struct PlanCell(UnsafeCell<Option<Plan>>, AtomicBool);
 
