@@ -3,7 +3,7 @@
 //!
 //! Each vector is an eventfd. While the vector may fire, that eventfd is an irqfd and a write to
 //! it reaches the guest without us. While it is masked it is nobody's, and its counter is the
-//! pending bit: nothing is lost when KVM takes it again, as KVM looks at the counter then.
+//! pending bit.
 //!
 //! ```text
 //! device ── trigger ──► eventfd ──┬─ unmasked: irqfd ─► LAPIC
@@ -266,7 +266,9 @@ impl Msix {
     pub fn save(&self) -> MsixState {
         let table = self.lock();
         let entries = table.entries.iter().enumerate().map(|(vector, entry)| {
-            let pending = self.is_pending(&table, vector);
+            // That of a connected vector too, if KVM has not taken it yet: an interrupt too many
+            // does no harm.
+            let pending = is_readable(&self.events[vector]);
             MsixEntry { pending, ..*entry }
         });
         MsixState {
@@ -325,12 +327,22 @@ impl Msix {
         if !fires {
             self.disconnect(table, vector);
         } else if !table.connected[vector] {
-            let gsi = self.gsi_first + vector as u32;
-            let event = &self.events[vector];
-            match self.router.connect(gsi, event, entry.address, entry.data) {
-                Ok(()) => table.connected[vector] = true,
-                Err(error) => tracing::warn!(gsi, %error, "cannot route an MSI-X vector"),
-            }
+            self.connect(table, vector);
+        }
+    }
+
+    fn connect(&self, table: &mut Table, vector: usize) {
+        let (gsi, event) = (self.gsi_first + vector as u32, &self.events[vector]);
+        let MsixEntry { address, data, .. } = table.entries[vector];
+        // KVM would leave an event that it finds to a thread of its own, and a machine that is
+        // saved before that has run would lose it. One that is written now is raised at once.
+        let was_pending = event.read().is_ok();
+        match self.router.connect(gsi, event, address, data) {
+            Ok(()) => table.connected[vector] = true,
+            Err(error) => tracing::warn!(gsi, %error, "cannot route an MSI-X vector"),
+        }
+        if was_pending {
+            let _ = event.write(1);
         }
     }
 
