@@ -102,15 +102,15 @@ impl Chain {
             let address = address.0;
             return Err(ChainError::OutsideRam { address, len });
         }
+        if self.readable.len() + self.writable.len() == MAX_DESCRIPTORS {
+            return Err(ChainError::TooLong);
+        }
         if descriptor.is_write_only() {
             self.writable.push(Segment { address, len });
         } else if self.writable.is_empty() {
             self.readable.push(Segment { address, len });
         } else {
             return Err(ChainError::Order);
-        }
-        if self.readable.len() + self.writable.len() > MAX_DESCRIPTORS {
-            return Err(ChainError::TooLong);
         }
         Ok(())
     }

@@ -1,15 +1,16 @@
 //! What the machine may do with a block device while it runs, from any thread.
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use thiserror::Error;
 
 use super::Workers;
+use super::disk::{Disk, ResizeError};
 use super::lock::{ImageLocks, LockError};
 use super::metrics::BlockMetrics;
-use super::raw::RawImage;
 use super::request::SECTOR_SIZE;
 use super::shared::Shared;
 
@@ -18,8 +19,9 @@ use super::shared::Shared;
 pub struct BlockHandle {
     shared: Arc<Shared>,
     workers: Workers,
-    image: Arc<RawImage>,
+    disk: Disk,
     locks: Arc<ImageLocks>,
+    resizing: Arc<Mutex<()>>,
 }
 
 /// Requests were still in flight at the deadline.
@@ -36,14 +38,15 @@ impl BlockHandle {
     pub(super) fn new(
         shared: Arc<Shared>,
         workers: Workers,
-        image: Arc<RawImage>,
+        disk: Disk,
         locks: ImageLocks,
     ) -> Self {
         Self {
             shared,
             workers,
-            image,
+            disk,
             locks: Arc::new(locks),
+            resizing: Arc::default(),
         }
     }
 
@@ -81,6 +84,40 @@ impl BlockHandle {
         sum
     }
 
+    /// Makes the disk `size` bytes large and tells the guest. A block device must have that size
+    /// already.
+    ///
+    /// # Errors
+    /// [`ResizeError`]; the disk keeps its size.
+    pub fn resize(&self, size: u64) -> Result<(), ResizeError> {
+        if self.shared.read_only {
+            return Err(ResizeError::ReadOnly {
+                id: self.shared.id.clone(),
+            });
+        }
+        let _one_at_a_time = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.disk.resize(&self.shared.id, self.size(), size)?;
+        self.shared
+            .capacity_sectors
+            .store(size / SECTOR_SIZE, Ordering::Release);
+        self.shared.config_changed();
+        Ok(())
+    }
+
+    /// Forgets what is cached of the image, its size included: on a migration's destination,
+    /// before the device's state is restored, as the source wrote until just now. Only while the
+    /// device is not active.
+    ///
+    /// # Errors
+    /// The image cannot be read, or is not what it was.
+    pub fn reload(&self) -> io::Result<()> {
+        let size = self.disk.reload()?;
+        self.shared
+            .capacity_sectors
+            .store(size / SECTOR_SIZE, Ordering::Release);
+        Ok(())
+    }
+
     /// Takes no new requests, while the guest goes on, and waits for those in flight: what comes
     /// then stays in the rings for whoever activates the device next. Ends with
     /// [`Self::unquiesce`] or with the next activation.
@@ -105,7 +142,7 @@ impl BlockHandle {
     /// Goes on after [`Self::quiesce`].
     pub fn unquiesce(&self) {
         for worker in self.workers.iter() {
-            worker.call(|handler| handler.unquiesce());
+            worker.call(super::queue::QueueHandler::unquiesce);
         }
     }
 }

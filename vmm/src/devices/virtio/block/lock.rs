@@ -129,6 +129,13 @@ impl ImageLocks {
     }
 }
 
+impl Drop for ImageLocks {
+    fn drop(&mut self) {
+        // The kernel takes its time to let go of the descriptor that is registered with a ring.
+        self.unlock();
+    }
+}
+
 fn lock(file: &File, used: Use, path: &Path) -> Result<(), LockError> {
     let failed = |source| LockError::Lock {
         path: path.to_owned(),

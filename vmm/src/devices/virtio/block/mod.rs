@@ -17,11 +17,14 @@
 mod alignment;
 mod chain;
 mod config_space;
+mod disk;
 mod engine;
 mod handle;
 mod lock;
 mod metrics;
 mod open;
+mod pool;
+mod qcow2;
 mod qcow2_header;
 mod queue;
 mod raw;
@@ -52,16 +55,15 @@ use crate::devices::MachineControl;
 use crate::sandbox::ThreadKind;
 use crate::state::{Section, StateError};
 use config_space::ConfigSpace;
-use engine::{Blocking, Engine};
+use disk::Disk;
 use lock::ImageLocks;
 use queue::QueueHandler;
-use raw::RawImage;
 use request::SECTOR_SIZE;
 use shared::{Driver, Shared};
 use state::{BlockState, KeptRequests};
-use uring::Uring;
 
-pub use handle::BlockHandle;
+pub use disk::ResizeError;
+pub use handle::{BlockHandle, QuiesceError};
 pub use lock::LockError;
 pub use metrics::{BlockMetrics, LATENCY_BUCKETS, OperationMetrics};
 pub use open::{DiskResources, Image, ImageOptions, MAX_CHAIN, OpenDiskError, open};
@@ -118,6 +120,9 @@ type Workers = Arc<[Worker<QueueHandler>]>;
 /// A virtio-blk device.
 pub struct Block {
     shared: Arc<Shared>,
+    disk: Disk,
+    /// Why the image's file does not hold all that was written to the disk.
+    unsettled: Option<String>,
     workers: Workers,
     queue_sizes: Vec<u16>,
 }
@@ -132,6 +137,17 @@ impl Block {
         options: &BlockOptions,
         resources: DiskResources,
         control: Arc<dyn MachineControl>,
+    ) -> Result<(Self, BlockHandle), BlockError> {
+        Self::build(id, options, resources, control, true)
+    }
+
+    /// [`Self::new`], and a way for tests to do without io_uring.
+    fn build(
+        id: &str,
+        options: &BlockOptions,
+        resources: DiskResources,
+        control: Arc<dyn MachineControl>,
+        ring: bool,
     ) -> Result<(Self, BlockHandle), BlockError> {
         check(id, options)?;
         let host = |action| {
@@ -161,20 +177,27 @@ impl Block {
             driver: Mutex::new(Driver::default()),
         });
         let locks = ImageLocks::new(&resources).map_err(host("duplicate a descriptor"))?;
-        let image = RawImage::new(resources.image.file).map_err(host("look at the image"))?;
-        let image = Arc::new(image);
+        let disk = Disk::new(resources).map_err(host("look into the image"))?;
+        let slots = options.queue_size;
+        let engines = disk.engines(id, queues, slots, ring);
         let mut workers = Vec::new();
-        for index in 0..u16::from(queues) {
-            let engine = raw_engine(&image, id, options.queue_size).map_err(host("eventfd"))?;
-            let handler = QueueHandler::new(Arc::clone(&shared), index, engine, options.queue_size);
+        for (index, engine) in (0..).zip(engines.map_err(host("start an engine"))?) {
+            let handler = QueueHandler::new(Arc::clone(&shared), index, engine, slots);
             let name = format!("blk-{id}-{index}");
             let worker = Worker::spawn(&name, ThreadKind::Block, handler);
             workers.push(worker.map_err(host("start a thread"))?);
         }
         let workers: Workers = workers.into();
-        let handle = BlockHandle::new(Arc::clone(&shared), Arc::clone(&workers), image, locks);
+        let handle = BlockHandle::new(
+            Arc::clone(&shared),
+            Arc::clone(&workers),
+            disk.clone(),
+            locks,
+        );
         let block = Self {
             shared,
+            disk,
+            unsettled: None,
             workers,
             queue_sizes: vec![options.queue_size; usize::from(queues)],
         };
@@ -213,19 +236,6 @@ fn serial(text: &str) -> [u8; VIRTIO_BLK_ID_BYTES as usize] {
     let len = text.len().min(serial.len());
     serial[..len].copy_from_slice(&text.as_bytes()[..len]);
     serial
-}
-
-fn raw_engine(image: &Arc<RawImage>, id: &str, slots: u16) -> io::Result<Box<dyn Engine>> {
-    match Uring::new(Arc::clone(image), slots) {
-        Ok(uring) => Ok(Box::new(uring)),
-        Err(error) => {
-            tracing::warn!(
-                device = id,
-                "io_uring is not to be had ({error}); requests run one at a time"
-            );
-            Ok(Box::new(Blocking::new(Arc::clone(image))?))
-        }
-    }
 }
 
 impl VirtioDevice for Block {
@@ -267,6 +277,11 @@ impl VirtioDevice for Block {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.shared.pause_requested.store(false, Ordering::Release);
+        self.disk.open().map_err(|source| ActivateError::Backend {
+            id: self.shared.id.clone(),
+            action: "open the image",
+            source,
+        })?;
         for queue in activation.queues {
             let index = queue.index;
             let Some(worker) = self.workers.get(usize::from(index)) else {
@@ -306,7 +321,12 @@ impl VirtioDevice for Block {
             .expect("no thread panics under it")
             .interrupt = None;
         let queues = self.workers.iter().map(Worker::deactivate);
-        queues.flatten().collect()
+        let queues = queues.flatten().collect();
+        self.unsettled = self.disk.settle().err().map(|error| {
+            tracing::error!(device = self.shared.id, "write the image's tables: {error}");
+            format!("the image's tables could not be written: {error}")
+        });
+        queues
     }
 
     fn save(&self) -> Result<Section, StateError> {
@@ -322,7 +342,11 @@ impl VirtioDevice for Block {
             writeback: self.shared.writeback.load(Ordering::Acquire),
             kept,
         };
-        Section::new(state::KIND, &self.shared.id, state::VERSION, &state)
+        let section = Section::new(state::KIND, &self.shared.id, state::VERSION, &state)?;
+        match &self.unsettled {
+            Some(reason) => Err(section.invalid(reason)),
+            None => Ok(section),
+        }
     }
 
     fn restore(&mut self, section: &Section) -> Result<(), StateError> {

@@ -163,6 +163,15 @@ pub enum OpenDiskError {
         /// The backing file, as the header names it.
         backing: String,
     },
+    /// The image below cannot be opened.
+    #[error("qcow2 image {} needs its backing file", path.display())]
+    Backing {
+        /// The image above.
+        path: PathBuf,
+        /// What is wrong below.
+        #[source]
+        source: Box<OpenDiskError>,
+    },
     /// An image stands behind itself.
     #[error("the backing files of {} form a loop: {} comes twice", top.display(), path.display())]
     BackingLoop {
@@ -283,7 +292,10 @@ fn open_backing(top: &Image, direct: bool) -> Result<Vec<Image>, OpenDiskError> 
                 top: top.path.clone(),
             });
         }
-        let file = open_file(&path, false, direct)?;
+        let file = open_file(&path, false, direct).map_err(|source| OpenDiskError::Backing {
+            path: above.path.clone(),
+            source: Box::new(source),
+        })?;
         let image = Image { file, format, path };
         if !seen.insert(identity(&image)?) {
             return Err(OpenDiskError::BackingLoop {

@@ -43,9 +43,11 @@ impl Shared {
     /// The configuration space has changed: tells the driver, now or at the next activation.
     pub fn config_changed(&self) {
         let mut driver = self.driver.lock().expect("no thread panics under it");
-        match &driver.interrupt {
-            Some(interrupt) => interrupt.signal_config(),
-            None => driver.config_changed = true,
+        driver.config_changed = driver.interrupt.is_none();
+        let interrupt = driver.interrupt.clone();
+        drop(driver);
+        if let Some(interrupt) = interrupt {
+            interrupt.signal_config();
         }
     }
 

@@ -2,4 +2,11 @@
 
 mod rig;
 
+mod broken;
+mod faults;
+mod migration;
+mod model;
+mod open;
+mod qcow2;
 mod raw;
+mod tools;

@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::devices::MachineControl;
 use crate::devices::virtio::block::testing::{
-    Buffer, DriverQueue, FakeInterrupt, activation, memory, readable, writable,
+    Buffer, DriverQueue, FakeInterrupt, memory, readable, writable,
 };
 use crate::devices::virtio::block::{Block, BlockHandle, BlockOptions, DiskResources};
 use crate::devices::virtio::{Activation, ActiveQueue, VirtioDevice};
@@ -85,10 +85,39 @@ impl Rig {
 
     /// A rig whose driver is not ready yet.
     pub fn parked(resources: DiskResources, options: &BlockOptions, mask: u64) -> Self {
-        let memory = memory(RAM_MIB);
+        Self::build(resources, options, mask, true)
+    }
+
+    /// A rig on an image that may turn out to be none.
+    pub fn try_new(resources: DiskResources, options: &BlockOptions) -> Option<Self> {
         let machine = Arc::new(Machine::default());
-        let (block, handle) =
-            Block::new("disk0", options, resources, Arc::clone(&machine) as _).unwrap();
+        let made = Block::new("disk0", options, resources, Arc::clone(&machine) as _);
+        let mut rig = Self::around(made.ok()?, machine, options, u64::MAX);
+        let activation = rig.activation();
+        rig.block.activate(activation).ok()?;
+        Some(rig)
+    }
+
+    /// A rig without io_uring.
+    pub fn blocking(resources: DiskResources, options: &BlockOptions) -> Self {
+        let mut rig = Self::build(resources, options, u64::MAX, false);
+        rig.activate();
+        rig
+    }
+
+    fn build(resources: DiskResources, options: &BlockOptions, mask: u64, ring: bool) -> Self {
+        let machine = Arc::new(Machine::default());
+        let made = Block::build("disk0", options, resources, Arc::clone(&machine) as _, ring);
+        Self::around(made.unwrap(), machine, options, mask)
+    }
+
+    fn around(
+        (block, handle): (Block, BlockHandle),
+        machine: Arc<Machine>,
+        options: &BlockOptions,
+        mask: u64,
+    ) -> Self {
+        let memory = memory(RAM_MIB);
         let mut base = 0x1000;
         let mut queues = Vec::new();
         for _ in 0..options.queues {
@@ -113,19 +142,23 @@ impl Rig {
 
     /// Goes on with the queues as they are.
     pub fn activate(&mut self) {
+        let activation = self.activation();
+        self.block.activate(activation).unwrap();
+    }
+
+    fn activation(&mut self) -> Activation {
         let parked = std::mem::take(&mut self.parked);
         let queues = parked.into_iter().map(|(index, queue)| ActiveQueue {
             index,
             queue,
             kick: Arc::clone(&self.queues[usize::from(index)].kick),
         });
-        let activation = Activation {
+        Activation {
             memory: Arc::clone(&self.memory),
             features: self.features,
             queues: queues.collect(),
             interrupt: Arc::clone(&self.interrupt) as _,
-        };
-        self.block.activate(activation).unwrap();
+        }
     }
 
     pub fn deactivate(&mut self) {
@@ -232,6 +265,11 @@ impl Rig {
         let (status, bytes) = self.read_to(DATA, sector, len);
         assert_eq!(status, OK);
         bytes
+    }
+
+    /// Reads without touching the buffer from this side.
+    pub fn read_untouched(&mut self, address: u64, len: u32) -> u8 {
+        self.request(IN, 0, &[writable(address, len)]).0
     }
 
     /// Discards or zeroes.
