@@ -578,21 +578,26 @@ fn connection_beyond_the_limit_takes_an_idle_ones_place_or_is_refused() {
     };
     let fixture = Fixture::with(limits);
     let mut idle = fixture.stream();
-    let mut busy = [fixture.stream(), fixture.stream()];
-    for stream in &mut busy {
-        stream.write_all(b"GET").unwrap();
-    }
-    // The third connection has pushed the idle one out.
-    assert_eq!(idle.read(&mut [0]).unwrap(), 0);
-    wait_until(|| {
-        let answer = fixture.exchange(b"");
-        status_and_code(&answer) == (503, Some(ErrorCode::TooManyConnections))
+    let head = "POST /api/v1/vm/pause HTTP/1.1\r\nContent-Type: application/json\r\n\
+        Expect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    // Each is inside a request once it has been told to go on.
+    let mut busy = [(), ()].map(|()| {
+        let mut stream = fixture.stream();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.read_exact(&mut [0; 25]).unwrap();
+        stream
     });
+    assert_eq!(idle.read(&mut [0]).unwrap(), 0, "it has made room");
+    let answer = fixture.exchange(b"");
+    assert_eq!(
+        status_and_code(&answer),
+        (503, Some(ErrorCode::TooManyConnections))
+    );
     for stream in &mut busy {
-        stream.write_all(b" /api/v1/vm HTTP/1.1\r\n\r\n").unwrap();
+        stream.write_all(b"{}").unwrap();
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200");
+        assert_eq!(&answer, b"HTTP/1.1 204");
     }
 }
 
