@@ -120,7 +120,8 @@ impl VmState {
         Ok(state)
     }
 
-    fn check(&self) -> Result<(), VmStateError> {
+    /// What can be seen to be wrong without knowing the parts.
+    pub(crate) fn check(&self) -> Result<(), VmStateError> {
         if self.version > STATE_VERSION {
             return Err(VmStateError::Version {
                 version: self.version,
