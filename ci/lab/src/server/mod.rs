@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow};
 pub use builder::{ServerBuilder, start_all};
 
 use crate::channel::{Channel, Process};
+use crate::guest::GuestBuilder;
 use crate::network::Port;
 use crate::output::{Output, tail};
 use crate::process::BoundChild;
@@ -168,6 +169,11 @@ impl Server {
             .join(name)
             .to_string_lossy()
             .into_owned()
+    }
+
+    /// A guest in it, to be configured and started.
+    pub fn guest(&self, name: &str) -> GuestBuilder<'_> {
+        GuestBuilder::new(self, name)
     }
 
     /// What its serial console has said.
