@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::artifacts::Artifacts;
 use crate::network::Network;
 use crate::paths;
-use crate::server::ServerBuilder;
+use crate::server::{Server, ServerBuilder};
 
 /// Programs of ours that every server has in `/lab/bin`, if they are built.
 const PROGRAMS: [&str; 3] = ["pindah-lab-agent", "pindah-vmm", "pindah-probe"];
@@ -39,6 +39,15 @@ impl Lab {
     /// A server to be configured and started.
     pub fn server(&self, name: &str) -> ServerBuilder<'_> {
         ServerBuilder::new(self, name)
+    }
+
+    /// The host itself as a server: without a machine, a root or a network card
+    /// of its own, but quick where `/dev/kvm` can run Linux.
+    ///
+    /// # Errors
+    /// If its agent cannot be started.
+    pub fn host(&self) -> Result<Server> {
+        crate::server::host::start(self)
     }
 
     /// The switch that its servers are on.

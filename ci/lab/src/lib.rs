@@ -28,6 +28,7 @@
 
 pub mod artifacts;
 mod channel;
+pub mod demo;
 pub mod guest;
 mod lab;
 pub mod network;

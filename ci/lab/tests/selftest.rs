@@ -81,3 +81,30 @@ fn servers_on_one_switch_reach_each_other_and_the_host() {
     assert!(message.contains("server b"), "{message}");
     assert_eq!(a.check("echo alive").unwrap(), "alive\n");
 }
+
+#[test]
+#[ignore = "lab"]
+fn host_as_a_server_runs_commands_that_end_with_it() {
+    let lab = Lab::new("selftest-host").unwrap();
+    let host = lab.host().unwrap();
+    host.check(&format!("ip -o addr show br0 | grep -qw {HOST_ADDRESS}"))
+        .unwrap();
+    host.check(&format!("test -x {}", host.program("pindah-lab-agent")))
+        .unwrap();
+    let marker = "86400.5";
+    let sleep = host.spawn(&[
+        "sh",
+        "-c",
+        &format!("setsid sleep {marker} & echo begun; wait"),
+    ]);
+    sleep
+        .unwrap()
+        .wait_for_text("begun", Duration::from_secs(60))
+        .unwrap();
+    drop(host);
+    // It ends soon after its process namespace; asks for at most a minute.
+    let ended = format!(
+        "for i in $(seq 600); do pgrep -xf 'sleep {marker}' || exit 0; sleep 0.1; done; exit 1"
+    );
+    lab.network().run(&ended).unwrap();
+}

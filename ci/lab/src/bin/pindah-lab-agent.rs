@@ -1,10 +1,15 @@
 //! Runs in a lab server: starts the commands that the harness asks for and
 //! sends back what they print and how they end ([`pindah_lab::wire`]).
+//!
+//! With the argument `-` it serves its standard input, a socket, instead of the
+//! virtio-serial port: so the host itself can be a server.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,12 +30,10 @@ struct Running {
 }
 
 fn main() -> Result<()> {
-    let path = port_path()?;
-    let mut reader = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("opening {path}"))?;
+    let mut reader = match std::env::args().nth(1).as_deref() {
+        Some("-") => File::from(io::stdin().as_fd().try_clone_to_owned()?),
+        _ => open_port()?,
+    };
     let port: Port = Arc::new(Mutex::new(reader.try_clone()?));
     send(&port, 0, Kind::Hello, &[]);
     let commands = Commands::default();
@@ -60,12 +63,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The port's device, found by its name: there is no udev here.
-fn port_path() -> Result<String> {
+fn open_port() -> Result<File> {
     for entry in fs::read_dir("/sys/class/virtio-ports").context("no virtio-serial")? {
         let entry = entry?;
         let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
         if name.trim() == wire::PORT {
-            return Ok(format!("/dev/{}", entry.file_name().to_string_lossy()));
+            let path = Path::new("/dev").join(entry.file_name());
+            let port = OpenOptions::new().read(true).write(true).open(&path);
+            return port.with_context(|| format!("opening {}", path.display()));
         }
     }
     bail!("no virtio-serial port is named {}", wire::PORT)

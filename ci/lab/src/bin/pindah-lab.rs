@@ -1,6 +1,7 @@
 //! The lab by hand.
 //!
 //! ```text
+//! pindah-lab demo [--host|--lab]  show what Pindah does (ci/demo)
 //! pindah-lab make                 make all artifacts
 //! pindah-lab shell [CPUS [MIB]]   start a server and read commands for it, a line each
 //! ```
@@ -9,17 +10,21 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use pindah_lab::demo::{self, Place};
 use pindah_lab::{Artifacts, Lab};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
+        ["demo"] => demo::show(Place::Best),
+        ["demo", "--host"] => demo::show(Place::Host),
+        ["demo", "--lab"] => demo::show(Place::Lab),
         ["make"] => Artifacts::new()?.make_all(),
         ["shell"] => shell(2, 2048),
         ["shell", cpus] => shell(cpus.parse()?, 2048),
         ["shell", cpus, memory] => shell(cpus.parse()?, memory.parse()?),
-        _ => bail!("usage: pindah-lab make | shell [CPUS [MIB]]"),
+        _ => bail!("usage: pindah-lab demo [--host|--lab] | make | shell [CPUS [MIB]]"),
     }
 }
 

@@ -1,5 +1,131 @@
 //! Guests that `pindah-vmm` runs in a server.
+//!
+//! The VMM's standard input and output are the guest's serial port, so its
+//! output is the guest's, its standard error the VMM's log, and its exit status
+//! says how the guest ended.
 
+mod builder;
 mod console;
 
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+pub use builder::GuestBuilder;
 pub use console::Console;
+
+use crate::output::Output;
+use crate::server::Server;
+
+/// A guest boots in 5 to 15 s; a loaded host may need much longer.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(240);
+/// What a guest does in moments on an idle host.
+pub const ACTION_LIMIT: Duration = Duration::from_secs(120);
+
+/// A guest and the VMM that runs it; both are gone when dropped.
+pub struct Guest<'a> {
+    server: &'a Server,
+    name: String,
+    console: Console,
+    socket: String,
+}
+
+impl Guest<'_> {
+    /// Runs a shell command in the guest that must succeed; what it printed.
+    ///
+    /// # Errors
+    /// If it fails or lasts longer than two minutes, or the guest ends.
+    pub fn check(&mut self, command: &str) -> Result<String> {
+        let output = self.run(command)?.ok().with_context(|| self.name.clone())?;
+        Ok(output.text().trim_end().to_string())
+    }
+
+    /// Runs a shell command in the guest.
+    ///
+    /// # Errors
+    /// If it lasts longer than two minutes, or the guest ends.
+    pub fn run(&mut self, command: &str) -> Result<Output> {
+        self.console
+            .run(command, ACTION_LIMIT)
+            .with_context(|| self.name.clone())
+    }
+
+    /// Its serial console.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.console
+    }
+
+    /// Waits until it listens on its console; again after each reset.
+    ///
+    /// # Errors
+    /// If it does not within four minutes, or ends.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        self.console
+            .wait_ready(BOOT_LIMIT)
+            .with_context(|| self.name.clone())
+    }
+
+    /// One call of the VMM's API (`pindah_vmm_api`); `path` is what follows `/api/v1`.
+    ///
+    /// # Errors
+    /// If it is refused; the message carries the VMM's.
+    pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let url = format!("http://vmm/api/v1{path}");
+        let mut argv = vec!["curl", "-sS", "--fail-with-body", "--max-time", "100"];
+        argv.extend(["--unix-socket", &self.socket, "-X", method, &url]);
+        let body = body.map(Value::to_string);
+        if let Some(body) = &body {
+            argv.extend(["-H", "Content-Type: application/json", "-d", body]);
+        }
+        let output = self.server.spawn(&argv)?.wait(ACTION_LIMIT)?.ok()?;
+        if output.stdout.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("{method} {path} answered: {}", output.text()))
+    }
+
+    /// Path of the API's socket in the server.
+    pub fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// Waits until `GET /api/v1/vm` shows the state `state`.
+    ///
+    /// # Errors
+    /// If it does not within two minutes.
+    pub fn wait_state(&self, state: &str) -> Result<()> {
+        let deadline = std::time::Instant::now() + ACTION_LIMIT;
+        loop {
+            let info = self.api("GET", "/vm", None)?;
+            if info["state"] == state {
+                return Ok(());
+            }
+            if std::time::Instant::now() > deadline {
+                bail!("{} did not become {state}: {info}", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Waits for the end of the VMM.
+    ///
+    /// # Errors
+    /// If it does not end within two minutes.
+    pub fn wait_end(self) -> Result<Output> {
+        self.console
+            .into_process()
+            .wait(ACTION_LIMIT)
+            .with_context(|| self.name.clone())
+    }
+
+    /// Switches it off from inside and waits for the VMM's end, which must be a clean one.
+    ///
+    /// # Errors
+    /// If the VMM does not end, or not with 0.
+    pub fn power_off(mut self) -> Result<Output> {
+        self.console.send("poweroff -f")?;
+        self.wait_end()?.ok()
+    }
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::qemu::Machine;
-use super::{Server, explain, wait_for_agent};
+use super::{Places, Server, explain, wait_for_agent};
 use crate::channel::Channel;
 use crate::lab::Lab;
 use crate::process::BoundChild;
@@ -107,7 +107,11 @@ impl<'a> ServerBuilder<'a> {
             channel: Arc::new(channel),
             port,
             log,
-            artifacts: artifacts.directory().to_path_buf(),
+            places: Places {
+                cache: artifacts.directory().to_path_buf(),
+                artifacts: "/lab/artifacts".into(),
+                programs: "/lab/bin".into(),
+            },
         })
     }
 }

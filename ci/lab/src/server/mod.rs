@@ -1,6 +1,7 @@
 //! A server: an emulated machine with Debian and an agent in it.
 
 mod builder;
+pub(crate) mod host;
 mod qemu;
 
 use std::fmt::Display;
@@ -13,6 +14,7 @@ use anyhow::{Context, Result, anyhow};
 pub use builder::{ServerBuilder, start_all};
 
 use crate::channel::{Channel, Process};
+use crate::guest::GuestBuilder;
 use crate::network::Port;
 use crate::output::{Output, tail};
 use crate::process::BoundChild;
@@ -27,7 +29,17 @@ pub struct Server {
     channel: Arc<Channel>,
     port: Port,
     log: PathBuf,
+    places: Places,
+}
+
+/// Where a server sees what the host gives it.
+struct Places {
+    /// The cache of artifacts on the host.
+    cache: PathBuf,
+    /// The same in the server.
     artifacts: PathBuf,
+    /// Our programs in the server.
+    programs: PathBuf,
 }
 
 impl Server {
@@ -143,11 +155,25 @@ impl Server {
     ///
     /// # Panics
     /// If the path is not in the lab's cache.
-    pub fn artifact(&self, path: &Path) -> String {
+    pub fn artifact(&self, path: &Path) -> PathBuf {
         let relative = path
-            .strip_prefix(&self.artifacts)
+            .strip_prefix(&self.places.cache)
             .expect("an artifact lies in the cache");
-        format!("/lab/artifacts/{}", relative.display())
+        self.places.artifacts.join(relative)
+    }
+
+    /// Where one of our programs is seen in the server.
+    pub fn program(&self, name: &str) -> String {
+        self.places
+            .programs
+            .join(name)
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    /// A guest in it, to be configured and started.
+    pub fn guest(&self, name: &str) -> GuestBuilder<'_> {
+        GuestBuilder::new(self, name)
     }
 
     /// What its serial console has said.
