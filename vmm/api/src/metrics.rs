@@ -70,8 +70,6 @@ pub struct DiskMetrics {
     pub discard: OperationMetrics,
     /// Writes of zeroes.
     pub write_zeroes: OperationMetrics,
-    /// Requests that the device has and has not answered. Rises and falls.
-    pub in_flight: u64,
 }
 
 /// One kind of request to one disk.

@@ -110,7 +110,7 @@ impl Vm {
         let serial_host = start_chardev("serial", resources.serial)?;
         let platform = Platform::new(&config, &kvm.vm, &memory, &ports, serial_host, &control)?;
         let slots = Slots::new(&kvm, &platform, &memory, &mmio, &control)?;
-        let devices = slots.fill(&config, resources.disks)?;
+        let devices = slots.fill(&config, resources.disks, resources.nets)?;
         let vcpus = build_vcpus(&config, &kvm, &ports, &mmio, &control)?;
         let power_on = power_on(&kvm, &vcpus)?;
         Ok(Arc::new(Self {

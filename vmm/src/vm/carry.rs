@@ -1,5 +1,6 @@
 //! The machine as [`Migratable`]: what snapshot and migration may do with it.
 
+use std::io;
 use std::sync::Arc;
 
 use pindah_vmm_api::{PauseReason, RunState};
@@ -7,6 +8,7 @@ use pindah_vmm_api::{PauseReason, RunState};
 use super::Vm;
 use super::migratable::{Migratable, MigratableError};
 use super::state::VmState;
+use crate::devices::virtio::net::NetHandle;
 use crate::memory::{DirtyLogError, DirtyRegion, GuestMemory};
 
 impl Vm {
@@ -15,6 +17,22 @@ impl Vm {
             state @ (RunState::Stopped | RunState::Crashed) => Err(MigratableError::Gone { state }),
             state => Ok(state),
         }
+    }
+
+    /// vhost-net's log, which comes before the bitmap that it is joined with is read.
+    fn each_net(
+        &self,
+        action: &'static str,
+        call: impl Fn(&NetHandle) -> io::Result<()>,
+    ) -> Result<(), MigratableError> {
+        self.handles
+            .nets
+            .iter()
+            .try_for_each(|(net, _)| call(net))
+            .map_err(|error| MigratableError::DirtyLog {
+                action,
+                source: Box::new(error),
+            })
     }
 }
 
@@ -31,14 +49,17 @@ impl Migratable for Vm {
     }
 
     fn start_dirty_log(&self) -> Result<(), MigratableError> {
-        self.dirty_log.start().map_err(dirty_log("started"))
+        self.dirty_log.start().map_err(dirty_log("started"))?;
+        self.each_net("started", |net| net.start_log(&self.memory))
     }
 
     fn take_dirty(&self) -> Result<Vec<DirtyRegion>, MigratableError> {
+        self.each_net("read", NetHandle::take_log)?;
         self.dirty_log.take().map_err(dirty_log("read"))
     }
 
     fn stop_dirty_log(&self) -> Result<(), MigratableError> {
+        self.each_net("stopped", NetHandle::stop_log)?;
         self.dirty_log.stop().map_err(dirty_log("stopped"))
     }
 

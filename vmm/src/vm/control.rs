@@ -4,7 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use pindah_vmm_api::{
-    DeviceInfo, EventKind, Initiator, Metrics, PauseReason, RunState, VcpuMetrics, VmConfig, VmInfo,
+    DeviceInfo, DiskMetrics, EventKind, Initiator, Metrics, PauseReason, RunState, VcpuMetrics,
+    VmConfig, VmInfo,
 };
 
 use super::Vm;
@@ -14,6 +15,7 @@ use super::machine::{Machine, MachineError};
 use super::migratable::Migratable;
 use crate::devices::chardev::Chardev;
 use crate::devices::virtio::balloon::BalloonHandle;
+use crate::devices::virtio::block::{BlockHandle, ResizeError};
 
 impl Vm {
     /// The state, if `action` is possible in it.
@@ -54,6 +56,14 @@ impl Vm {
                 read_only: config.read_only,
             });
         }
+        for ((net, vhost), config) in self.handles.nets.iter().zip(&self.config.nets) {
+            devices.push(DeviceInfo::Net {
+                id: net.id().to_owned(),
+                mac: net.mac().to_string(),
+                tap: config.tap.clone(),
+                vhost: *vhost,
+            });
+        }
         if let Some(balloon) = &self.handles.balloon {
             devices.push(DeviceInfo::Balloon {
                 target_mib: balloon.target_mib(),
@@ -70,6 +80,10 @@ impl Vm {
         }
         devices
     }
+}
+
+fn disk_metrics(disk: &BlockHandle) -> DiskMetrics {
+    disk.metrics().to_api(disk.id())
 }
 
 const ALIVE: [RunState; 3] = [RunState::Created, RunState::Running, RunState::Paused];
@@ -117,8 +131,14 @@ impl Machine for Vm {
             uptime_ms: uptime.as_millis() as u64,
             paused_ms: paused.as_millis() as u64,
             vcpus,
+            disks: self.handles.disks.iter().map(disk_metrics).collect(),
+            nets: self
+                .handles
+                .nets
+                .iter()
+                .map(|(net, _)| net.metrics())
+                .collect(),
             balloon: self.handles.balloon.as_ref().map(BalloonHandle::metrics),
-            ..Metrics::default()
         }
     }
 
@@ -180,11 +200,29 @@ impl Machine for Vm {
         Ok(())
     }
 
-    fn resize_disk(&self, id: &str, _size_bytes: u64) -> Result<(), MachineError> {
-        Err(MachineError::NoDevice {
+    fn resize_disk(&self, id: &str, size_bytes: u64) -> Result<(), MachineError> {
+        let disk = self.handles.disks.iter().find(|disk| disk.id() == id);
+        let disk = disk.ok_or_else(|| MachineError::NoDevice {
             kind: "disk",
             id: id.to_owned(),
-        })
+        })?;
+        self.require("resize", &ALIVE)?;
+        disk.resize(size_bytes).map_err(|error| match error {
+            ResizeError::Host { .. } => MachineError::Host {
+                action: format!("resize {id}"),
+                source: Box::new(error),
+            },
+            refused => MachineError::Value {
+                field: "size_bytes",
+                value: size_bytes.to_string(),
+                allowed: refused.to_string(),
+            },
+        })?;
+        self.events.publish(EventKind::DiskResized {
+            id: id.to_owned(),
+            size_bytes,
+        });
+        Ok(())
     }
 
     fn attach_console(

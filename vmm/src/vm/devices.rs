@@ -16,6 +16,7 @@ use crate::devices::chardev::Chardev;
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::balloon::{Balloon, BalloonHandle};
 use crate::devices::virtio::block::{Block, BlockHandle, BlockOptions, DiskResources};
+use crate::devices::virtio::net::{Net, NetHandle, NetResources};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::{Transport, vectors};
 use crate::kvm::KvmVm;
@@ -27,6 +28,8 @@ use crate::memory::GuestMemory;
 pub(super) struct Handles {
     /// virtio-blk, in the configuration's order.
     pub disks: Vec<BlockHandle>,
+    /// virtio-net, in the configuration's order, and whether vhost-net moves its packets.
+    pub nets: Vec<(NetHandle, bool)>,
     /// virtio-balloon.
     pub balloon: Option<BalloonHandle>,
     /// virtio-console's host side.
@@ -87,6 +90,7 @@ impl<'a> Slots<'a> {
         mut self,
         config: &VmConfig,
         disks: Vec<DiskResources>,
+        nets: Vec<NetResources>,
     ) -> Result<Devices, BuildError> {
         if config.rng {
             let rng = Rng::new("rng").map_err(host("virtio-rng"))?;
@@ -98,6 +102,13 @@ impl<'a> Slots<'a> {
                 .map_err(host("virtio-balloon"))?;
             self.devices.handles.balloon = Some(balloon.handle());
             self.insert(layout::SLOT_BALLOON, Box::new(balloon))?;
+        }
+        for ((slot, config), resources) in (layout::SLOT_NET_FIRST..).zip(&config.nets).zip(nets) {
+            let id = config.id.as_deref().unwrap_or_default();
+            let vhost = !resources.vhosts.is_empty();
+            let (net, handle) = Net::new(id, resources).map_err(host("virtio-net"))?;
+            self.devices.handles.nets.push((handle, vhost));
+            self.insert(slot, Box::new(net))?;
         }
         for ((slot, config), resources) in (layout::SLOT_DISK_FIRST..).zip(&config.disks).zip(disks)
         {

@@ -4,13 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 
-use pindah_vmm_api::{DiskConfig, SerialConfig};
+use pindah_vmm_api::{DiskConfig, NetConfig, SerialConfig};
 use thiserror::Error;
 
 use crate::boot::{self, BootResources, OpenBootError};
 use crate::config::Config;
 use crate::devices::chardev::{self, ChardevResources, OpenChardevError};
 use crate::devices::virtio::block::{self, DiskResources, ImageOptions, OpenDiskError};
+use crate::devices::virtio::net::{self, NetResources, OpenNetError};
 
 /// Everything that a machine needs of the host, open.
 pub struct Resources {
@@ -19,6 +20,7 @@ pub struct Resources {
     pub(super) serial: ChardevResources,
     pub(super) console: Option<ChardevResources>,
     pub(super) disks: Vec<DiskResources>,
+    pub(super) nets: Vec<NetResources>,
 }
 
 /// Why something cannot be opened.
@@ -39,6 +41,9 @@ pub enum OpenError {
         #[source]
         source: OpenDiskError,
     },
+    /// A network device's tap.
+    #[error(transparent)]
+    Net(#[from] OpenNetError),
     /// The serial port's or console's host side.
     #[error("{device}")]
     Chardev {
@@ -75,6 +80,11 @@ impl Resources {
                 .as_ref()
                 .map(|config| open_chardev("console", config))
                 .transpose()?,
+            nets: config
+                .nets
+                .iter()
+                .map(|net| open_net(net, &config.name))
+                .collect::<Result<_, _>>()?,
             disks: config
                 .disks
                 .iter()
@@ -95,4 +105,9 @@ fn open_disk(config: &DiskConfig) -> Result<DiskResources, OpenError> {
         id: config.id.clone().unwrap_or_default(),
         source,
     })
+}
+
+fn open_net(config: &NetConfig, guest: &str) -> Result<NetResources, OpenError> {
+    let id = config.id.as_deref().unwrap_or_default();
+    Ok(net::open(config, id, guest)?)
 }

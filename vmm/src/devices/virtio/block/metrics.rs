@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use pindah_vmm_api::{DiskMetrics, LatencyHistogram};
 use serde::Serialize;
 
 use super::request::Kind;
 
-/// Number of latency buckets: the last one is for all of 2^22 µs (4.2 s) and more.
-pub const LATENCY_BUCKETS: usize = 24;
+/// Number of latency buckets: the last one is for all of 2^23 µs (8.4 s) and more.
+pub const LATENCY_BUCKETS: usize = LatencyHistogram::BUCKETS;
 
 /// What a block device has done since it was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -40,6 +41,35 @@ pub struct OperationMetrics {
     pub latency_us_sum: u64,
     /// How many took how long: bucket 0 is below 1 µs, bucket i from 2^(i-1) to 2^i µs.
     pub latency_us_log2: [u64; LATENCY_BUCKETS],
+}
+
+impl BlockMetrics {
+    /// In the API's form, for the device `id`.
+    pub fn to_api(&self, id: &str) -> DiskMetrics {
+        DiskMetrics {
+            id: id.to_owned(),
+            read: self.read.to_api(),
+            write: self.write.to_api(),
+            flush: self.flush.to_api(),
+            discard: self.discard.to_api(),
+            write_zeroes: self.write_zeroes.to_api(),
+        }
+    }
+}
+
+impl OperationMetrics {
+    fn to_api(&self) -> pindah_vmm_api::OperationMetrics {
+        let used = self.latency_us_log2.iter().rposition(|&count| count > 0);
+        pindah_vmm_api::OperationMetrics {
+            operations: self.count + self.errors,
+            bytes: self.bytes,
+            errors: self.errors,
+            latency: LatencyHistogram {
+                counts: self.latency_us_log2[..used.map_or(0, |last| last + 1)].to_vec(),
+                sum_us: self.latency_us_sum,
+            },
+        }
+    }
 }
 
 #[derive(Default)]
