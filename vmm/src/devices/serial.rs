@@ -10,7 +10,7 @@ use vm_superio::serial::{NoEvents, SerialState as Registers};
 use vm_superio::{Serial as Uart, Trigger};
 
 use super::IrqLine;
-use super::chardev::{Chardev, byte_string};
+use super::chardev::{Chardev, INPUT_BYTES, byte_string};
 use crate::bus::BusDevice;
 use crate::state::{Section, StateError};
 
@@ -110,8 +110,12 @@ impl Serial {
     /// # Errors
     /// [`StateError`] if it cannot be encoded.
     pub fn save(&self) -> Result<Section, StateError> {
-        let registers = self.lock().state();
-        Section::new(KIND, "", VERSION, &SerialState::from(registers))
+        let uart = self.lock();
+        let state = SerialState {
+            waiting: self.host.waiting_input(),
+            ..uart.state().into()
+        };
+        Section::new(KIND, "", VERSION, &state)
     }
 
     /// Takes what [`Self::save`] gave.
@@ -119,13 +123,18 @@ impl Serial {
     /// # Errors
     /// [`StateError`]; the port is unchanged.
     pub fn restore(&self, section: &Section) -> Result<(), StateError> {
-        let state: SerialState = section.parse(VERSION)?;
+        let mut state: SerialState = section.parse(VERSION)?;
+        if state.waiting.len() > INPUT_BYTES {
+            return Err(section.invalid(format!("{} bytes of input", state.waiting.len())));
+        }
+        let waiting = std::mem::take(&mut state.waiting);
         let line = Line(Arc::clone(&self.irq));
         let output = Output(Arc::clone(&self.host));
         let uart = Uart::from_state(&state.into(), line, NoEvents, output)
             .map_err(|error| section.invalid(error.to_string()))?;
         let mut current = self.lock();
         *current = uart;
+        self.host.restore_input(&waiting);
         self.feed(&mut current);
         Ok(())
     }
@@ -146,6 +155,9 @@ struct SerialState {
     scr: u8,
     #[serde(with = "byte_string")]
     fifo: Vec<u8>,
+    /// Input that the FIFO has no room for.
+    #[serde(with = "byte_string")]
+    waiting: Vec<u8>,
 }
 
 impl Default for SerialState {
@@ -167,6 +179,7 @@ impl From<Registers> for SerialState {
             msr: registers.modem_status,
             scr: registers.scratch,
             fifo: registers.in_buffer,
+            waiting: Vec::new(),
         }
     }
 }
@@ -328,6 +341,23 @@ mod tests {
         let section = Section::new(KIND, "", VERSION, &state).unwrap();
         let refused = serial.restore(&section);
         assert!(matches!(refused, Err(StateError::Invalid { .. })));
+    }
+
+    #[test]
+    fn input_that_waits_is_saved_and_comes_after_the_fifo() {
+        use std::io::Write as _;
+        let (serial, _) = serial();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        serial.host.attach(theirs);
+        let sent: Vec<u8> = (0..200).collect();
+        ours.write_all(&sent).unwrap();
+        until(|| serial.host.waiting_input().len() == 200 - FIFO_BYTES);
+        let saved = serial.save().unwrap();
+        let (other, _) = self::serial();
+        other.restore(&saved).unwrap();
+        assert_eq!(other.save().unwrap(), saved);
+        let got: Vec<u8> = (0..200).map(|_| read(&other, 0)).collect();
+        assert_eq!(got, sent);
     }
 
     proptest! {

@@ -42,7 +42,7 @@ use self::output_log::OutputLog;
 use crate::sandbox::{self, ThreadKind};
 
 /// Input that waits for the device, at most; more stays in the kernel's buffers.
-const INPUT_BYTES: usize = 4096;
+pub(crate) const INPUT_BYTES: usize = 4096;
 
 /// What the hub and the device share. No lock is held while another is taken.
 struct Shared {
@@ -154,6 +154,18 @@ impl Chardev {
     /// Whether input waits.
     pub fn has_input(&self) -> bool {
         !self.shared.input().bytes.is_empty()
+    }
+
+    /// The input that waits, which stays where it is: for the device's saved state.
+    pub fn waiting_input(&self) -> Vec<u8> {
+        self.shared.input().bytes.iter().copied().collect()
+    }
+
+    /// Puts input from saved state before any that has come since.
+    pub fn restore_input(&self, bytes: &[u8]) {
+        let mut input = self.shared.input();
+        let newer = std::mem::replace(&mut input.bytes, bytes.iter().copied().collect());
+        input.bytes.extend(newer);
     }
 
     /// Serves one more client on `stream`: the history first, then what comes; what it sends is
