@@ -1,5 +1,5 @@
 //! MSI-X against the host's KVM: what is unmasked reaches the local APIC, what is masked waits
-//! and is not lost.
+//! and is not lost. Where `/dev/kvm` does not open, each test says so and ends.
 
 use std::sync::Arc;
 
@@ -23,8 +23,15 @@ struct Machine {
 }
 
 impl Machine {
-    fn new() -> Self {
-        let vm = Arc::new(Kvm::new().unwrap().create_vm().unwrap());
+    fn new() -> Option<Self> {
+        let kvm = match Kvm::new() {
+            Ok(kvm) => kvm,
+            Err(error) => {
+                eprintln!("skipped: /dev/kvm does not open: {error}");
+                return None;
+            }
+        };
+        let vm = Arc::new(kvm.create_vm().unwrap());
         vm.create_irq_chip().unwrap();
         let vcpu = vm.create_vcpu(0).unwrap();
         let mut lapic = vcpu.get_lapic().unwrap();
@@ -37,7 +44,7 @@ impl Machine {
         msix.write_table(0, &MESSAGE_ADDRESS.to_le_bytes());
         msix.write_table(8, &VECTOR.to_le_bytes());
         msix.set_control(ENABLE);
-        Self { msix, vcpu }
+        Some(Self { msix, vcpu })
     }
 
     fn mask(&self, masked: bool) {
@@ -64,17 +71,22 @@ impl Machine {
 
 #[test]
 fn unmasked_vector_reaches_the_local_apic() {
-    let machine = Machine::new();
+    let Some(machine) = Machine::new() else {
+        return;
+    };
     machine.mask(false);
     assert!(!machine.take_request());
     machine.msix.trigger(0);
     assert!(machine.take_request());
     assert!(!machine.take_request());
+    assert!(!machine.msix.save().entries[0].pending, "KVM has taken it");
 }
 
 #[test]
 fn vector_masked_and_unmasked_again_loses_nothing() {
-    let machine = Machine::new();
+    let Some(machine) = Machine::new() else {
+        return;
+    };
     for _ in 0..100 {
         machine.mask(false);
         machine.mask(true);
@@ -88,12 +100,13 @@ fn vector_masked_and_unmasked_again_loses_nothing() {
 
 #[test]
 fn pending_vector_restored_in_another_machine_fires_there() {
-    let source = Machine::new();
+    let (Some(source), Some(target)) = (Machine::new(), Machine::new()) else {
+        return;
+    };
     source.msix.trigger(0);
     let saved = source.msix.save();
     assert!(saved.entries[0].pending);
 
-    let target = Machine::new();
     target.msix.restore(&saved, ENABLE);
     assert!(target.is_pending() && !target.take_request());
     target.mask(false);

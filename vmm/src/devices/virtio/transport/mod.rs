@@ -28,6 +28,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use thiserror::Error;
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::capabilities::{Function, MAX_QUEUES, Region, initial_address};
@@ -160,6 +161,12 @@ impl Transport {
             tracing::warn!(device = self.id, %error, "registers are not mapped");
         }
         self.lock_core().resume();
+    }
+
+    /// Whether DEVICE_NEEDS_RESET is set: the driver broke its rings, or the host's side of the
+    /// device refused at activation or [`Self::resume`].
+    pub fn needs_reset(&self) -> bool {
+        self.lock_core().has_status(VIRTIO_CONFIG_S_NEEDS_RESET)
     }
 
     /// Power-on state of function and device. What [`Self::pause`] did stays done.

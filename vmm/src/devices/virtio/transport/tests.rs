@@ -12,7 +12,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
 use crate::devices::pci::msix::tests::FakeRouter;
-use crate::devices::virtio::testing::{DriverQueue, memory};
+use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::testing::{DriverQueue, memory, writable};
 use crate::devices::virtio::{ActivateError, Activation, Interrupt};
 
 const VERSION_1: u64 = 1 << 32;
@@ -410,6 +411,7 @@ fn device_that_refuses_needs_reset_and_says_so() {
     machine.shared.refuse.store(true, Ordering::SeqCst);
     machine.start();
     assert_eq!(machine.read8(0x14), 0x4f);
+    assert!(machine.transport.needs_reset());
     assert_eq!(machine.router.take_messages(), [(0xfee0_0000, 0x40)]);
     machine.shared.refuse.store(false, Ordering::SeqCst);
     machine.write(0x14, &[0]);
@@ -573,6 +575,7 @@ fn save_restore_save_gives_the_same_and_the_device_goes_on() {
         .write(0xd000_0000 + TABLE + 2 * 16 + 12, &[1, 0, 0, 0]);
     source.interrupt().signal_queue(1);
     source.interrupt().signal_config();
+    assert_eq!(source.router.take_messages(), [(0xfee0_0000, 0x40)]);
     source.transport.pause();
     let saved = source.transport.save().unwrap();
 
@@ -753,4 +756,127 @@ proptest! {
         machine.start();
         prop_assert_eq!(machine.read8(0x14), 0x0f);
     }
+}
+
+/// The fields of saved state that a hostile peer would try.
+const FIELDS: [&[&str]; 14] = [
+    &["status"],
+    &["isr"],
+    &["config_vector"],
+    &["queue_select"],
+    &["driver_features"],
+    &["running"],
+    &["queues", "0", "size"],
+    &["queues", "0", "enabled"],
+    &["queues", "0", "vector"],
+    &["queues", "1", "available_ring"],
+    &["queues", "1", "next_avail"],
+    &["queues", "1", "next_used"],
+    &["msix", "entries", "1", "address"],
+    &["msix", "entries", "1", "pending"],
+];
+
+proptest! {
+    #[test]
+    fn random_state_is_refused_or_restored_and_a_driver_still_works_after(
+        changes in prop::collection::vec(
+            (0..FIELDS.len(), prop_oneof![any::<u64>(), 0..=0xffff_u64, 0..2_u64]), 1..6),
+        registers in prop::collection::vec(any::<u8>(), 0..300),
+        with_registers in any::<bool>(),
+    ) {
+        let source = Machine::new();
+        source.start();
+        source.transport.pause();
+        let mut sections = source.transport.save().unwrap();
+        for (field, value) in changes {
+            let is_flag = matches!(FIELDS[field].last(), Some(&("running" | "enabled" | "pending")));
+            sections = if is_flag {
+                change(&sections, FIELDS[field], value % 2 == 1)
+            } else {
+                change(&sections, FIELDS[field], value)
+            };
+        }
+        if with_registers {
+            let registers = registers.into_iter().map(ciborium::Value::from).collect();
+            let registers = ciborium::Value::Array(registers);
+            sections = change(&sections, &["config", "registers"], registers);
+        }
+
+        let target = Machine::new();
+        if target.transport.restore(&sections).is_ok() {
+            let saved = target.transport.save().unwrap();
+            target.transport.restore(&saved).unwrap();
+            prop_assert_eq!(target.transport.save().unwrap(), saved);
+        }
+        target.transport.resume();
+        target.transport.pause();
+        target.transport.reset();
+        target.transport.resume();
+        target.start();
+        prop_assert_eq!(target.read8(0x14), 0x0f);
+    }
+}
+
+/// Threads that do at once what vCPUs and the control thread do: nothing blocks for good.
+#[test]
+fn registers_and_lifecycle_at_once_do_not_deadlock() {
+    let (memory, bus) = (memory(1), Arc::<Bus>::default());
+    let router = Arc::new(FakeRouter::default());
+    let transport = Transport::new(
+        SLOT,
+        Box::new(Rng::new("rng").unwrap()),
+        Arc::clone(&memory),
+        bus,
+        24,
+        router.clone(),
+        Arc::new(FakeNotifier::default()),
+    )
+    .unwrap();
+    let mut driver = DriverQueue::new(&memory, 0x1_0000, 64);
+    for _ in 0..32 {
+        driver.push(&[writable(0x8_0000, 4096)]);
+    }
+    let rounds = 0..300_u32;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in rounds.clone() {
+                for (offset, data) in [
+                    (0x14_u64, &[0][..]),
+                    (0x08, &1_u32.to_le_bytes()),
+                    (0x0c, &1_u32.to_le_bytes()),
+                    (0x14, &[0x0b]),
+                    (0x20, &driver.descriptor_table().to_le_bytes()),
+                    (0x28, &driver.available_ring().to_le_bytes()),
+                    (0x30, &driver.used_ring().to_le_bytes()),
+                    (0x18, &64_u16.to_le_bytes()),
+                    (0x1a, &1_u16.to_le_bytes()),
+                    (0x1c, &1_u16.to_le_bytes()),
+                    (0x14, &[0x0f]),
+                    (NOTIFY, &[0, 0]),
+                ] {
+                    transport.write(offset, data);
+                }
+            }
+        });
+        scope.spawn(|| {
+            for round in rounds.clone() {
+                transport.config_write(0x20, &(0xd000_0000 + (round << 16)).to_le_bytes());
+                transport.config_write(0x42, &[0, 0x80 | (round as u8 & 1) << 6]);
+                transport.write(TABLE + 16 + 12, &[round as u8 & 1, 0, 0, 0]);
+                transport.read(PENDING, &mut [0; 8]);
+                transport.read(0x14, &mut [0]);
+            }
+        });
+        scope.spawn(|| {
+            for round in rounds.clone() {
+                transport.pause();
+                if round % 3 == 0 {
+                    transport.reset();
+                }
+                transport.resume();
+            }
+        });
+    });
+    transport.pause();
+    transport.save().unwrap();
 }
