@@ -5,5 +5,15 @@
 
 #[path = "vmm/boot.rs"]
 mod boot;
+#[path = "vmm/disk.rs"]
+mod disk;
+#[path = "vmm/firmware.rs"]
+mod firmware;
 #[path = "vmm/host.rs"]
 mod host;
+#[path = "vmm/lifecycle.rs"]
+mod lifecycle;
+#[path = "vmm/memory.rs"]
+mod memory;
+#[path = "vmm/network.rs"]
+mod network;
