@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use pindah_vmm_api::{Initiator, VmConfig};
 use thiserror::Error;
 
-use super::devices::Slots;
+use super::devices::{ConsoleSide, HostSides, Slots};
 use super::events::Events;
 use super::lifecycle::{Life, Request};
 use super::platform::{Platform, PlatformError};
@@ -78,7 +78,7 @@ pub enum BuildError {
     },
 }
 
-pub(super) fn host(what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
+pub(super) fn failed(what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
     move |source| BuildError::Host { what, source }
 }
 
@@ -105,12 +105,25 @@ impl Vm {
             let quit = move || control.send(Request::PowerOff(Initiator::Host));
             Chardev::start(name, resources, quit)
                 .map(Arc::new)
-                .map_err(host("a console's thread"))
+                .map_err(failed("a console's thread"))
         };
         let serial_host = start_chardev("serial", resources.serial)?;
         let platform = Platform::new(&config, &kvm.vm, &memory, &ports, serial_host, &control)?;
         let slots = Slots::new(&kvm, &platform, &memory, &mmio, &control)?;
-        let devices = slots.fill(&config, resources.disks, resources.nets)?;
+        let console = match resources.console {
+            Some(console) => {
+                let size = console.terminal_size();
+                let chardev = start_chardev("console", console)?;
+                Some(ConsoleSide { chardev, size })
+            }
+            None => None,
+        };
+        let host_sides = HostSides {
+            disks: resources.disks,
+            nets: resources.nets,
+            console,
+        };
+        let devices = slots.fill(&config, host_sides)?;
         let vcpus = build_vcpus(&config, &kvm, &ports, &mmio, &control)?;
         let power_on = power_on(&kvm, &vcpus)?;
         Ok(Arc::new(Self {
@@ -176,7 +189,7 @@ fn build_vcpus(
             },
             on_crash: Box::new(move |crash| control.send(Request::Crash(crash))),
         };
-        vcpus.push(Vcpu::spawn(setup).map_err(host("a vCPU's thread"))?);
+        vcpus.push(Vcpu::spawn(setup).map_err(failed("a vCPU's thread"))?);
     }
     Ok(vcpus)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pindah_vmm_api::{DiskConfig, VmConfig};
 
-use super::builder::{BuildError, host};
+use super::builder::{BuildError, failed};
 use super::platform::{Platform, PlatformError};
 use super::wiring::{IoEvents, Requests};
 use crate::arch::x86_64::layout;
@@ -16,6 +16,7 @@ use crate::devices::chardev::Chardev;
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::balloon::{Balloon, BalloonHandle};
 use crate::devices::virtio::block::{Block, BlockHandle, BlockOptions, DiskResources};
+use crate::devices::virtio::console::Console;
 use crate::devices::virtio::net::{Net, NetHandle, NetResources};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::{Transport, vectors};
@@ -34,6 +35,24 @@ pub(super) struct Handles {
     pub balloon: Option<BalloonHandle>,
     /// virtio-console's host side.
     pub console: Option<Arc<Chardev>>,
+}
+
+/// What stands behind virtio-console.
+pub(super) struct ConsoleSide {
+    /// The host's side.
+    pub chardev: Arc<Chardev>,
+    /// Columns and rows of the terminal behind it, if there is one.
+    pub size: Option<(u16, u16)>,
+}
+
+/// The host's side of the devices, in the configuration's order.
+pub(super) struct HostSides {
+    /// Images.
+    pub disks: Vec<DiskResources>,
+    /// Taps.
+    pub nets: Vec<NetResources>,
+    /// virtio-console's.
+    pub console: Option<ConsoleSide>,
 }
 
 /// Devices on the bus, and their handles.
@@ -69,7 +88,7 @@ impl<'a> Slots<'a> {
         mmio: &'a Arc<Bus>,
         control: &'a Requests,
     ) -> Result<Self, BuildError> {
-        let router = IrqRouter::new(Arc::clone(&kvm.vm)).map_err(host("interrupt routing"))?;
+        let router = IrqRouter::new(Arc::clone(&kvm.vm)).map_err(failed("interrupt routing"))?;
         Ok(Self {
             platform,
             memory,
@@ -86,27 +105,33 @@ impl<'a> Slots<'a> {
     }
 
     /// Makes all devices of `config`.
-    pub fn fill(
-        mut self,
-        config: &VmConfig,
-        disks: Vec<DiskResources>,
-        nets: Vec<NetResources>,
-    ) -> Result<Devices, BuildError> {
+    pub fn fill(mut self, config: &VmConfig, host: HostSides) -> Result<Devices, BuildError> {
+        let HostSides {
+            disks,
+            nets,
+            console,
+        } = host;
         if config.rng {
-            let rng = Rng::new("rng").map_err(host("virtio-rng"))?;
+            let rng = Rng::new("rng").map_err(failed("virtio-rng"))?;
             self.insert(layout::SLOT_RNG, Box::new(rng))?;
         }
         if let Some(balloon) = &config.balloon {
             let most_mib = config.memory.size_mib;
             let balloon = Balloon::new("balloon", balloon, self.memory, most_mib)
-                .map_err(host("virtio-balloon"))?;
+                .map_err(failed("virtio-balloon"))?;
             self.devices.handles.balloon = Some(balloon.handle());
             self.insert(layout::SLOT_BALLOON, Box::new(balloon))?;
+        }
+        if let Some(ConsoleSide { chardev, size }) = console {
+            let (console, _) = Console::new("console", Arc::clone(&chardev), size)
+                .map_err(failed("virtio-console"))?;
+            self.devices.handles.console = Some(chardev);
+            self.insert(layout::SLOT_CONSOLE, Box::new(console))?;
         }
         for ((slot, config), resources) in (layout::SLOT_NET_FIRST..).zip(&config.nets).zip(nets) {
             let id = config.id.as_deref().unwrap_or_default();
             let vhost = !resources.vhosts.is_empty();
-            let (net, handle) = Net::new(id, resources).map_err(host("virtio-net"))?;
+            let (net, handle) = Net::new(id, resources).map_err(failed("virtio-net"))?;
             self.devices.handles.nets.push((handle, vhost));
             self.insert(slot, Box::new(net))?;
         }

@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::Vm;
 use super::state::{VmState, VmStateError};
 use crate::state::{Section, StateError};
-use crate::vcpu::{VcpuError, VcpuState};
+use crate::vcpu::{Vcpu, VcpuError, VcpuState};
 
 const KIND_KVM: &str = "kvm";
 const KIND_VCPU: &str = "vcpu";
@@ -96,7 +96,7 @@ impl Vm {
         // Time goes on while the rest is saved: the clock is read first, together with the
         // host's, and set last, moved on by what the host's has gained.
         let clock = vm.get_clock().map_err(kvm("clock"))?;
-        let vcpus: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.begin_save()).collect();
+        let vcpus: Vec<_> = self.vcpus.iter().map(Vcpu::begin_save).collect();
         let (irqchips, pit) = save_kvm_devices(vm).map_err(kvm("devices"))?;
         let state = KvmState {
             irqchips,
@@ -105,6 +105,9 @@ impl Vm {
         };
         let mut sections = vec![Section::new(KIND_KVM, "", VERSION_KVM, &state)?];
         sections.extend(self.platform.save()?);
+        if let Some(console) = &self.handles.console {
+            sections.push(console.save("console")?);
+        }
         for device in &self.virtio {
             sections.extend(device.save()?);
         }
@@ -127,6 +130,9 @@ impl Vm {
         let vm = &self.kvm.vm;
         restore_kvm_devices(vm, &saved.irqchips, &saved.pit).map_err(kvm("devices"))?;
         self.platform.restore(state)?;
+        if let Some(console) = &self.handles.console {
+            console.restore(state.section("chardev", "console")?)?;
+        }
         for device in &self.virtio {
             device.restore(&state.sections)?;
         }

@@ -15,7 +15,7 @@ use super::machine::ExitReason;
 use super::{Vm, saving};
 use crate::boot::{self, BootResources, LoadError};
 use crate::devices::virtio::block::LockError;
-use crate::vcpu::{Crash, VcpuError};
+use crate::vcpu::{Crash, Vcpu, VcpuError};
 
 /// Why a machine does not start anew.
 #[derive(Debug, Error)]
@@ -184,10 +184,15 @@ impl Vm {
             self.park();
         }
         self.life.now().set_ended(state);
+        // What the guest wrote last reaches its readers before the process ends.
+        self.platform.serial_host.close();
+        if let Some(console) = &self.handles.console {
+            console.close();
+        }
     }
 
     fn park(&self) {
-        let parked: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.begin_pause()).collect();
+        let parked: Vec<_> = self.vcpus.iter().map(Vcpu::begin_pause).collect();
         for answer in parked {
             answer.recv().expect("a vCPU's thread answers");
         }
