@@ -92,10 +92,10 @@ fn boot_sector_runs_again_after_a_reset_and_switches_off() {
     let path = |name: &str| directory.path().join(name);
     fs::write(path("disk"), disk()).unwrap();
     let config = format!(
-        "serial = {{ file = {:?} }}\nmemory = {{ size_mib = 64 }}\n\
-         [[disks]]\npath = {:?}\nformat = \"raw\"\ncache = \"buffered\"\n",
-        path("serial"),
-        path("disk"),
+        "serial = {{ file = '{}' }}\nmemory = {{ size_mib = 64 }}\n\
+         [[disks]]\npath = '{}'\nformat = \"raw\"\ncache = \"buffered\"\n",
+        path("serial").display(),
+        path("disk").display(),
     );
     fs::write(path("guest.toml"), config).unwrap();
 
