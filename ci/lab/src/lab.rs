@@ -10,8 +10,8 @@ use crate::network::Network;
 use crate::paths;
 use crate::server::{Server, ServerBuilder};
 
-/// Programs of ours that every server has in `/lab/bin`, if they are built.
-const PROGRAMS: [&str; 3] = ["pindah-lab-agent", "pindah-vmm", "pindah-probe"];
+/// Products of ours that every server has beside the agent, if they are built.
+const PRODUCTS: [&str; 2] = ["pindah-vmm", "pindah-probe"];
 
 /// A place to start servers in. Servers borrow nothing from it but its switch,
 /// which lives as long as one of them.
@@ -74,13 +74,15 @@ impl Lab {
 /// Copies, so that a rebuild meanwhile changes nothing in a running lab.
 fn stage_programs(to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
-    for name in PROGRAMS {
-        match paths::binary(name) {
-            Ok(from) => fs::copy(&from, to.join(name))
-                .with_context(|| format!("copying {}", from.display()))
-                .map(drop)?,
-            Err(error) if name == "pindah-lab-agent" => return Err(error),
-            Err(_) => {}
+    let stage = |from: &Path, name: &str| {
+        let copied = fs::copy(from, to.join(name));
+        copied.with_context(|| format!("copying {}", from.display()))
+    };
+    stage(&paths::agent()?, paths::AGENT)?;
+    for name in PRODUCTS {
+        // The lab's own tests need none of them.
+        if let Ok(from) = paths::product(name) {
+            stage(&from, name)?;
         }
     }
     Ok(())

@@ -43,5 +43,5 @@ pub use channel::Process;
 pub use lab::Lab;
 pub use network::Network;
 pub use output::Output;
-pub use paths::{binary, repository};
+pub use paths::{product, repository};
 pub use server::{Server, ServerBuilder, start_all};

@@ -5,38 +5,56 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+/// The program that runs commands in servers.
+pub const AGENT: &str = "pindah-lab-agent";
+
 /// The repository's root.
 pub fn repository() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_path_buf()
 }
 
-/// The cargo target directory that the running program was built into.
-///
-/// # Errors
-/// If the program does not lie in one.
-pub fn target() -> Result<PathBuf> {
+/// The directory of the cargo profile that the running program was built into.
+fn profile() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let profile = program
         .ancestors()
         .find(|path| path.ends_with("debug") || path.ends_with("release"))
         .with_context(|| format!("{} is not in a target directory", program.display()))?;
-    Ok(profile.parent().unwrap_or(profile).to_path_buf())
+    Ok(profile.to_path_buf())
 }
 
-/// One of our binaries: the release build if there is one, else the debug one.
+/// The cargo target directory that the running program was built into.
+fn target() -> Result<PathBuf> {
+    let profile = profile()?;
+    Ok(profile.parent().unwrap_or(&profile).to_path_buf())
+}
+
+/// One of our products: its release build, for that is what we ship.
 ///
 /// # Errors
-/// If neither is there.
-pub fn binary(name: &str) -> Result<PathBuf> {
-    let target = target()?;
-    for profile in ["release", "debug"] {
-        let path = target.join(profile).join(name);
-        if path.is_file() {
-            return Ok(path);
-        }
+/// If it is not there.
+pub fn product(name: &str) -> Result<PathBuf> {
+    let path = target()?.join("release").join(name);
+    if !path.is_file() {
+        bail!("{name} is not built: run `cargo build --release --workspace`");
     }
-    bail!("{name} is not built: run `cargo build --release --workspace`")
+    Ok(path)
+}
+
+/// The agent, which cargo builds along with the program that runs.
+///
+/// # Errors
+/// If it is not there.
+pub fn agent() -> Result<PathBuf> {
+    let path = profile()?.join(AGENT);
+    if !path.is_file() {
+        bail!(
+            "{} is not built: run `cargo build -p pindah-lab`",
+            path.display()
+        );
+    }
+    Ok(path)
 }
 
 /// Empty directory for the logs of the lab called `name`.

@@ -17,3 +17,5 @@ mod lifecycle;
 mod memory;
 #[path = "vmm/network.rs"]
 mod network;
+#[path = "vmm/snapshot.rs"]
+mod snapshot;

@@ -8,7 +8,7 @@ use pindah_vmm_api::{
     MemoryConfig, NetConfig, ResetPolicy, SerialConfig, VhostMode, VmConfig,
 };
 
-use super::{Console, Guest};
+use super::Guest;
 use crate::artifacts::{Artifacts, Kernel};
 use crate::server::Server;
 
@@ -118,14 +118,6 @@ impl<'a> GuestBuilder<'a> {
         let path = format!("/run/{name}.json");
         self.server
             .put(&path, &serde_json::to_vec_pretty(&self.config)?)?;
-        let socket = format!("/run/{name}.sock");
-        let vmm = self.server.program("pindah-vmm");
-        let argv = [&vmm, "run", "--config", &path, "--api", &socket];
-        Ok(Guest {
-            console: Console::new(self.server.spawn(&argv)?),
-            server: self.server,
-            name,
-            socket,
-        })
+        Guest::spawn(self.server, &name, &["run", "--config", &path])
     }
 }

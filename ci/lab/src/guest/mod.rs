@@ -31,7 +31,20 @@ pub struct Guest<'a> {
     socket: String,
 }
 
-impl Guest<'_> {
+impl<'a> Guest<'a> {
+    /// Starts the VMM with these arguments and an API socket.
+    pub(crate) fn spawn(server: &'a Server, name: &str, arguments: &[&str]) -> Result<Self> {
+        let socket = format!("/run/{name}.sock");
+        let vmm = server.program("pindah-vmm");
+        let argv = [&[vmm.as_str()], arguments, &["--api", &socket]].concat();
+        Ok(Self {
+            console: Console::new(server.spawn(&argv)?),
+            server,
+            name: name.to_string(),
+            socket,
+        })
+    }
+
     /// Runs a shell command in the guest that must succeed; what it printed.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use super::{Places, Server, explain, wait_for_agent};
 use crate::channel::Channel;
 use crate::lab::Lab;
 use crate::network::{HOST_ADDRESS, Port};
+use crate::paths;
 use crate::process::BoundChild;
 
 /// Starts an agent on the host.
@@ -24,9 +25,7 @@ pub(crate) fn start(lab: &Lab) -> Result<Server> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-    command
-        .arg(lab.programs().join("pindah-lab-agent"))
-        .arg("-");
+    command.arg(lab.programs().join(paths::AGENT)).arg("-");
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
     command.stderr(File::create(&log)?);
     let (channel, hello) = Channel::new(ours)?;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow};
 pub use builder::{ServerBuilder, start_all};
 
 use crate::channel::{Channel, Process};
-use crate::guest::GuestBuilder;
+use crate::guest::{Guest, GuestBuilder};
 use crate::network::Port;
 use crate::output::{Output, tail};
 use crate::process::BoundChild;
@@ -174,6 +174,15 @@ impl Server {
     /// A guest in it, to be configured and started.
     pub fn guest(&self, name: &str) -> GuestBuilder<'_> {
         GuestBuilder::new(self, name)
+    }
+
+    /// A guest that goes on from its snapshot in `directory`; it listens on its
+    /// console if it did then.
+    ///
+    /// # Errors
+    /// If the server is gone.
+    pub fn restore(&self, name: &str, directory: &str) -> Result<Guest<'_>> {
+        Guest::spawn(self, name, &["restore", directory])
     }
 
     /// What its serial console has said.
