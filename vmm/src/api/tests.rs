@@ -18,10 +18,10 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::client::{Client, ClientError};
 use super::{Limits, Server};
-use crate::memory::GuestMemory;
+use crate::memory::{DirtyRegion, GuestMemory};
 use crate::vm::events::Events;
 use crate::vm::machine::{Machine, MachineError};
-use crate::vm::migratable::{DirtyRegion, Migratable, MigratableError};
+use crate::vm::migratable::{Migratable, MigratableError};
 use crate::vm::state::VmState;
 
 /// Longer than anything takes on a slow host.

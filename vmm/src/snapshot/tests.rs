@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::memory::GuestMemory;
+use crate::memory::{DirtyRegion, GuestMemory};
 use crate::state::Section;
-use crate::vm::migratable::{DirtyRegion, Migratable};
+use crate::vm::migratable::Migratable;
 
 const RANGES: [(GuestAddress, usize); 2] = [
     (GuestAddress(0), 3 << 20),
