@@ -284,6 +284,17 @@ fn save_restore_save_gives_the_same() {
 }
 
 #[test]
+fn state_of_version_1_is_restored() {
+    let golden = r#"{"kind": "virtio-balloon", "id": "balloon", "version": 1, "body":
+        {"num_pages": 512, "actual": 256, "poison": 0, "reported_bytes": 4096,
+         "guest": {"time_unix_ms": 1, "free_bytes": 100}}}"#;
+    let golden: Section = serde_json::from_str(golden).unwrap();
+    let mut rig = Rig::new(&BalloonConfig::default());
+    rig.balloon.restore(&golden).unwrap();
+    assert_eq!(rig.balloon.save().unwrap(), golden);
+}
+
+#[test]
 fn state_with_a_target_beyond_ram_is_refused() {
     let mut rig = Rig::new(&BalloonConfig::default());
     let state = BalloonState {
