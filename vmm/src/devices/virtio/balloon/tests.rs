@@ -27,12 +27,15 @@ impl Rig {
             memory.write_obj(page, GuestAddress(page)).unwrap();
         }
         let balloon = Balloon::new("balloon", config, &memory, 3).unwrap();
-        let queues =
-            (0..balloon.queues as u64).map(|index| DriverQueue::new(&memory, 0x4000 * index, 128));
+        let mut queues: Vec<DriverQueue> = Vec::new();
+        for _ in 0..balloon.queues {
+            let base = queues.last().map_or(0, DriverQueue::end);
+            queues.push(DriverQueue::new(&memory, base, 128));
+        }
         Self {
-            queues: queues.collect(),
-            balloon,
             memory,
+            balloon,
+            queues,
         }
     }
 
