@@ -27,12 +27,15 @@ impl Rig {
             memory.write_obj(page, GuestAddress(page)).unwrap();
         }
         let balloon = Balloon::new("balloon", config, &memory, 3).unwrap();
-        let queues =
-            (0..balloon.queues as u64).map(|index| DriverQueue::new(&memory, 0x4000 * index, 128));
+        let mut queues: Vec<DriverQueue> = Vec::new();
+        for _ in 0..balloon.queues {
+            let base = queues.last().map_or(0, DriverQueue::end);
+            queues.push(DriverQueue::new(&memory, base, 128));
+        }
         Self {
-            queues: queues.collect(),
-            balloon,
             memory,
+            balloon,
+            queues,
         }
     }
 
@@ -281,6 +284,17 @@ fn save_restore_save_gives_the_same() {
     );
     assert_eq!(metrics, before);
     assert_eq!((metrics.target_mib, metrics.actual_mib), (2, 1));
+}
+
+#[test]
+fn state_of_version_1_is_restored() {
+    let golden = r#"{"kind": "virtio-balloon", "id": "balloon", "version": 1, "body":
+        {"num_pages": 512, "actual": 256, "poison": 0, "reported_bytes": 4096,
+         "guest": {"time_unix_ms": 1, "free_bytes": 100}}}"#;
+    let golden: Section = serde_json::from_str(golden).unwrap();
+    let mut rig = Rig::new(&BalloonConfig::default());
+    rig.balloon.restore(&golden).unwrap();
+    assert_eq!(rig.balloon.save().unwrap(), golden);
 }
 
 #[test]
