@@ -66,8 +66,13 @@ impl IrqRouter {
         data: u32,
     ) -> io::Result<()> {
         let mut messages = self.messages.lock().expect("no panic under this lock");
-        if messages.insert(gsi, (address, data)) != Some((address, data)) {
-            self.set(&messages)?;
+        let before = messages.insert(gsi, (address, data));
+        if before != Some((address, data))
+            && let Err(refused) = self.set(&messages)
+        {
+            // What the table does not hold must not count as routed the next time.
+            messages.remove(&gsi);
+            return Err(refused);
         }
         Ok(self.vm.register_irqfd(event, gsi)?)
     }

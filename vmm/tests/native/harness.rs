@@ -204,7 +204,9 @@ impl Guest {
                 Err(RecvTimeoutError::Timeout) => self.fail(&format!("no {what} in time")),
                 Err(RecvTimeoutError::Disconnected) => self.fail(&format!("ended before {what}")),
             };
-            let value = serde_json::from_str(&line).unwrap_or(Value::Null);
+            // A reset cuts a line short, and the next guest's first one follows it.
+            let last = line.rfind("{\"t_us\"").unwrap_or(0);
+            let value = serde_json::from_str(&line[last..]).unwrap_or(Value::Null);
             self.seen.push_back(line);
             self.seen.truncate(400);
             if wanted(&value) {
