@@ -49,11 +49,10 @@ impl Host {
     /// The value of `key` in lines of `key: value`.
     pub(super) fn field(&self, path: &str, key: &str) -> Option<String> {
         let text = self.text(path)?;
-        let value = text.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            (name.trim() == key).then(|| value.trim().to_owned())
-        });
-        value
+        text.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.trim() == key)
+            .map(|(_, value)| value.trim().to_owned())
     }
 
     /// Names in a directory, sorted.

@@ -8,9 +8,12 @@ const INDENT: usize = 30;
 const NAME: usize = 23;
 
 pub(super) fn render(report: &Report, colour: bool) -> String {
-    let paint = |code: &str, text: &str| match colour {
-        true => format!("\x1b[{code}m{text}\x1b[0m"),
-        false => text.to_owned(),
+    let paint = |code: &str, text: &str| {
+        if colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     };
     let mut lines = Vec::new();
     for section in &report.sections {
@@ -33,12 +36,11 @@ pub(super) fn render(report: &Report, colour: bool) -> String {
         }
         lines.push(String::new());
     }
-    lines.push(match report.usable {
-        true => paint("32", "This host can run guests."),
-        false => paint(
-            "31",
-            "This host cannot run guests; what is marked !! stands against it.",
-        ),
+    lines.push(if report.usable {
+        paint("32", "This host can run guests.")
+    } else {
+        let verdict = "This host cannot run guests; what is marked !! stands against it.";
+        paint("31", verdict)
     });
     let mut text = lines.join("\n");
     text.push('\n');
