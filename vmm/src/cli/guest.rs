@@ -249,6 +249,7 @@ mod tests {
             config(&[&["--kernel=/k"], arguments].concat())
                 .unwrap()
                 .serial
+                .clone()
         };
         assert_eq!(serial(&[]), SerialConfig::Stdio);
         assert_eq!(serial(&["--console=stdio"]), SerialConfig::Off);

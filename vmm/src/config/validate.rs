@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pindah_vmm_api::{
     BootConfig, BootProtocol, CpusConfig, MemoryBacking, MemoryConfig, SerialConfig, VmConfig,
 };
 
 use super::devices::{disks, nets};
-use super::{
-    Backing, Boot, Config, Cpus, DEFAULT_FIRMWARE, MAX_DEVICES, MAX_MEMORY_MIB, MAX_VCPUS,
-    MIN_MEMORY_MIB, Memory,
-};
+use super::{Config, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
+use crate::arch::x86_64::layout;
 
 /// Linux's `COMMAND_LINE_SIZE` on x86 is 2048, the terminating NUL included.
 const MAX_CMDLINE_BYTES: usize = 2047;
@@ -82,13 +80,14 @@ impl TryFrom<VmConfig> for Config {
 
     fn try_from(mut wire: VmConfig) -> Result<Self, Invalid> {
         name("name", &wire.name, MAX_NAME_BYTES)?;
-        let cpus = cpus(&wire.cpus)?;
-        let memory = memory(&wire.memory)?;
-        let boot = boot(&wire.boot, !wire.disks.is_empty())?;
-        device_count(&wire)?;
+        cpus(&wire.cpus)?;
+        memory(&wire.memory)?;
+        boot(&wire.boot, !wire.disks.is_empty())?;
+        device_count("disks", wire.disks.len(), layout::MAX_DISKS)?;
+        device_count("nets", wire.nets.len(), layout::MAX_NETS)?;
         ids(&mut wire)?;
-        let disks = disks(&wire.disks)?;
-        let nets = nets(&wire.name, &mut wire.nets)?;
+        disks(&wire.disks)?;
+        nets(&wire.name, &mut wire.nets)?;
         serials(&wire)?;
         if let Some(balloon) = &wire.balloon {
             let most = wire.memory.size_mib - MIN_MEMORY_MIB;
@@ -99,20 +98,7 @@ impl TryFrom<VmConfig> for Config {
                 format_args!("must leave the guest {MIN_MEMORY_MIB} MiB, so at most {most}"),
             )?;
         }
-        Ok(Self {
-            name: wire.name.clone(),
-            cpus,
-            memory,
-            boot,
-            disks,
-            nets,
-            serial: wire.serial.clone(),
-            console: wire.console.clone(),
-            rng: wire.rng,
-            balloon: wire.balloon.clone(),
-            on_reset: wire.on_reset,
-            wire,
-        })
+        Ok(Self(wire))
     }
 }
 
@@ -132,12 +118,12 @@ fn name(field: &str, value: &str, longest: usize) -> Result<(), Invalid> {
     )
 }
 
-fn cpus(wire: &CpusConfig) -> Result<Cpus, Invalid> {
+fn cpus(wire: &CpusConfig) -> Result<(), Invalid> {
     let &CpusConfig {
         count,
         threads_per_core,
         cores_per_socket,
-        baseline,
+        ..
     } = wire;
     require(
         (1..=MAX_VCPUS).contains(&count),
@@ -160,17 +146,10 @@ fn cpus(wire: &CpusConfig) -> Result<Cpus, Invalid> {
         format_args!(
             "must divide cpus.count / cpus.threads_per_core = {count} / {threads_per_core}"
         ),
-    )?;
-    Ok(Cpus {
-        count,
-        sockets: cores / cores_per_socket,
-        cores_per_socket,
-        threads_per_core,
-        baseline,
-    })
+    )
 }
 
-fn memory(wire: &MemoryConfig) -> Result<Memory, Invalid> {
+fn memory(wire: &MemoryConfig) -> Result<(), Invalid> {
     require(
         (MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&wire.size_mib),
         "memory.size_mib",
@@ -189,21 +168,13 @@ fn memory(wire: &MemoryConfig) -> Result<Memory, Invalid> {
             "needs memory.backing = \"anonymous\": KSM merges no other memory",
         ));
     }
-    let backing = match wire.backing {
-        MemoryBacking::Anonymous => Backing::Anonymous {
-            mergeable: wire.mergeable,
-        },
-        MemoryBacking::Memfd => Backing::Memfd,
-        MemoryBacking::Hugetlb => hugetlb(wire)?,
-    };
-    Ok(Memory {
-        size_bytes: wire.size_mib << 20,
-        backing,
-        prefault: wire.prefault,
-    })
+    match wire.backing {
+        MemoryBacking::Anonymous | MemoryBacking::Memfd => Ok(()),
+        MemoryBacking::Hugetlb => hugetlb(wire),
+    }
 }
 
-fn hugetlb(wire: &MemoryConfig) -> Result<Backing, Invalid> {
+fn hugetlb(wire: &MemoryConfig) -> Result<(), Invalid> {
     let page_size_kib = wire.huge_page_kib.unwrap_or(2048);
     require(
         matches!(page_size_kib, 2048 | 1_048_576),
@@ -211,18 +182,16 @@ fn hugetlb(wire: &MemoryConfig) -> Result<Backing, Invalid> {
         page_size_kib,
         "must be 2048 (2 MiB) or 1048576 (1 GiB)",
     )?;
-    let page_bytes = page_size_kib << 10;
-    let unit_mib = page_bytes >> 20;
+    let unit_mib = page_size_kib >> 10;
     require(
         wire.size_mib.is_multiple_of(unit_mib),
         "memory.size_mib",
         wire.size_mib,
         format_args!("must be a multiple of the huge page size, {unit_mib} MiB"),
-    )?;
-    Ok(Backing::Hugetlb { page_bytes })
+    )
 }
 
-fn boot(wire: &BootConfig, has_disks: bool) -> Result<Boot, Invalid> {
+fn boot(wire: &BootConfig, has_disks: bool) -> Result<(), Invalid> {
     let Some(kernel) = &wire.kernel else {
         if wire.initrd.is_some() {
             return Err(conflict("boot.initrd", "needs boot.kernel"));
@@ -239,12 +208,10 @@ fn boot(wire: &BootConfig, has_disks: bool) -> Result<Boot, Invalid> {
                 "there is nothing to boot: give boot.kernel, or a disk with a boot loader",
             ));
         }
-        let image = wire
+        return wire
             .firmware
-            .clone()
-            .unwrap_or_else(|| PathBuf::from(DEFAULT_FIRMWARE));
-        path("boot.firmware", &image)?;
-        return Ok(Boot::Firmware { image });
+            .as_ref()
+            .map_or(Ok(()), |firmware| path("boot.firmware", firmware));
     };
     if wire.firmware.is_some() {
         return Err(conflict(
@@ -261,13 +228,7 @@ fn boot(wire: &BootConfig, has_disks: bool) -> Result<Boot, Invalid> {
         "boot.cmdline",
         format_args!("({} bytes)", wire.cmdline.len()),
         format_args!("must be at most {MAX_CMDLINE_BYTES} bytes without NUL"),
-    )?;
-    Ok(Boot::Kernel {
-        image: kernel.clone(),
-        initrd: wire.initrd.clone(),
-        cmdline: wire.cmdline.clone(),
-        protocol: wire.protocol,
-    })
+    )
 }
 
 pub(super) fn path(field: impl Display, value: &Path) -> Result<(), Invalid> {
@@ -280,26 +241,13 @@ pub(super) fn path(field: impl Display, value: &Path) -> Result<(), Invalid> {
     )
 }
 
-fn device_count(wire: &VmConfig) -> Result<(), Invalid> {
-    let singles = [wire.rng, wire.balloon.is_some(), wire.console.is_some()];
-    let single = singles.into_iter().filter(|&there| there).count();
-    let count = wire.disks.len() + wire.nets.len() + single;
-    if count <= MAX_DEVICES {
+fn device_count(field: &str, count: usize, most: usize) -> Result<(), Invalid> {
+    if count <= most {
         return Ok(());
     }
-    let field = if wire.disks.len() >= wire.nets.len() {
-        "disks"
-    } else {
-        "nets"
-    };
     Err(conflict(
         field,
-        format_args!(
-            "{} disks, {} nets and {single} others make {count} devices; the bus has slots for \
-             {MAX_DEVICES}",
-            wire.disks.len(),
-            wire.nets.len()
-        ),
+        format_args!("{count} are too many; the bus has slots for {most}"),
     ))
 }
 

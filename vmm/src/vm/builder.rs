@@ -92,7 +92,7 @@ impl Vm {
     /// # Errors
     /// [`BuildError`]; nothing is left behind.
     pub fn build(config: &Config, resources: Resources) -> Result<Arc<Self>, BuildError> {
-        let config = config.wire().clone();
+        let config = VmConfig::clone(config);
         let firmware_bytes = resources.boot.firmware_len().unwrap_or(0);
         let memory = Arc::new(memory::build(&config.memory, firmware_bytes)?);
         let kvm = KvmVm::new(resources.kvm, &memory)?;

@@ -12,9 +12,10 @@ use crate::devices::virtio::net::NetHandle;
 use crate::memory::{DirtyLogError, DirtyRegion, GuestMemory};
 
 impl Vm {
-    fn require_alive(&self) -> Result<RunState, MigratableError> {
+    /// The state, if RAM and devices hold what they should in it.
+    fn require_begun(&self) -> Result<RunState, MigratableError> {
         match self.life.now().state {
-            state @ (RunState::Stopped | RunState::Crashed) => Err(MigratableError::Gone { state }),
+            state @ (RunState::Created | RunState::Stopped | RunState::Crashed) => Err(MigratableError::Gone { state }),
             state => Ok(state),
         }
     }
@@ -65,14 +66,14 @@ impl Migratable for Vm {
 
     fn pause(&self, reason: PauseReason) -> Result<bool, MigratableError> {
         let _transition = self.life.begin();
-        let ran = self.require_alive()? == RunState::Running;
+        let ran = self.require_begun()? == RunState::Running;
         self.stop(reason);
         Ok(ran)
     }
 
     fn save(&self) -> Result<VmState, MigratableError> {
         let _transition = self.life.begin();
-        if self.require_alive()? == RunState::Running {
+        if self.require_begun()? == RunState::Running {
             return Err(MigratableError::NotPaused);
         }
         self.save_state()
@@ -81,7 +82,7 @@ impl Migratable for Vm {
 
     fn resume(&self) -> Result<(), MigratableError> {
         let _transition = self.life.begin();
-        self.require_alive()?;
+        self.require_begun()?;
         self.start();
         Ok(())
     }

@@ -86,7 +86,10 @@ fn disk_metrics(disk: &BlockHandle) -> DiskMetrics {
     disk.metrics().to_api(disk.id())
 }
 
+/// The guest has not ended.
 const ALIVE: [RunState; 3] = [RunState::Created, RunState::Running, RunState::Paused];
+/// It runs, or could: its RAM and devices hold what they should.
+const BEGUN: [RunState; 2] = [RunState::Running, RunState::Paused];
 
 impl Machine for Vm {
     fn info(&self) -> VmInfo {
@@ -155,7 +158,7 @@ impl Machine for Vm {
 
     fn resume(&self) -> Result<(), MachineError> {
         let _transition = self.life.begin();
-        self.require("resume", &ALIVE)?;
+        self.require("resume", &BEGUN)?;
         self.start();
         Ok(())
     }
@@ -175,7 +178,7 @@ impl Machine for Vm {
 
     fn reset(&self) -> Result<(), MachineError> {
         let _transition = self.life.begin();
-        self.require("reset", &ALIVE)?;
+        self.require("reset", &BEGUN)?;
         self.restart(Initiator::Host)
             .map_err(|error| MachineError::Host {
                 action: "the machine cannot start anew".to_owned(),
@@ -206,7 +209,7 @@ impl Machine for Vm {
             kind: "disk",
             id: id.to_owned(),
         })?;
-        self.require("resize", &ALIVE)?;
+        self.require("resize", &BEGUN)?;
         disk.resize(size_bytes).map_err(|error| match error {
             ResizeError::Host { .. } => MachineError::Host {
                 action: format!("resize {id}"),

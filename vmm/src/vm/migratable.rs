@@ -64,7 +64,7 @@ pub trait Migratable: Send + Sync {
 /// Why a machine cannot be carried away.
 #[derive(Debug, Error)]
 pub enum MigratableError {
-    /// The guest is off or has crashed.
+    /// The guest is off, has crashed, or has not begun.
     #[error("the guest is {state}")]
     Gone {
         /// What it is instead.

@@ -61,7 +61,6 @@ impl Resources {
     /// # Errors
     /// [`OpenError`] naming the thing.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
-        let config = config.wire();
         let kvm = OpenOptions::new()
             .read(true)
             .write(true)

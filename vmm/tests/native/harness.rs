@@ -184,11 +184,6 @@ impl Guest {
         self.directory.path().join(name)
     }
 
-    /// The process.
-    pub fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
     /// What the VMM has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
