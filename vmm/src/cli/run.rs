@@ -11,6 +11,7 @@ use pindah_vmm::config::Config;
 use pindah_vmm::vm::Vm;
 use pindah_vmm::vm::machine::ExitReason;
 use pindah_vmm::vm::resources::Resources;
+use pindah_vmm::vm::termination::block_signals;
 
 use super::guest::GuestArguments;
 use super::socket;
@@ -101,6 +102,7 @@ pub fn prepare(config: &Config, process: &ProcessArguments) -> anyhow::Result<Pr
 
 /// Builds the machine and starts the API: all threads are there afterwards.
 pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<(Arc<Vm>, Option<Server>)> {
+    block_signals().context("cannot block signals")?;
     let vm = Vm::build(config, prepared.resources)?;
     let server = prepared
         .listener

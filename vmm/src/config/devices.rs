@@ -3,7 +3,7 @@
 use pindah_vmm_api::{DiskConfig, NetConfig};
 
 use super::validate::{Invalid, path, quoted, refused, require};
-use crate::devices::virtio::net::MacAddress;
+use crate::devices::virtio::net::{MacAddress, ParseMacError};
 
 /// virtio 1.2, 5.2.6.1: `VIRTIO_BLK_ID_BYTES`.
 const MAX_DISK_SERIAL_BYTES: usize = 20;
@@ -99,9 +99,15 @@ fn one_net(guest: &str, index: usize, wire: &mut NetConfig) -> Result<(), Invali
         ),
     )?;
     let mac = match &wire.mac {
-        Some(text) => text
-            .parse::<MacAddress>()
-            .map_err(|error| refused(at("mac"), quoted(text), error))?,
+        Some(text) => text.parse::<MacAddress>().map_err(|error| {
+            let allowed = match error {
+                ParseMacError::Form(_) => "must be six octets in hexadecimal: 52:54:00:12:34:56",
+                ParseMacError::Multicast(_) | ParseMacError::Zero => {
+                    "must be a unicast address: the first octet even, not all zeroes"
+                }
+            };
+            refused(at("mac"), quoted(text), allowed)
+        })?,
         None => MacAddress::derive(guest, id),
     };
     wire.mac = Some(mac.to_string());

@@ -14,6 +14,7 @@ use super::lifecycle::{Life, Request};
 use super::platform::{Platform, PlatformError};
 use super::resources::Resources;
 use super::saving;
+use super::termination::Termination;
 use super::wiring::Requests;
 use super::{PowerOn, Vm};
 use crate::arch::x86_64::cpuid::{CpuidError, GuestCpuid};
@@ -141,6 +142,7 @@ impl Vm {
             events: Events::default(),
             requests: Mutex::new(requests),
             requester,
+            _termination: Termination::start(control).map_err(failed("the signals' thread"))?,
         }))
     }
 }

@@ -15,7 +15,9 @@ impl Vm {
     /// The state, if RAM and devices hold what they should in it.
     fn require_begun(&self) -> Result<RunState, MigratableError> {
         match self.life.now().state {
-            state @ (RunState::Created | RunState::Stopped | RunState::Crashed) => Err(MigratableError::Gone { state }),
+            state @ (RunState::Created | RunState::Stopped | RunState::Crashed) => {
+                Err(MigratableError::Gone { state })
+            }
             state => Ok(state),
         }
     }

@@ -23,6 +23,7 @@ pub mod resources;
 mod rtc_timer;
 mod saving;
 pub mod state;
+pub mod termination;
 mod transition;
 mod wiring;
 
@@ -40,6 +41,7 @@ use crate::vcpu::{Vcpu, VcpuState};
 use events::Events;
 use lifecycle::{Life, Request};
 use platform::Platform;
+use termination::Termination;
 
 /// One guest. Its threads stand by from the start; nothing runs before [`Self::run`].
 pub struct Vm {
@@ -57,6 +59,7 @@ pub struct Vm {
     events: Events,
     requests: Mutex<Receiver<Request>>,
     requester: Sender<Request>,
+    _termination: Termination,
 }
 
 /// What KVM's part of the machine is at power-on, and becomes again at each reset.

@@ -49,6 +49,7 @@ pub fn probe() -> &'static Path {
 pub struct Setup {
     directory: tempfile::TempDir,
     toml: String,
+    tables: String,
     memory: String,
     boot: String,
 }
@@ -59,6 +60,7 @@ impl Setup {
         Self {
             directory: tempfile::tempdir().expect("a temporary directory"),
             toml: String::new(),
+            tables: String::new(),
             memory: "size_mib = 128\n".to_owned(),
             boot: format!("kernel = {:?}\ncmdline = {cmdline:?}\n", probe()),
         }
@@ -82,9 +84,15 @@ impl Setup {
         self
     }
 
-    /// With more of a configuration: top-level keys or tables.
+    /// With more top-level keys of a configuration.
     pub fn config(mut self, toml: &str) -> Self {
         writeln!(self.toml, "{toml}").expect("a string takes it");
+        self
+    }
+
+    /// With one more table of a configuration.
+    pub fn table(mut self, toml: &str) -> Self {
+        writeln!(self.tables, "{toml}").expect("a string takes it");
         self
     }
 
@@ -96,8 +104,9 @@ impl Setup {
     /// Starts it.
     pub fn start(self) -> Guest {
         let config = format!(
-            "serial = {{ socket = {serial:?} }}\n{}\n[memory]\n{}[boot]\n{}",
+            "serial = {{ socket = {serial:?} }}\n{}\n{}\n[memory]\n{}[boot]\n{}",
             self.toml,
+            self.tables,
             self.memory,
             self.boot,
             serial = self.path("serial"),
@@ -113,7 +122,8 @@ impl Setup {
 /// A running guest.
 pub struct Guest {
     process: Child,
-    directory: tempfile::TempDir,
+    /// Present until it is handed on.
+    directory: Option<tempfile::TempDir>,
     serial: UnixStream,
     lines: Receiver<String>,
     seen: VecDeque<String>,
@@ -139,14 +149,14 @@ impl Guest {
             lines: channel().1,
             seen: VecDeque::new(),
             process,
-            directory,
+            directory: Some(directory),
         };
         guest.connect_serial();
         guest
     }
 
     fn connect_serial(&mut self) {
-        let path = self.directory.path().join("serial");
+        let path = self.path("serial");
         let end = Instant::now() + DEADLINE;
         self.serial = loop {
             match UnixStream::connect(&path) {
@@ -181,7 +191,20 @@ impl Guest {
 
     /// A path in the guest's directory.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        let directory = self.directory.as_ref().expect("only the end takes it");
+        directory.path().join(name)
+    }
+
+    /// Ends the process, if it has not ended, and hands its directory on.
+    pub fn end(mut self) -> tempfile::TempDir {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        self.directory.take().expect("only the end takes it")
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// What the VMM has logged.

@@ -158,3 +158,19 @@ fn unknown_request_is_answered_and_changes_nothing() {
     assert_eq!(request(&api, "PUT", "/api/v1/balloon", Some(&body)).0, 404);
     guest.wait_event("beat");
 }
+
+#[test]
+fn termination_signal_ends_the_process_as_a_shutdown() {
+    if !kvm_opens() {
+        return;
+    }
+    for signal in ["TERM", "INT"] {
+        let mut guest = Setup::new("ws_mib=4").start();
+        guest.wait_event("ready");
+        let kill = std::process::Command::new("kill")
+            .args(["-s", signal, &guest.pid().to_string()])
+            .status();
+        assert!(kill.unwrap().success());
+        assert_eq!(guest.wait_exit().code(), Some(0), "SIG{signal}");
+    }
+}
