@@ -13,7 +13,7 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use super::request::{MAX_ZERO_SECTORS, SECTOR_SIZE};
+use super::request::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE};
 
 /// Bytes up to the last field that our features give a meaning.
 const LEN: usize = 60;
@@ -59,10 +59,10 @@ impl ConfigSpace {
         put(26, &MIN_IO_SIZE.to_le_bytes());
         put(32, &[u8::from(self.writeback)]);
         put(34, &self.queues.to_le_bytes());
-        put(36, &MAX_ZERO_SECTORS.to_le_bytes());
+        put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
         put(40, &1_u32.to_le_bytes());
         put(44, &DISCARD_ALIGNMENT.to_le_bytes());
-        put(48, &MAX_ZERO_SECTORS.to_le_bytes());
+        put(48, &MAX_WRITE_ZEROES_SECTORS.to_le_bytes());
         put(52, &1_u32.to_le_bytes());
         put(56, &[1]);
         bytes

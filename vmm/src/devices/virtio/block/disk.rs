@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 
@@ -188,17 +190,25 @@ fn raw_engine(
     slots: u16,
     ring: bool,
 ) -> io::Result<Box<dyn Engine>> {
-    if !ring {
-        return Ok(Box::new(Blocking::new(Arc::clone(image))?));
-    }
-    match Uring::new(Arc::clone(image), slots) {
-        Ok(uring) => Ok(Box::new(uring)),
-        Err(error) => {
-            tracing::warn!(
+    if ring && !is_in_memory(image.file()) {
+        match Uring::new(Arc::clone(image), slots) {
+            Ok(uring) => return Ok(Box::new(uring)),
+            Err(error) => tracing::warn!(
                 device = id,
                 "io_uring is not to be had ({error}); requests run one at a time"
-            );
-            Ok(Box::new(Blocking::new(Arc::clone(image))?))
+            ),
         }
     }
+    Ok(Box::new(Blocking::new(Arc::clone(image))?))
+}
+
+/// Whether the file lies on a file system that is nothing but memory. There a transfer is a copy,
+/// and io_uring, which cannot do it without blocking, would hand each one to another thread.
+fn is_in_memory(file: &File) -> bool {
+    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the buffer is a struct statfs.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) };
+    // SAFETY: all bits zero is a valid struct statfs, and the kernel only fills it in.
+    let kind = unsafe { stat.assume_init() }.f_type;
+    result == 0 && kind == libc::TMPFS_MAGIC
 }

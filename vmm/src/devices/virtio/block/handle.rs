@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use super::Workers;
 use super::disk::{Disk, ResizeError};
 use super::lock::{ImageLocks, LockError};
 use super::metrics::BlockMetrics;
 use super::request::SECTOR_SIZE;
 use super::shared::Shared;
+use super::{Workers, on_worker};
 
 /// The way to a block device that the transport has taken.
 #[derive(Clone)]
@@ -67,12 +67,14 @@ impl BlockHandle {
     /// # Errors
     /// [`LockError`]; no lock is held then.
     pub fn lock(&self) -> Result<(), LockError> {
-        self.locks.lock()
+        let locks = Arc::clone(&self.locks);
+        on_worker(&self.workers, &self.disk, move |_| locks.lock())
     }
 
     /// Gives the locks up, for who is to run the guest next.
     pub fn unlock(&self) {
-        self.locks.unlock();
+        let locks = Arc::clone(&self.locks);
+        on_worker(&self.workers, &self.disk, move |_| locks.unlock());
     }
 
     /// What the device has done so far, all queues together.
@@ -96,7 +98,10 @@ impl BlockHandle {
             });
         }
         let _one_at_a_time = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.disk.resize(&self.shared.id, self.size(), size)?;
+        let (id, from) = (self.shared.id.clone(), self.size());
+        on_worker(&self.workers, &self.disk, move |disk| {
+            disk.resize(&id, from, size)
+        })?;
         self.shared
             .capacity_sectors
             .store(size / SECTOR_SIZE, Ordering::Release);
@@ -111,7 +116,7 @@ impl BlockHandle {
     /// # Errors
     /// The image cannot be read, or is not what it was.
     pub fn reload(&self) -> io::Result<()> {
-        let size = self.disk.reload()?;
+        let size = on_worker(&self.workers, &self.disk, Disk::reload)?;
         self.shared
             .capacity_sectors
             .store(size / SECTOR_SIZE, Ordering::Release);
@@ -131,7 +136,12 @@ impl BlockHandle {
             .iter()
             .map(|worker| worker.call(move |handler| handler.quiesce(deadline)));
         match left.sum() {
-            0 => Ok(()),
+            0 => {
+                // Now rather than when all vCPUs wait for it; should it fail, the deactivation
+                // finds out.
+                let _ = on_worker(&self.workers, &self.disk, Disk::settle);
+                Ok(())
+            }
             in_flight => Err(QuiesceError {
                 id: self.shared.id.clone(),
                 in_flight,

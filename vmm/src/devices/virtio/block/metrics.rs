@@ -168,7 +168,9 @@ mod tests {
             queue.other();
         }
         let mut sum = BlockMetrics::default();
-        queues.iter().for_each(|queue| queue.add_to(&mut sum));
+        for queue in &queues {
+            queue.add_to(&mut sum);
+        }
         assert_eq!((sum.read.count, sum.read.bytes), (2, 8192));
         assert_eq!(sum.read.latency_us_sum, 10);
         assert_eq!(sum.read.latency_us_log2[3], 2);

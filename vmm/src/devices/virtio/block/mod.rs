@@ -35,8 +35,6 @@ mod state;
 mod uring;
 
 #[cfg(test)]
-mod testing;
-#[cfg(test)]
 mod tests;
 
 use std::io;
@@ -207,6 +205,21 @@ impl Block {
     fn queues(&self) -> u16 {
         self.queue_sizes.len() as u16
     }
+
+    fn on_worker<R: Send + 'static>(&self, call: impl FnOnce(&Disk) -> R + Send + 'static) -> R {
+        on_worker(&self.workers, &self.disk, call)
+    }
+}
+
+/// Runs `call` on the first worker's thread: a device is activated by a vCPU and resized by the
+/// API, whose threads may not touch files.
+fn on_worker<R: Send + 'static>(
+    workers: &Workers,
+    disk: &Disk,
+    call: impl FnOnce(&Disk) -> R + Send + 'static,
+) -> R {
+    let disk = disk.clone();
+    workers[0].call(move |_| call(&disk))
 }
 
 fn check(id: &str, options: &BlockOptions) -> Result<(), BlockError> {
@@ -322,7 +335,7 @@ impl VirtioDevice for Block {
             .interrupt = None;
         let queues = self.workers.iter().map(Worker::deactivate);
         let queues = queues.flatten().collect();
-        self.unsettled = self.disk.settle().err().map(|error| {
+        self.unsettled = self.on_worker(Disk::settle).err().map(|error| {
             tracing::error!(device = self.shared.id, "write the image's tables: {error}");
             format!("the image's tables could not be written: {error}")
         });

@@ -206,8 +206,8 @@ impl QueueHandler {
     /// Takes what waits in the available ring, as far as there are slots.
     fn take(&mut self, active: &mut Active, now: Instant) -> bool {
         let mut taken = false;
+        let memory = Arc::clone(&active.memory);
         while active.taking == Taking::Yes && !self.free.is_empty() {
-            let memory = Arc::clone(&active.memory);
             let queue = &mut active.queue.queue;
             let head = match queue.iter(&*memory) {
                 Ok(mut chains) => chains.next().map(|chain| chain.head_index()),
@@ -221,7 +221,7 @@ impl QueueHandler {
                 let _ = queue.disable_notification(&*memory);
             }
             taken = true;
-            if let Err(error) = self.serve(active, head, now) {
+            if let Err(error) = self.serve(active, &memory, head, now) {
                 // Left in the ring, so that whoever activates the queue again meets it again.
                 active.queue.queue.go_to_previous_position();
                 self.broken(active, &error);
@@ -230,14 +230,19 @@ impl QueueHandler {
         taken
     }
 
-    fn serve(&mut self, active: &mut Active, head: u16, now: Instant) -> Result<(), ChainError> {
-        let memory = Arc::clone(&active.memory);
-        self.chain.walk(&memory, &active.queue.queue, head)?;
+    fn serve(
+        &mut self,
+        active: &mut Active,
+        memory: &GuestMemory,
+        head: u16,
+        now: Instant,
+    ) -> Result<(), ChainError> {
+        self.chain.walk(memory, &active.queue.queue, head)?;
         let limits = Limits {
             capacity_sectors: self.shared.capacity_sectors.load(Ordering::Acquire),
             read_only: self.shared.read_only,
         };
-        let request = request::parse(&memory, &mut self.chain, limits)?;
+        let request = request::parse(memory, &mut self.chain, limits)?;
         match request.action {
             Action::Submit(operation) if !is_nothing(operation, limits) => {
                 self.submit(active, head, request.status, operation, now);
@@ -256,7 +261,7 @@ impl QueueHandler {
             }
             Action::GetId => {
                 self.shared.metrics[usize::from(self.index)].other();
-                let written = self.write_serial(&memory);
+                let written = self.write_serial(memory);
                 self.answer(active, head, request.status, VIRTIO_BLK_S_OK, written);
             }
         }
@@ -568,9 +573,10 @@ impl QueueHandler {
         if usize::from(outstanding) != kept.len() || kept.len() > self.free.len() {
             return;
         }
+        let memory = Arc::clone(&active.memory);
         let now = Instant::now();
         for (position, &head) in kept.iter().enumerate() {
-            if let Err(error) = self.serve(active, head, now) {
+            if let Err(error) = self.serve(active, &memory, head, now) {
                 self.kept = kept[position..].to_vec();
                 self.broken(active, &error);
                 break;

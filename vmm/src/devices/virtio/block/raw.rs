@@ -21,7 +21,10 @@ const BOUNCE_LEN: usize = 256 * 1024;
 pub(super) struct RawImage {
     file: File,
     alignment: Alignment,
-    /// Held while a block is read, changed and written because a write covers only part of it.
+    /// Held while a block is read, changed and written because a write covers only part of it:
+    /// direct I/O on storage of blocks larger than a sector. Whole blocks are written without it,
+    /// so a driver that overlaps such a write with another of the same sectors, which gives it no
+    /// promise anyway, may find the rest of the block as it was before either.
     partial: Mutex<()>,
 }
 
@@ -54,14 +57,10 @@ impl RawImage {
 
     /// Whether these vectors may go to the kernel as they are.
     pub fn takes(&self, offset: u64, iovecs: &[libc::iovec]) -> bool {
-        let Alignment {
-            memory,
-            offset: block,
-        } = self.alignment;
-        offset.is_multiple_of(block)
+        let (memory, block) = (self.alignment.memory - 1, self.alignment.offset - 1);
+        offset & block == 0
             && iovecs.iter().all(|iovec| {
-                (iovec.iov_base as usize).is_multiple_of(memory)
-                    && (iovec.iov_len as u64).is_multiple_of(block)
+                iovec.iov_base as usize & memory == 0 && iovec.iov_len as u64 & block == 0
             })
     }
 

@@ -12,9 +12,11 @@ use crate::memory::GuestMemory;
 
 /// The unit of the protocol's sector numbers, whatever the disk's block size (5.2.2).
 pub(super) const SECTOR_SIZE: u64 = 512;
-/// Most sectors that one discard or write-zeroes segment may name: 1 GiB, so that a request on
-/// storage that must be zeroed by hand ends within seconds.
-pub(super) const MAX_ZERO_SECTORS: u32 = 1 << 21;
+/// Most sectors that one discard may name: 2 GiB.
+pub(super) const MAX_DISCARD_SECTORS: u32 = 1 << 22;
+/// Most sectors that one write-zeroes request may name: 64 MiB, as some storage must be zeroed by
+/// hand, and the queue waits for that.
+pub(super) const MAX_WRITE_ZEROES_SECTORS: u32 = 1 << 17;
 
 const HEADER_LEN: usize = 16;
 const ZERO_SEGMENT_LEN: usize = 16;
@@ -142,7 +144,12 @@ fn zero_segment(discard: bool, segment: &[u8; ZERO_SEGMENT_LEN], limits: Limits)
     if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 || (discard && unmap) {
         return Action::Reply(VIRTIO_BLK_S_UNSUPP as u8);
     }
-    if sectors > MAX_ZERO_SECTORS || !within(limits, sector, u64::from(sectors)) {
+    let most = if discard {
+        MAX_DISCARD_SECTORS
+    } else {
+        MAX_WRITE_ZEROES_SECTORS
+    };
+    if sectors > most || !within(limits, sector, u64::from(sectors)) {
         return Action::Reply(VIRTIO_BLK_S_IOERR as u8);
     }
     let kind = if discard {

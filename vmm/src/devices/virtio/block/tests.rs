@@ -8,5 +8,6 @@ mod migration;
 mod model;
 mod open;
 mod qcow2;
+mod queue;
 mod raw;
 mod tools;

@@ -10,7 +10,7 @@ use super::raw::resources;
 use super::rig::*;
 use crate::devices::virtio::block::chain::{Chain, MAX_DESCRIPTORS, total};
 use crate::devices::virtio::block::request::{Action, Limits, parse};
-use crate::devices::virtio::block::testing::{Buffer, DriverQueue, memory, readable, writable};
+use crate::devices::virtio::testing::{Buffer, DriverQueue, memory, readable, writable};
 use crate::memory::GuestMemory;
 
 const NEXT: u16 = 1;

@@ -7,8 +7,8 @@ use pindah_vmm_api::{DiskCache, ErrorPolicy};
 
 use super::raw::{image_options, resources};
 use super::rig::*;
-use crate::devices::virtio::block::testing::{readable, wait_until, writable};
 use crate::devices::virtio::block::{BlockOptions, open};
+use crate::devices::virtio::testing::{readable, wait_until, writable};
 use vm_memory::{Bytes, GuestAddress};
 
 const SIZE: u64 = 32768 * 512;

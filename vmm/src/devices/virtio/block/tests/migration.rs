@@ -10,7 +10,7 @@ use super::rig::*;
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::block::open;
 use crate::devices::virtio::block::state::{BlockState, KeptRequests};
-use crate::devices::virtio::block::testing::{DEADLINE, readable, writable};
+use crate::devices::virtio::testing::{DEADLINE, readable, writable};
 use crate::state::Section;
 
 #[test]

@@ -10,8 +10,8 @@ use vm_memory::{Bytes, GuestAddress};
 use super::raw::{image_options, resources};
 use super::rig::*;
 use super::tools::qemu_img;
-use crate::devices::virtio::block::testing::{Buffer, readable, writable};
 use crate::devices::virtio::block::{ImageOptions, open};
+use crate::devices::virtio::testing::{Buffer, readable, writable};
 
 /// Sectors of the disk under test.
 const SECTORS: u64 = 2048;

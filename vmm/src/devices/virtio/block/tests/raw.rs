@@ -9,8 +9,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::rig::*;
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::block::testing::{readable, wait_until, writable};
 use crate::devices::virtio::block::{BlockOptions, DiskResources, ImageOptions, open};
+use crate::devices::virtio::testing::{readable, wait_until, writable};
 
 const SECTORS: u64 = 32768;
 
@@ -268,9 +268,7 @@ fn read_only_disk_takes_no_writes() {
 fn pages_that_are_read_into_are_dirty() {
     each(|mut rig, _| {
         for address in [DATA + 4096, DATA + 5] {
-            std::ops::Deref::deref(rig.memory.iter().next().unwrap())
-                .bitmap()
-                .reset();
+            (**rig.memory.iter().next().unwrap()).bitmap().reset();
             assert_eq!(rig.read_untouched(address, 8192), OK);
             let region = rig.memory.iter().next().unwrap();
             let dirty = |at: u64| region.bitmap().dirty_at(at as usize);
@@ -301,8 +299,8 @@ fn driver_that_never_kicks_twice_is_served_while_the_device_looks() {
     let directory = tempfile::tempdir().unwrap();
     let mut rig = Rig::new(resources(&directory, DiskCache::Buffered), &options());
     for turn in 0..2000_u64 {
-        let ring = rig.queues[0].used_ring();
-        let event = GuestAddress(ring + 4 + 8 * 256);
+        let used = rig.queues[0].used_ring();
+        let event = GuestAddress(used + 4 + 8 * 256);
         let (_, status) = rig.push(0, IN, turn % 64, &[writable(DATA, 512)]);
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         let asked: u16 = rig.memory.read_obj(event).unwrap();

@@ -9,10 +9,10 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::devices::MachineControl;
-use crate::devices::virtio::block::testing::{
+use crate::devices::virtio::block::{Block, BlockHandle, BlockOptions, DiskResources};
+use crate::devices::virtio::testing::{
     Buffer, DriverQueue, FakeInterrupt, memory, readable, writable,
 };
-use crate::devices::virtio::block::{Block, BlockHandle, BlockOptions, DiskResources};
 use crate::devices::virtio::{Activation, ActiveQueue, VirtioDevice};
 use crate::memory::GuestMemory;
 
