@@ -6,3 +6,4 @@
 mod api_client;
 mod harness;
 mod life;
+mod sandbox;
