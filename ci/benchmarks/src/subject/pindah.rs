@@ -1,0 +1,104 @@
+//! `pindah-vmm`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::{Machine, Subject};
+use crate::network::{GUEST_MAC, TAP};
+
+/// One build of it.
+pub struct Pindah {
+    name: &'static str,
+    program: PathBuf,
+}
+
+impl Pindah {
+    /// The build at `program`.
+    pub fn new(name: &'static str, program: &Path) -> Self {
+        Self {
+            name,
+            program: program.to_owned(),
+        }
+    }
+}
+
+impl Subject for Pindah {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn version(&self) -> Result<String> {
+        let size = fs::metadata(&self.program)
+            .with_context(|| format!("looking at {}", self.program.display()))?
+            .len();
+        let version = Command::new(&self.program).arg("--version").output()?;
+        if !version.status.success() {
+            bail!("{} --version fails", self.program.display());
+        }
+        let version = String::from_utf8_lossy(&version.stdout);
+        Ok(format!("{}, {} KiB", version.trim(), size >> 10))
+    }
+
+    fn command(&self, machine: &Machine, _tuning: &str, directory: &Path) -> Result<Command> {
+        let path = directory.join(format!("{}.json", self.name));
+        let text = serde_json::to_string_pretty(&configuration(machine))?;
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        let mut command = Command::new(&self.program);
+        command.args(["run", "--config"]).arg(path);
+        Ok(command)
+    }
+}
+
+/// Names only what differs from the defaults, so that older builds understand it.
+fn configuration(machine: &Machine) -> Value {
+    let mut configuration = json!({
+        "name": "bench",
+        "cpus": { "count": machine.cpus },
+        "memory": { "size_mib": machine.memory_mib },
+        "boot": { "kernel": machine.kernel, "cmdline": machine.command_line },
+        "serial": "stdio",
+        // The peers have none either.
+        "rng": false,
+    });
+    if let Some(disk) = &machine.disk {
+        let cache = if disk.direct { "direct" } else { "buffered" };
+        configuration["disks"] = json!([{ "path": disk.path, "format": "raw", "cache": cache }]);
+    }
+    if machine.network.is_some() {
+        configuration["nets"] = json!([{ "tap": TAP, "mac": GUEST_MAC }]);
+    }
+    configuration
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use pindah_vmm_api::{DiskFormat, SerialConfig, VmConfig};
+
+    use crate::disk::DiskImage;
+
+    #[test]
+    fn configuration_is_what_the_vmm_takes() {
+        let machine = Machine {
+            memory_mib: 512,
+            cpus: 2,
+            kernel: "/probe".into(),
+            command_line: "blk=1".to_owned(),
+            disk: Some(Arc::new(DiskImage::new().unwrap())),
+            network: None,
+        };
+        let config: VmConfig = serde_json::from_value(configuration(&machine)).unwrap();
+        assert_eq!(config.memory.size_mib, 512);
+        assert_eq!(config.cpus.count, 2);
+        assert_eq!(config.boot.cmdline, "blk=1");
+        assert_eq!(config.serial, SerialConfig::Stdio);
+        assert_eq!(config.disks[0].format, DiskFormat::Raw);
+        assert!(!config.rng);
+    }
+}
