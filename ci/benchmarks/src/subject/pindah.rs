@@ -32,15 +32,15 @@ impl Subject for Pindah {
     }
 
     fn version(&self) -> Result<String> {
-        let size = fs::metadata(&self.program)
-            .with_context(|| format!("looking at {}", self.program.display()))?
-            .len();
-        let version = Command::new(&self.program).arg("--version").output()?;
+        let version = Command::new(&self.program)
+            .arg("--version")
+            .output()
+            .with_context(|| format!("starting {}", self.program.display()))?;
         if !version.status.success() {
             bail!("{} --version fails", self.program.display());
         }
-        let version = String::from_utf8_lossy(&version.stdout);
-        Ok(format!("{}, {} KiB", version.trim(), size >> 10))
+        let text = String::from_utf8_lossy(&version.stdout);
+        Ok(text.trim().to_owned())
     }
 
     fn command(&self, machine: &Machine, _tuning: &str, directory: &Path) -> Result<Command> {
