@@ -63,7 +63,7 @@ impl Server {
         let stop = Arc::new(AtomicBool::new(false));
         let wake = EventFd::new(EFD_NONBLOCK)?;
         let serving = Serving::new(listener, machine, limits, &wake, Arc::clone(&stop))?;
-        let thread = sandbox::spawn("api", ThreadKind::Control, move || serving.run())?;
+        let thread = sandbox::spawn("api", ThreadKind::Api, move || serving.run())?;
         Ok(Self {
             stop,
             wake,

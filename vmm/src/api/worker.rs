@@ -54,7 +54,7 @@ impl Worker {
         let (reply, done) = channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let cancel = Arc::clone(&cancelled);
-        let thread = sandbox::spawn("api-worker", ThreadKind::Control, move || {
+        let thread = sandbox::spawn("api-worker", ThreadKind::Operation, move || {
             for (connection, job) in todo {
                 let response = run(&*machine, job, &cancel).unwrap_or_else(Response::error);
                 let sent = reply.send(Done {

@@ -6,4 +6,5 @@
 mod api_client;
 mod harness;
 mod life;
+mod sandbox;
 mod snapshot;

@@ -16,6 +16,7 @@ use super::open::ChardevResources;
 use super::sink::Sink;
 use super::stdin::Stdin;
 use super::{INPUT_BYTES, Shared, escape};
+use crate::sandbox;
 
 const WAKE: u64 = 0;
 const LISTENER: u64 = 1;
@@ -455,10 +456,10 @@ impl SocketFile {
         Some(Self { path, inode })
     }
 
-    /// Removes it if it is still ours. The sandbox may forbid that; the next process that wants
-    /// the path then finds that nobody listens.
+    /// Removes it if it is still ours. The sandbox forbids that; the next process that wants the
+    /// path then finds that nobody listens.
     fn remove(&self) {
-        if inode(&self.path) == Some(self.inode) {
+        if !sandbox::is_closed() && inode(&self.path) == Some(self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
