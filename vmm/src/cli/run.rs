@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use pindah_vmm::api::Server;
 use pindah_vmm::config::Config;
+use pindah_vmm::devices::chardev::terminal;
+use pindah_vmm::sandbox::{self, Landlock, SeccompMode, ThreadKind};
 use pindah_vmm::vm::Vm;
 use pindah_vmm::vm::machine::ExitReason;
 use pindah_vmm::vm::resources::Resources;
@@ -34,39 +36,10 @@ pub struct ProcessArguments {
     /// Serve the API on this Unix socket.
     #[arg(long, value_name = "SOCKET")]
     api: Option<PathBuf>,
-    /// What becomes of system calls that the VMM has no need of: on ends it, log lets them pass
-    /// and has the kernel's audit log name them, off allows all.
+    /// What becomes of system calls that a thread has no need of: on ends the VMM, log lets them
+    /// pass and has the kernel's audit log name them, off allows all.
     #[arg(long, default_value_t, value_name = "MODE")]
-    seccomp: Seccomp,
-}
-
-/// `--seccomp`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Seccomp {
-    On,
-    Log,
-    Off,
-}
-
-impl Default for Seccomp {
-    /// On in release builds.
-    fn default() -> Self {
-        if cfg!(debug_assertions) {
-            Self::Off
-        } else {
-            Self::On
-        }
-    }
-}
-
-impl std::fmt::Display for Seccomp {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Self::On => "on",
-            Self::Log => "log",
-            Self::Off => "off",
-        })
-    }
+    seccomp: SeccompMode,
 }
 
 /// A process with everything open that has a path.
@@ -88,19 +61,24 @@ pub fn run(arguments: RunArguments) -> anyhow::Result<ExitReason> {
     Ok(finish(&vm, server))
 }
 
-/// Opens all that has a path.
+/// Opens all that has a path, and closes the sandbox.
 pub fn prepare(config: &Config, process: &ProcessArguments) -> anyhow::Result<Prepared> {
-    if process.seccomp != Seccomp::Off {
-        tracing::warn!("--seccomp {}: this build has no sandbox", process.seccomp);
-    }
     let listener = process.api.as_deref().map(socket::listen).transpose()?;
+    let resources = Resources::open(config)?;
+    let report = sandbox::restrict(process.seccomp, terminal::restore)?;
+    if report.landlock == Landlock::Missing {
+        tracing::warn!("{report}");
+    } else {
+        tracing::info!("{report}");
+    }
     Ok(Prepared {
-        resources: Resources::open(config)?,
+        resources,
         listener,
     })
 }
 
-/// Builds the machine and starts the API: all threads are there afterwards.
+/// Builds the machine and starts the API: all threads are there afterwards, and this one is under
+/// its filter before anything of the guest's is looked at.
 pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<(Arc<Vm>, Option<Server>)> {
     block_signals().context("cannot block signals")?;
     let vm = Vm::build(config, prepared.resources)?;
@@ -109,6 +87,7 @@ pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<(Arc<Vm>, Op
         .map(|listener| Server::spawn(listener, vm.clone()))
         .transpose()
         .context("cannot start the API")?;
+    sandbox::enter(ThreadKind::Control)?;
     Ok((vm, server))
 }
 

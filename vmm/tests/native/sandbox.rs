@@ -50,17 +50,3 @@ fn every_thread_of_a_running_guest_is_confined() {
         }
     }
 }
-
-#[test]
-fn log_tells_what_the_sandbox_is_made_of() {
-    if !kvm_opens() {
-        return;
-    }
-    let mut guest = Setup::new("ws_mib=4").start();
-    guest.wait_event("ready");
-    guest.command("poweroff");
-    assert_eq!(guest.wait_exit().code(), Some(0), "{}", guest.log());
-    let log = guest.log();
-    assert!(log.contains("sandbox closed"), "{log}");
-    assert!(log.contains("seccomp on"), "{log}");
-}
