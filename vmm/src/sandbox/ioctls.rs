@@ -26,7 +26,12 @@ macro_rules! requests {
 
 /// linux/kvm.h.
 pub(super) mod kvm {
-    use kvm_bindings::*;
+    use kvm_bindings::{
+        KVMIO, kvm_clear_dirty_log, kvm_clock_data, kvm_cpuid2, kvm_debugregs, kvm_dirty_log,
+        kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irqchip, kvm_irqfd, kvm_lapic_state,
+        kvm_mp_state, kvm_msi, kvm_msrs, kvm_pit_state2, kvm_regs, kvm_sregs,
+        kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    };
 
     use super::{NONE, READ, WRITE, request};
 
@@ -82,7 +87,6 @@ pub(super) mod tun {
     requests! {
         SETOFFLOAD = WRITE, TUN, 208, u32;
         GETIFF = READ, TUN, 210, u32;
-        SETVNETHDRSZ = WRITE, TUN, 216, i32;
         SETQUEUE = WRITE, TUN, 217, i32;
         SETCARRIER = WRITE, TUN, 226, i32;
     }
@@ -141,7 +145,6 @@ mod tests {
         for (ours, theirs) in [
             (tun::SETOFFLOAD, libc::TUNSETOFFLOAD),
             (tun::GETIFF, libc::TUNGETIFF),
-            (tun::SETVNETHDRSZ, libc::TUNSETVNETHDRSZ),
             (tun::SETQUEUE, libc::TUNSETQUEUE),
             (tun::SETCARRIER, libc::TUNSETCARRIER),
         ] {

@@ -56,7 +56,7 @@ const fn fcntl(commands: &'static [u32]) -> Rule {
 /// The groups of a kind; what it does most comes first.
 pub(super) fn of(kind: ThreadKind) -> &'static [&'static [Rule]] {
     match kind {
-        ThreadKind::Control => &[
+        ThreadKind::Control | ThreadKind::Operation => &[
             RUNTIME,
             INTERRUPTS,
             MACHINE,
@@ -72,15 +72,6 @@ pub(super) fn of(kind: ThreadKind) -> &'static [&'static [Rule]] {
             RUNTIME, POLLING, IRQ_LINE, TIMERS, SOCKETS, TERMINALS, BALLOON,
         ],
         ThreadKind::Api => &[RUNTIME, POLLING, EVENTFD, SOCKETS],
-        ThreadKind::Operation => &[
-            RUNTIME,
-            INTERRUPTS,
-            MACHINE,
-            DEVICES,
-            TIMERS,
-            IMAGES,
-            IMAGE_LOCKS,
-        ],
     }
 }
 
