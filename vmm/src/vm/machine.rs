@@ -5,8 +5,10 @@
 //! ```text
 //! config::load(path) -> Config            validated once
 //! Resources::open(&config) -> Resources   every file, tap and socket, by path, before the sandbox
+//! sandbox::restrict(mode, …)              no paths, no capabilities from here on
 //! Vm::build(&config, resources) -> Arc<Vm>
-//! Server::spawn(listener, vm.clone())     the API, whose threads exist before the sandbox closes
+//! Server::spawn(listener, vm.clone())     the API, with its threads
+//! sandbox::enter(ThreadKind::Control)     this thread's own filter, after all others have theirs
 //! vm.run() -> ExitReason                  blocks
 //! server.stop()                           the last events reach who listens
 //! ```
