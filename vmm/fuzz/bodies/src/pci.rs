@@ -9,7 +9,7 @@ use pindah_vmm::arch::x86_64::layout;
 use crate::driver::Driver;
 use crate::input::Input;
 use crate::machine::{self, BAR_BYTES, Virtio, width};
-use crate::platform::Machine;
+use crate::platform::{Machine, assert_same};
 
 static FIXTURE: LazyLock<Mutex<Machine>> = LazyLock::new(|| Mutex::new(Machine::new()));
 
@@ -65,7 +65,7 @@ fn step(machine: &Machine, input: &mut Input) {
         14 => {
             let saved = machine.save();
             machine.restore(&saved).expect("what was saved just now");
-            assert_eq!(machine.save(), saved);
+            assert_same(&machine.save(), &saved);
             machine.resume();
         }
         _ => machine.reset(),

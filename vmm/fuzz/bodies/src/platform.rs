@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ciborium::Value;
 use pindah_vmm::arch::x86_64::layout;
 use pindah_vmm::bus::{Bus, BusDevice};
 use pindah_vmm::devices::acpi_pm::AcpiPm;
@@ -34,6 +35,7 @@ pub struct Machine {
     pub virtio: Vec<Virtio>,
     serial: Arc<Serial>,
     serial_host: Arc<Chardev>,
+    console_host: Arc<Chardev>,
     pci: Arc<PciBus>,
     bridges: [Arc<Bridge>; 2],
     power_management: Arc<PowerManagement>,
@@ -50,7 +52,7 @@ impl Machine {
         let acpi_pm = Arc::new(AcpiPm::new(Arc::new(Nothing), Arc::new(Nothing)));
         let reset_control = Arc::new(ResetControl::new(Arc::new(Nothing)));
         let port_0xcf9 = Arc::new(Port0xCf9(Arc::clone(&reset_control)));
-        let serial_host = chardev("serial");
+        let (serial_host, console_host) = (chardev("serial"), chardev("console"));
         let cmos = CmosConfig {
             ram_bytes: RAM_BYTES as u64,
             vcpus: 1,
@@ -59,9 +61,10 @@ impl Machine {
         let fw_cfg = FwCfgBuilder::default().file("opt/fuzz", vec![1; 5000]);
         let fw_cfg = fw_cfg.expect("a valid name").build((*memory).clone());
         let machine = Self {
-            virtio: virtio(&memory, &mmio),
+            virtio: virtio(&memory, &mmio, &console_host),
             serial: Serial::new(Arc::new(Nothing), Arc::clone(&serial_host)),
             serial_host,
+            console_host,
             pci: Arc::new(PciBus::new(Some(port_0xcf9))),
             bridges: [Arc::new(Bridge::host()), Arc::new(Bridge::isa())],
             power_management: Arc::new(PowerManagement::new(Arc::clone(&acpi_pm), &ports)),
@@ -212,6 +215,10 @@ impl Machine {
         };
         let [host, isa] = &self.bridges;
         self.pause();
+        // A fresh machine has no input yet.
+        for host in [&self.serial_host, &self.console_host] {
+            while host.read_input(&mut [0; 64]) > 0 {}
+        }
         self.serial.restore(find("serial", "")?)?;
         self.serial_host.restore(find("chardev", "serial")?)?;
         self.pci.restore(find("pci-bus", "")?)?;
@@ -229,11 +236,11 @@ impl Machine {
 }
 
 /// One of each, but the network.
-fn virtio(memory: &Arc<GuestMemory>, mmio: &Arc<Bus>) -> Vec<Virtio> {
+fn virtio(memory: &Arc<GuestMemory>, mmio: &Arc<Bus>, host: &Arc<Chardev>) -> Vec<Virtio> {
     let thread = "a host with a thread to spare";
     let rng = Rng::new("rng").expect(thread);
     let balloon = Balloon::new("balloon", &BalloonConfig::default(), memory, 1).expect(thread);
-    let (console, _) = Console::new("console", chardev("console"), None).expect(thread);
+    let (console, _) = Console::new("console", Arc::clone(host), None).expect(thread);
     let (block, _) = machine::block(&machine::memfd(&[0; DISK_BYTES]));
     let devices: [(u8, Box<dyn VirtioDevice>); 4] = [
         (layout::SLOT_RNG, Box::new(rng)),
@@ -244,4 +251,26 @@ fn virtio(memory: &Arc<GuestMemory>, mmio: &Arc<Bus>) -> Vec<Virtio> {
     let devices = devices.into_iter();
     let devices = devices.map(|(slot, device)| Virtio::on(slot, device, memory, mmio));
     devices.collect()
+}
+
+/// Fails with the fields in which two states of a machine differ.
+pub fn assert_same(now: &[Section], before: &[Section]) {
+    assert_eq!(now.len(), before.len());
+    for (now, before) in now.iter().zip(before) {
+        let differ = |at: usize, field: &(Value, Value)| {
+            let fields = before.body.as_map().and_then(|fields| fields.get(at));
+            fields != Some(field)
+        };
+        let fields = now.body.as_map().into_iter().flatten().enumerate();
+        let different: Vec<_> = fields
+            .filter(|(at, field)| differ(*at, field))
+            .map(|(at, (name, value))| (name, value, before.body.as_map().map(|all| &all[at].1)))
+            .collect();
+        assert!(
+            different.is_empty(),
+            "{} {}: {different:?}",
+            now.kind,
+            now.id
+        );
+    }
 }

@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::driver::{Driver, buffers};
 use crate::input::Input;
 use crate::machine;
-use crate::platform::Machine;
+use crate::platform::{Machine, assert_same};
 
 /// Magic, format and length before a snapshot's body.
 const HEADER: usize = 20;
@@ -168,7 +168,7 @@ fn sections(machine: &Machine, input: &mut Input) {
     machine
         .restore(&taken)
         .expect("what was taken can be taken again");
-    assert_eq!(machine.save(), taken);
+    assert_same(&machine.save(), &taken);
     machine.resume();
     for device in &machine.virtio {
         let mut driver = Driver::new(device);
