@@ -1,7 +1,8 @@
 //! Requests to a disk: whatever the guest asks for, only the sectors that it names change.
 //!
-//! Headers that write name sectors of the image's first half only, and all of RAM that is not a
-//! header or a ring is filled so that it cannot pass for one. The second half must stay as it is.
+//! Headers that write name sectors at the image's start only, and all of RAM that is not a header
+//! or a ring is filled so that it cannot pass for one. The image's end, farther away than the
+//! longest chain reaches, must stay as it is.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,10 +12,16 @@ use pindah_vmm::devices::virtio::block::BlockHandle;
 
 use crate::driver::{Buffer, DATA, Driver, HEADERS};
 use crate::input::Input;
-use crate::machine::{self, Virtio};
+use crate::machine::{self, QUEUE_SIZE, RAM_BYTES, Virtio};
 
-const HALF_SECTORS: u64 = 64;
-const HALF_BYTES: usize = HALF_SECTORS as usize * 512;
+/// What requests name, at the image's start.
+const LOW_SECTORS: u64 = 32;
+const LOW_BYTES: usize = LOW_SECTORS as usize * 512;
+/// Where the guarded end starts: no chain has more bytes than a queue's size times RAM's.
+const GUARD_AT: u64 = QUEUE_SIZE as u64 * RAM_BYTES as u64 + LOW_BYTES as u64;
+const GUARD_BYTES: usize = 0x2000;
+const DISK_BYTES: u64 = GUARD_AT + GUARD_BYTES as u64;
+const DISK_SECTORS: u64 = DISK_BYTES / 512;
 /// As a type it is unknown, as a sector beyond the end.
 const RAM_FILL: u8 = 0xaa;
 const LOW_FILL: u8 = 0x33;
@@ -40,9 +47,8 @@ struct Fixture {
 }
 
 static FIXTURE: LazyLock<Mutex<Fixture>> = LazyLock::new(|| {
-    let mut content = vec![LOW_FILL; HALF_BYTES];
-    content.resize(2 * HALF_BYTES, GUARD_FILL);
-    let image = machine::memfd(&content);
+    let image = machine::memfd(&[]);
+    refill(&image);
     let (block, handle) = machine::block(&image);
     let device = Virtio::new(Box::new(block), &machine::memory());
     Mutex::new(Fixture {
@@ -80,8 +86,10 @@ pub fn run(data: &[u8]) {
     let saved = fixture.device.transport.save();
     saved.expect("a paused device can be saved");
     fixture.device.transport.resume();
+    driver.reset();
     assert_guard(&fixture.image);
-    read_one(&fixture, &mut driver);
+    refill(&fixture.image);
+    read_one(&mut driver);
 }
 
 /// The rings' pages begin as zeroes: nothing is available.
@@ -104,12 +112,10 @@ fn request(driver: &mut Driver, input: &mut Input, requests: &mut usize) {
         _ => input.edge() as u32 | 0x100,
     };
     let sectors = 1 + input.below(4) as u64;
-    let mut sector = input.below((HALF_SECTORS - sectors) as usize) as u64;
+    let mut sector = input.below((LOW_SECTORS - sectors) as usize) as u64;
     if input.chance(16) {
         // Reads may go anywhere. What writes is only ever told a sector beyond the disk.
-        sector = input
-            .edge()
-            .max(if kind == IN { 0 } else { 2 * HALF_SECTORS });
+        sector = input.edge().max(if kind == IN { 0 } else { DISK_SECTORS });
     }
     let mut header = [0; 16];
     header[..4].copy_from_slice(&kind.to_le_bytes());
@@ -170,22 +176,30 @@ fn chain(
     chain
 }
 
+/// The image as it is at the beginning of a case.
+fn refill(image: &File) {
+    // Drops all that was written between start and end.
+    let filled = image
+        .set_len(0)
+        .and_then(|()| image.write_all_at(&[LOW_FILL; LOW_BYTES], 0))
+        .and_then(|()| image.write_all_at(&[GUARD_FILL; GUARD_BYTES], GUARD_AT));
+    filled.expect("memory for a small file");
+}
+
 fn assert_guard(image: &File) {
-    let mut guard = [0; HALF_BYTES];
-    let read = image.read_exact_at(&mut guard, HALF_BYTES as u64);
+    let mut guard = [0; GUARD_BYTES];
+    let read = image.read_exact_at(&mut guard, GUARD_AT);
     read.expect("the image has its length");
     let touched = guard.iter().position(|&byte| byte != GUARD_FILL);
     assert_eq!(touched, None, "a sector that no request has named");
     let len = image.metadata().expect("the image is open").len();
-    assert_eq!(len, 2 * HALF_BYTES as u64);
+    assert_eq!(len, DISK_BYTES);
 }
 
-/// The disk works after a reset; the image is as at the beginning of a case again.
-fn read_one(fixture: &Fixture, driver: &mut Driver) {
-    let written = fixture.image.write_all_at(&[LOW_FILL; HALF_BYTES], 0);
-    written.expect("memory for a small file");
+/// The disk works after a reset.
+fn read_one(driver: &mut Driver) {
     let mut header = [0; 16];
-    header[8] = HALF_SECTORS as u8;
+    header[8..].copy_from_slice(&(GUARD_AT / 512).to_le_bytes());
     driver.poke(HEADERS, &header);
     let part = |address, len, writable| Buffer {
         address,

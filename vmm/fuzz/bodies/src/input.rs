@@ -33,8 +33,8 @@ impl<'a> Input<'a> {
     /// Less than `end`, which is not 0.
     pub fn below(&mut self, end: usize) -> usize {
         match end {
-            ..=0x100 => usize::from(self.byte()) % end,
-            ..=0x1_0000 => usize::from(self.word()) % end,
+            ..=0xff => usize::from(self.byte()) % end,
+            0x100..=0xffff => usize::from(self.word()) % end,
             _ => self.dword() as usize % end,
         }
     }

@@ -37,9 +37,11 @@ pub fn memory() -> Arc<GuestMemory> {
 
 /// Makes all of RAM `byte`.
 pub fn fill(memory: &GuestMemory, byte: u8) {
-    let bytes = [byte; RAM_BYTES];
-    let filled = memory.write_slice(&bytes, GuestAddress(0));
-    filled.expect("all of it is RAM");
+    let page = [byte; 0x1000];
+    for address in (0..RAM_BYTES).step_by(page.len()) {
+        let filled = memory.write_slice(&page, GuestAddress(address as u64));
+        filled.expect("all of it is RAM");
+    }
 }
 
 /// What devices ask of the machine is lost.

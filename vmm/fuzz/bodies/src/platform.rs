@@ -25,7 +25,7 @@ use pindah_vmm_api::BalloonConfig;
 
 use crate::machine::{self, Nothing, RAM_BYTES, Virtio, chardev};
 
-const DISK_BYTES: usize = 64 << 10;
+const DISK_BYTES: usize = 16 << 10;
 
 /// All of it.
 pub struct Machine {

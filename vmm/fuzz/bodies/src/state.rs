@@ -184,7 +184,7 @@ fn sections(machine: &Machine, input: &mut Input) {
 fn corrupt(section: &mut Section, input: &mut Input) {
     match input.below(64) {
         62 => section.version = input.word(),
-        63 => section.id = "other".to_owned(),
+        63 => section.id.push_str("other"),
         _ => {}
     }
     corrupt_value(&mut section.body, input);
