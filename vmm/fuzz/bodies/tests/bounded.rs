@@ -3,7 +3,8 @@
 //! `PINDAH_FUZZ_SECONDS` sets another time. A failure prints `PINDAH_FUZZ_SEED` and
 //! `PINDAH_FUZZ_CASE`: with both set, a run begins at that case and does it alone.
 
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once};
@@ -38,9 +39,10 @@ fn abort(what: &str) -> ! {
         if !progress.done.load(Ordering::SeqCst) {
             let case = progress.case.load(Ordering::SeqCst);
             let (name, seed) = (progress.name, progress.seed);
-            text += &format!(
+            let _ = writeln!(
+                text,
                 "running: PINDAH_FUZZ_SEED={seed} PINDAH_FUZZ_CASE={case} \
-                 cargo test -p pindah-fuzz --release --test bounded {name}\n"
+                 cargo test -p pindah-fuzz --release --test bounded {name}"
             );
         }
     }
