@@ -161,11 +161,13 @@ impl Chardev {
         self.shared.input().bytes.iter().copied().collect()
     }
 
-    /// Puts input from saved state before any that has come since.
+    /// Puts input from saved state before any that has come since. What is beyond
+    /// [`INPUT_BYTES`] then is lost: no other machine would take it from our own saved state.
     pub fn restore_input(&self, bytes: &[u8]) {
         let mut input = self.shared.input();
         let newer = std::mem::replace(&mut input.bytes, bytes.iter().copied().collect());
         input.bytes.extend(newer);
+        input.bytes.truncate(INPUT_BYTES);
     }
 
     /// Serves one more client on `stream`: the history first, then what comes; what it sends is

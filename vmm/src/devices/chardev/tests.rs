@@ -103,6 +103,16 @@ fn input_from_all_clients_reaches_the_device() {
 }
 
 #[test]
+fn restored_input_comes_first_and_stays_within_the_bound() {
+    let chardev = off();
+    chardev.restore_input(&[1; INPUT_BYTES]);
+    chardev.restore_input(b"saved");
+    let waiting = chardev.waiting_input();
+    assert_eq!(waiting.len(), INPUT_BYTES);
+    assert!(waiting.starts_with(b"saved\x01"));
+}
+
+#[test]
 fn input_beyond_the_bound_waits_in_the_socket() {
     let chardev = off();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
