@@ -7,7 +7,8 @@
 mod builder;
 mod console;
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -104,22 +105,30 @@ impl<'a> Guest<'a> {
         &self.socket
     }
 
-    /// Waits until `GET /api/v1/vm` shows the state `state`.
+    /// Waits until `GET /api/v1/vm` says what is wanted; the VMM may not listen yet.
     ///
     /// # Errors
-    /// If it does not within two minutes.
-    pub fn wait_state(&self, state: &str) -> Result<()> {
-        let deadline = std::time::Instant::now() + ACTION_LIMIT;
+    /// If it does not within two minutes; the message carries the last answer.
+    pub fn wait_info(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
+        let deadline = Instant::now() + ACTION_LIMIT;
         loop {
-            let info = self.api("GET", "/vm", None)?;
-            if info["state"] == state {
+            let info = self.api("GET", "/vm", None);
+            if info.as_ref().is_ok_and(&holds) {
                 return Ok(());
             }
-            if std::time::Instant::now() > deadline {
-                bail!("{} did not become {state}: {info}", self.name);
+            if Instant::now() > deadline {
+                bail!("{}: no {what} within {ACTION_LIMIT:?}: {info:?}", self.name);
             }
-            std::thread::sleep(Duration::from_millis(200));
+            thread::sleep(Duration::from_millis(200));
         }
+    }
+
+    /// Waits until the guest is in the state `state`.
+    ///
+    /// # Errors
+    /// If it is not within two minutes.
+    pub fn wait_state(&self, state: &str) -> Result<()> {
+        self.wait_info(state, |info| info["state"] == state)
     }
 
     /// Waits for the end of the VMM.

@@ -6,20 +6,30 @@ use pindah_lab::Flavour::{Cloud, Generic};
 use pindah_lab::Kernel;
 use pindah_lab::guest::{ACTION_LIMIT, Guest};
 use pindah_vmm_api::BalloonConfig;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::host::{artifacts, kernel, server};
 
 const MEMORY_MIB: u64 = 384;
 const TARGET_MIB: u64 = 192;
+const FILL: &str = "dd if=/dev/urandom of=/fill/file bs=1M count=220";
 
-/// MiB that the guest has in all, as it says itself.
-fn total_mib(guest: &mut Guest<'_>) -> u64 {
+/// Waits until the balloon holds so much, as the VMM says.
+fn wait_for_balloon(guest: &Guest<'_>, mib: u64) {
+    let holds = |info: &Value| {
+        let devices = info["devices"].as_array().into_iter().flatten();
+        let mut balloons = devices.filter(|device| device["kind"] == "balloon");
+        balloons.any(|balloon| balloon["actual_mib"] == mib)
+    };
     guest
-        .check("awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo")
-        .unwrap()
-        .parse()
-        .unwrap()
+        .wait_info(&format!("balloon of {mib} MiB"), holds)
+        .unwrap();
+}
+
+/// MiB that the guest can still use, as it says itself.
+fn available_mib(guest: &mut Guest<'_>) -> u64 {
+    let available = "awk '/MemAvailable/ {print int($2 / 1024)}' /proc/meminfo";
+    guest.check(available).unwrap().parse().unwrap()
 }
 
 /// Resident MiB of the VMM.
@@ -49,27 +59,26 @@ fn balloon_gives_memory_back_and_takes_it_again(kernel: &Kernel) {
     guest.wait_ready().unwrap();
     // Touches nearly all memory, so that there is something to give back.
     guest
-        .check("dd if=/dev/urandom of=/tmp/fill bs=1M count=220 && rm /tmp/fill")
+        .check("mkdir /fill && mount -t tmpfs -o size=90% tmpfs /fill")
         .unwrap();
+    guest.check(FILL).unwrap();
+    guest.check("rm /fill/file").unwrap();
     let pid = guest.api("GET", "/vm", None).unwrap()["pid"].to_string();
-    let (total, resident) = (total_mib(&mut guest), resident_mib(&pid));
+    let (available, resident) = (available_mib(&mut guest), resident_mib(&pid));
 
     guest
         .api("PUT", "/balloon", Some(&json!({"target_mib": TARGET_MIB})))
         .unwrap();
-    wait_for("a full balloon", || {
-        total_mib(&mut guest) + TARGET_MIB <= total + 2
-    });
+    wait_for_balloon(&guest, TARGET_MIB);
     wait_for("memory given back", || {
         resident_mib(&pid) + TARGET_MIB / 2 <= resident
     });
+    assert!(available_mib(&mut guest) + TARGET_MIB / 2 <= available);
     guest
         .api("PUT", "/balloon", Some(&json!({"target_mib": 0})))
         .unwrap();
-    wait_for("an empty balloon", || total_mib(&mut guest) + 2 >= total);
-    guest
-        .check("dd if=/dev/urandom of=/tmp/fill bs=1M count=220")
-        .unwrap();
+    wait_for_balloon(&guest, 0);
+    guest.check(FILL).unwrap();
     guest.power_off().unwrap();
 }
 

@@ -77,6 +77,7 @@ fn snapshot_of_a_working_guest_with_disk_and_net_goes_on_when_restored() {
     guest.wait_end().unwrap().ok().unwrap();
     for _ in 0..2 {
         let mut guest = server().restore("snapshot", "/root/snapshot").unwrap();
+        guest.wait_state("running").unwrap();
         assert_eq!(guest.check(boot_id).unwrap(), booted);
         wait_for_rounds(&mut guest, 3);
         guest
@@ -112,6 +113,7 @@ fn snapshot_of_a_guest_that_goes_on_leaves_it_at_work() {
     guest.power_off().unwrap();
 
     let mut guest = server().restore("copy", "/root/copy").unwrap();
+    guest.wait_state("running").unwrap();
     guest
         .check("test -e /tmp/before && test ! -e /tmp/after")
         .unwrap();
