@@ -4,8 +4,8 @@
 //! main ─► config ─► api ─► migration, snapshot ─► vm ─► devices, vcpu ─► bus, memory ─► kvm
 //! ```
 //!
-//! Imports point to the right only. [`state`] and [`sandbox`] know nothing of the machine and
-//! may be used by all.
+//! Imports point to the right only. [`state`], [`sandbox`] and [`startup`] know nothing of the
+//! machine and may be used by all.
 
 pub mod api;
 pub mod arch;
@@ -18,6 +18,7 @@ pub mod kvm;
 pub mod memory;
 pub mod sandbox;
 pub mod snapshot;
+pub mod startup;
 pub mod state;
 pub mod vcpu;
 pub mod vm;

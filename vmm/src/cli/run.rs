@@ -10,6 +10,7 @@ use pindah_vmm::api::Server;
 use pindah_vmm::config::Config;
 use pindah_vmm::devices::chardev::terminal;
 use pindah_vmm::sandbox::{self, Landlock, SeccompMode, ThreadKind};
+use pindah_vmm::startup;
 use pindah_vmm::vm::Vm;
 use pindah_vmm::vm::machine::ExitReason;
 use pindah_vmm::vm::resources::Resources;
@@ -93,6 +94,7 @@ pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<(Arc<Vm>, Op
 
 /// Runs the machine; who listens hears how it ended.
 pub fn finish(vm: &Vm, server: Option<Server>) -> ExitReason {
+    startup::give_back_code();
     let reason = vm.run();
     if let Some(server) = server {
         server.stop();

@@ -66,7 +66,7 @@ pub(super) fn of(kind: ThreadKind) -> &'static [&'static [Rule]] {
             IMAGE_LOCKS,
         ],
         ThreadKind::Vcpu => &[VCPU, RUNTIME, INTERRUPTS, DEVICES, TIMERS, IMAGES],
-        ThreadKind::Block => &[URING, RUNTIME, POLLING, IMAGES],
+        ThreadKind::Block => &[URING, RUNTIME, POLLING, IMAGES, IMAGE_LOCKS],
         ThreadKind::Net => &[RUNTIME, POLLING, DEVICES, VHOST],
         ThreadKind::Device => &[
             RUNTIME, POLLING, IRQ_LINE, TIMERS, SOCKETS, TERMINALS, BALLOON,
