@@ -46,6 +46,13 @@ pub struct Buffer {
     pub writable: bool,
 }
 
+/// A buffer as good as any.
+const FIRST_PAGE: Buffer = Buffer {
+    address: DATA,
+    len: 0x1000,
+    writable: false,
+};
+
 /// The driver's side of a queue.
 struct Ring {
     index: u16,
@@ -184,9 +191,16 @@ impl<'a> Driver<'a> {
                 let next = (!last).then_some(at + 1);
                 write_descriptor(self.device, input, table, at, *buffer, next);
             }
+            let mut len = 16 * buffers.len() as u32;
+            if input.chance(16) {
+                // A table that is longer than it looks, whose chain never ends.
+                len = input.pick(&[0x400, 0x4010, 0xf_fff0]);
+                let first = buffers.first().copied().unwrap_or(FIRST_PAGE);
+                write_descriptor(self.device, input, table, 0, first, Some(0));
+            }
             let pointer = Buffer {
                 address: table,
-                len: 16 * buffers.len() as u32,
+                len,
                 writable: false,
             };
             let at = ring.descriptors() + 16 * u64::from(head);
@@ -269,7 +283,7 @@ impl<'a> Driver<'a> {
             6 => self.device.read(ISR, &mut data[..1]),
             7 => {
                 let value = input.edge().to_le_bytes();
-                let at = MSIX_TABLE + input.below(0x60) as u64;
+                let at = MSIX_TABLE + input.below(0x100) as u64;
                 self.device.write(at, &value[..width(input)]);
             }
             8 => {
