@@ -2,7 +2,6 @@
 //! order.
 
 use std::io;
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use pindah_vmm_api::{Initiator, VmConfig};
@@ -97,8 +96,7 @@ impl Vm {
         let firmware_bytes = resources.boot.firmware_len().unwrap_or(0);
         let memory = Arc::new(memory::build(&config.memory, firmware_bytes)?);
         let kvm = KvmVm::new(resources.kvm, &memory)?;
-        let (requester, requests) = channel();
-        let control = Requests(requester.clone());
+        let (control, requests) = Requests::channel();
         let (ports, mmio) = (Arc::new(Bus::default()), Arc::new(Bus::default()));
 
         let start_chardev = |name, resources| {
@@ -141,7 +139,7 @@ impl Vm {
             life: Life::default(),
             events: Events::default(),
             requests: Mutex::new(requests),
-            requester,
+            requester: control.clone(),
             _termination: Termination::start(control).map_err(failed("the signals' thread"))?,
         }))
     }

@@ -172,7 +172,7 @@ impl Machine for Vm {
 
     fn power_off(&self) -> Result<(), MachineError> {
         self.require("power off", &ALIVE)?;
-        let _ = self.requester.send(Request::PowerOff(Initiator::Host));
+        self.requester.send(Request::PowerOff(Initiator::Host));
         Ok(())
     }
 

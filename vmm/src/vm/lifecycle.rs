@@ -34,6 +34,13 @@ pub(super) enum Request {
     Crash(Crash),
 }
 
+impl Request {
+    /// Whether it is the guest's own, and means nothing after a reset.
+    pub fn is_of_guest(&self) -> bool {
+        !matches!(self, Self::PowerOff(Initiator::Host))
+    }
+}
+
 /// State, and since when.
 #[derive(Debug)]
 pub(super) struct Now {

@@ -27,7 +27,7 @@ pub mod termination;
 mod transition;
 mod wiring;
 
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{kvm_irqchip, kvm_pit_state2};
@@ -42,6 +42,7 @@ use events::Events;
 use lifecycle::{Life, Request};
 use platform::Platform;
 use termination::Termination;
+use wiring::Requests;
 
 /// One guest. Its threads stand by from the start; nothing runs before [`Self::run`].
 pub struct Vm {
@@ -57,8 +58,8 @@ pub struct Vm {
     power_on: PowerOn,
     life: Life,
     events: Events,
-    requests: Mutex<Receiver<Request>>,
-    requester: Sender<Request>,
+    requests: Mutex<Receiver<(u64, Request)>>,
+    requester: Requests,
     _termination: Termination,
 }
 

@@ -81,17 +81,20 @@ impl Vm {
             .lock()
             .expect("only one thread runs a machine");
         loop {
-            let Ok(request) = requests.recv() else {
+            let Ok((power_cycle, request)) = requests.recv() else {
                 return ExitReason::HostError;
             };
-            if let Some(reason) = self.serve(request) {
+            if let Some(reason) = self.serve(power_cycle, request) {
                 return reason;
             }
         }
     }
 
-    fn serve(&self, request: Request) -> Option<ExitReason> {
+    fn serve(&self, power_cycle: u64, request: Request) -> Option<ExitReason> {
         let _transition = self.life.begin();
+        if request.is_of_guest() && power_cycle != self.requester.power_cycle() {
+            return None;
+        }
         match request {
             Request::PowerOff(by) => {
                 self.end(RunState::Stopped);
@@ -209,6 +212,7 @@ impl Vm {
         if ran {
             self.park();
         }
+        self.requester.begin_power_cycle();
         for device in &self.virtio {
             device.reset();
         }

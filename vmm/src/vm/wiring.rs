@@ -2,7 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -60,14 +61,40 @@ impl IrqLine for KvmIrqLine {
     }
 }
 
-/// Requests of devices, done later by the thread that runs the machine.
+/// The way to the thread that runs the machine, for devices, vCPUs and signals.
+///
+/// Every request carries the power cycle in which it was made. A guest that asks for a reset goes
+/// on for a moment, and may ask for more or crash: after the reset all that is another machine's.
 #[derive(Clone)]
-pub(super) struct Requests(pub Sender<Request>);
+pub(super) struct Requests {
+    sender: Sender<(u64, Request)>,
+    power_cycle: Arc<AtomicU64>,
+}
 
 impl Requests {
+    /// The way and its end.
+    pub fn channel() -> (Self, Receiver<(u64, Request)>) {
+        let (sender, receiver) = channel();
+        let requests = Self {
+            sender,
+            power_cycle: Arc::default(),
+        };
+        (requests, receiver)
+    }
+
     /// Leaves a request. Nobody takes it once the machine has ended, and nobody needs to.
     pub fn send(&self, request: Request) {
-        let _ = self.0.send(request);
+        let _ = self.sender.send((self.power_cycle(), request));
+    }
+
+    /// Counts the resets.
+    pub fn power_cycle(&self) -> u64 {
+        self.power_cycle.load(Ordering::Acquire)
+    }
+
+    /// What the guest has asked for so far does not count any more. While it stands.
+    pub fn begin_power_cycle(&self) {
+        self.power_cycle.fetch_add(1, Ordering::AcqRel);
     }
 }
 
