@@ -62,11 +62,11 @@ pub fn run(data: &[u8]) {
         return;
     };
     // The wire form is a fixed point.
-    let wire = serde_json::to_string(config.wire()).expect("what was parsed can be written");
+    let wire = serde_json::to_string(&*config).expect("what was parsed can be written");
     let again = Config::parse(&wire, Format::Json, "wire").expect("a valid configuration");
     assert_eq!(again, config);
     let decoded: VmConfig = serde_json::from_str(&wire).expect("the same type");
-    assert_eq!(&decoded, config.wire());
+    assert_eq!(decoded, *config);
 }
 
 fn text(input: &mut Input) -> (String, Format) {
