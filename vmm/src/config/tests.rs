@@ -282,10 +282,9 @@ fn refused_json_says_where_what_and_what_is_allowed() {
 
 #[test]
 fn more_devices_than_slots_are_refused() {
-    let nets = |count: usize| -> String {
-        (0..count)
-            .map(|number| format!("[[nets]]\ntap = 't{number}'\n"))
-            .collect()
+    let nets = |count: usize| {
+        let tables = (0..count).map(|number| format!("[[nets]]\ntap = 't{number}'\n"));
+        tables.collect::<Vec<_>>().concat()
     };
     toml(&format!("{SMALLEST}{}", nets(layout::MAX_NETS))).unwrap();
     let message = toml(&format!("{SMALLEST}{}", nets(layout::MAX_NETS + 1))).unwrap_err();

@@ -148,7 +148,7 @@ mod tests {
             (tun::SETQUEUE, libc::TUNSETQUEUE),
             (tun::SETCARRIER, libc::TUNSETCARRIER),
         ] {
-            assert_eq!(u64::from(ours), theirs as u64);
+            assert_eq!(u64::from(ours), theirs);
         }
     }
 

@@ -62,7 +62,7 @@ impl Setup {
             toml: String::new(),
             tables: String::new(),
             memory: "size_mib = 128\n".to_owned(),
-            boot: format!("kernel = {:?}\ncmdline = {cmdline:?}\n", probe()),
+            boot: format!("kernel = '{}'\ncmdline = {cmdline:?}\n", probe().display()),
         }
     }
 
@@ -104,12 +104,12 @@ impl Setup {
     /// Starts it.
     pub fn start(self) -> Guest {
         let config = format!(
-            "serial = {{ socket = {serial:?} }}\n{}\n{}\n[memory]\n{}[boot]\n{}",
+            "serial = {{ socket = '{serial}' }}\n{}\n{}\n[memory]\n{}[boot]\n{}",
             self.toml,
             self.tables,
             self.memory,
             self.boot,
-            serial = self.path("serial"),
+            serial = self.path("serial").display(),
         );
         let file = self.path("guest.toml");
         fs::write(&file, config).expect("a file in a temporary directory");
@@ -162,9 +162,8 @@ impl Guest {
             match UnixStream::connect(&path) {
                 Ok(stream) => break stream,
                 Err(error) => {
-                    if self.process.try_wait().expect("a child of ours").is_some() {
-                        panic!("pindah-vmm has ended:\n{}", self.log());
-                    }
+                    let ended = self.process.try_wait().expect("a child of ours");
+                    assert!(ended.is_none(), "pindah-vmm has ended:\n{}", self.log());
                     assert!(
                         Instant::now() < end,
                         "no serial port: {error}\n{}",

@@ -71,7 +71,10 @@ fn restored_disk_goes_on_where_its_guest_was() {
     let image = setup.path("disk.img");
     let file = std::fs::File::create(&image).expect("a file in a temporary directory");
     file.set_len(64 << 20).expect("a sparse file");
-    let disk = format!("[[disks]]\npath = {image:?}\nformat = \"raw\"\ncache = \"buffered\"");
+    let disk = format!(
+        "[[disks]]\npath = '{}'\nformat = 'raw'\ncache = 'buffered'",
+        image.display()
+    );
     let mut guest = setup.table(&disk).start();
     let before = guest.wait_event("blk");
     snapshot(&guest, "exit");

@@ -158,8 +158,8 @@ fn attempt(call: &str) {
         "run" => ioctl(0xae80),
         "memslot" => ioctl(0x4020_ae46),
         "interrupt" => ioctl(0x4008_ae61),
-        // SAFETY: null pointers ask for no address.
         "accept" => {
+            // SAFETY: null pointers ask for no address.
             unsafe { libc::accept4(-1, std::ptr::null_mut(), std::ptr::null_mut(), 0) };
         }
         // SAFETY: nothing is read for no bytes.
@@ -257,6 +257,7 @@ fn paths() {
     if abi >= 6 {
         // SAFETY: takes no pointers; signal 0 is none.
         assert_eq!(
+            // SAFETY: signal 0 asks and does nothing.
             unsafe { libc::kill(parent, 0) },
             -1,
             "signal another process"

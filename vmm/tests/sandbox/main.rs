@@ -83,15 +83,15 @@ fn forbidden(kind: ThreadKind) -> Result<(), Failed> {
     let kind = kind.name();
     let own = child::calls_of_others(kind).iter();
     for (call, name) in child::FORBIDDEN_TO_ALL.iter().chain(own) {
-        let output = start(&format!("forbidden/{kind}/{}", call));
+        let output = start(&format!("forbidden/{kind}/{call}"));
         let text = stderr(&output);
         let expected =
-            format!("({kind}) made a system call that its sandbox forbids: {name} (number ",);
+            format!("({kind}) made a system call that its sandbox forbids: {name} (number ");
         if output.status.code() != Some(EXIT_CODE) || !text.contains(&expected) {
             return Err(format!("{}: {}: {text}", call, output.status).into());
         }
         if !text.starts_with(child::LAST_WORDS) || text.lines().count() != 2 {
-            return Err(format!("{}: more or less than one line: {text}", call).into());
+            return Err(format!("{call}: more or less than one line: {text}").into());
         }
     }
     Ok(())
