@@ -16,7 +16,7 @@ mod state;
 use std::io;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub use run::Buses;
 pub use state::{MsrSet, StateShape, VcpuError, VcpuState};
 
 use crate::sandbox::{self, ThreadKind};
-use run::{Runner, Stop};
+use run::{Kicks, Runner, Stop};
 
 /// What a vCPU tells the machine when it cannot go on.
 #[derive(Clone, Debug)]
@@ -186,16 +186,19 @@ impl Thread {
 
     /// Until the handle goes.
     fn serve(mut self, commands: &Receiver<Command>) {
+        let _kicks = Kicks::reach(&mut self.setup.fd);
         let mut running = false;
         loop {
-            if running {
-                running = self.run();
-            }
+            // A command that comes after this look kicks, and the kick makes the next entry
+            // return at once: none waits while the guest runs.
             let command = if running {
                 match commands.try_recv() {
                     Ok(command) => command,
-                    Err(std::sync::mpsc::TryRecvError::Empty) => continue,
-                    Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+                    Err(TryRecvError::Empty) => {
+                        running = self.run();
+                        continue;
+                    }
+                    Err(TryRecvError::Disconnected) => return,
                 }
             } else {
                 match commands.recv() {

@@ -66,9 +66,8 @@ pub(super) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// Lets kicks reach `fd` on this thread, until this is dropped.
+    /// For one entry or several.
     pub fn new(fd: &'a mut VcpuFd, buses: &'a Buses, exits: &'a ExitCounters) -> Self {
-        KVM_RUN.set(&raw mut *fd.get_kvm_run());
         Self { fd, buses, exits }
     }
 
@@ -180,7 +179,19 @@ impl<'a> Runner<'a> {
     }
 }
 
-impl Drop for Runner<'_> {
+/// While this lives, a kick of this thread reaches its vCPU, wherever the thread is: in the
+/// guest, in a device, or between two entries.
+pub(super) struct Kicks;
+
+impl Kicks {
+    /// `fd` must stay open until this is dropped.
+    pub fn reach(fd: &mut VcpuFd) -> Self {
+        KVM_RUN.set(&raw mut *fd.get_kvm_run());
+        Self
+    }
+}
+
+impl Drop for Kicks {
     fn drop(&mut self) {
         KVM_RUN.set(std::ptr::null_mut());
     }
