@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
 
 use pindah_vmm_api::{EventKind, Initiator, PauseReason, ResetPolicy, RunState};
 use thiserror::Error;
@@ -16,6 +17,11 @@ use super::{Vm, saving};
 use crate::boot::{self, BootResources, LoadError};
 use crate::devices::virtio::block::LockError;
 use crate::vcpu::{Crash, Vcpu, VcpuError};
+
+/// How long the lock of an image may take to become free.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often to look.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// Why a machine does not start anew.
 #[derive(Debug, Error)]
@@ -38,14 +44,22 @@ pub enum StartError {
 }
 
 impl Vm {
-    /// Takes the locks of all disk images, so that nobody else writes them.
+    /// Takes the locks of all disk images, so that nobody else writes them. Waits a little for
+    /// one that is taken: the kernel closes the files of a process that was killed only when its
+    /// io_uring has wound up, after the process is gone.
     ///
     /// # Errors
     /// [`StartError::Lock`] naming the image; the locks taken so far are kept until the machine
     /// goes.
     pub fn lock_disks(&self) -> Result<(), StartError> {
+        let end = Instant::now() + LOCK_PATIENCE;
         for disk in &self.handles.disks {
-            disk.lock()?;
+            while let Err(error) = disk.lock() {
+                if !matches!(error, LockError::InUse { .. }) || Instant::now() >= end {
+                    return Err(error.into());
+                }
+                std::thread::sleep(LOCK_RETRY);
+            }
         }
         Ok(())
     }
@@ -187,6 +201,10 @@ impl Vm {
             self.park();
         }
         self.life.now().set_ended(state);
+        // Whoever starts the guest next need not wait until this process is gone.
+        for disk in &self.handles.disks {
+            disk.unlock();
+        }
         // What the guest wrote last reaches its readers before the process ends.
         self.platform.serial_host.close();
         if let Some(console) = &self.handles.console {

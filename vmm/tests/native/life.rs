@@ -174,3 +174,23 @@ fn termination_signal_ends_the_process_as_a_shutdown() {
         assert_eq!(guest.wait_exit().code(), Some(0), "SIG{signal}");
     }
 }
+
+#[test]
+fn killed_guest_starts_again_on_its_disk_at_once() {
+    if !kvm_opens() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let image = directory.path().join("disk.img");
+    let file = std::fs::File::create(&image).expect("a file in a temporary directory");
+    file.set_len(16 << 20).expect("a sparse file");
+    let disk = format!("[[disks]]\npath = '{}'\nformat = 'raw'", image.display());
+    for _ in 0..5 {
+        let mut guest = Setup::new("ws_mib=4 blk=1 blk_op=verify blk_qd=32 blk_s=0")
+            .table(&disk)
+            .start();
+        guest.wait_event("ready");
+        // SIGKILL, in the middle of its requests.
+        drop(guest.end());
+    }
+}
