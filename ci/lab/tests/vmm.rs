@@ -17,5 +17,7 @@ mod lifecycle;
 mod memory;
 #[path = "vmm/network.rs"]
 mod network;
+#[path = "vmm/small_devices.rs"]
+mod small_devices;
 #[path = "vmm/snapshot.rs"]
 mod snapshot;
