@@ -40,6 +40,9 @@ impl Machine<'_> {
             &format!("file,id=log,path={},append=on", self.log.display()),
         ]);
         qemu.args(["-serial", "chardev:log"]);
+        // A server that resets itself ends the emulator: what it was doing is worth knowing.
+        qemu.args(["-d", "cpu_reset", "-D"]);
+        qemu.arg(self.log.with_extension("reset"));
         self.add_boot(&mut qemu);
         self.add_disks(&mut qemu);
         self.add_agent(&mut qemu);
