@@ -49,7 +49,7 @@ fn snapshot(guest: &Guest<'_>, then: &str, directory: &str) {
 
 #[test]
 #[ignore = "lab"]
-fn snapshot_of_a_working_guest_with_disk_and_net_goes_on_when_restored() {
+fn full_snapshot_of_a_working_guest_with_disk_and_net_goes_on_when_restored() {
     let disk = copy(&artifacts().guest_disk().unwrap(), "snapshot.raw");
     let tap = "ip tuntap add snap mode tap vnet_hdr && ip link set dev snap master br0 up";
     server().check(tap).unwrap();
