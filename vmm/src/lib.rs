@@ -16,6 +16,7 @@ pub mod config;
 pub mod devices;
 pub mod kvm;
 pub mod memory;
+pub mod migration;
 pub mod sandbox;
 pub mod snapshot;
 pub mod startup;

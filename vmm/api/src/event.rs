@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{MigrationReport, MigrationStatus};
+
 /// One event: one line of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -74,6 +76,26 @@ pub enum EventKind {
     BalloonTarget {
         /// Memory that the guest is asked to give back, in MiB.
         target_mib: u64,
+    },
+    /// The guest is on its way to another machine.
+    MigrationStarted,
+    /// How that is going, once a second.
+    MigrationProgress {
+        /// As `GET /api/v1/migrate` tells it.
+        status: Box<MigrationStatus>,
+    },
+    /// The guest runs at the destination; this process ends.
+    MigrationCompleted {
+        /// What it took.
+        report: Box<MigrationReport>,
+    },
+    /// The migration was given up and the guest goes on here, or it stands still because it may
+    /// run at the destination.
+    MigrationFailed {
+        /// Why.
+        reason: String,
+        /// Whether the guest may run at the destination.
+        in_doubt: bool,
     },
     /// This reader was too slow and has missed what followed; the stream ends.
     Lagged,

@@ -12,6 +12,7 @@ mod error;
 mod event;
 mod info;
 mod metrics;
+mod migration;
 mod request;
 
 pub use config::*;
@@ -19,6 +20,7 @@ pub use error::*;
 pub use event::*;
 pub use info::*;
 pub use metrics::*;
+pub use migration::*;
 pub use request::*;
 
 /// The OpenAPI 3.1 description of the API, as the VMM serves it.

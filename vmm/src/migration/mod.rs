@@ -1,0 +1,20 @@
+//! Live migration: a running guest changes machine, and nobody notices.
+//!
+//! ```text
+//!  source                                                     destination
+//!  worker ─► source ─┬─ window, convergence (pure)            destination ─► Vm::restore
+//!                    ├─ pages::Encoder ─► connection ══TCP══► connection ─► pages::Decoder
+//!                    └─ protocol ───────► control    ◄══════► control
+//! ```
+//!
+//! | part | owns |
+//! |---|---|
+//! | [`protocol`] | the messages, their order, what each may hold |
+//! | `connection` | sockets, encryption, deadlines |
+//! | `pages` | what becomes of a page on the wire and back |
+//! | `window` | how much may be on its way, so that the queue on a shared link stays short |
+//! | `convergence` | when to stop the guest, and what to do if it writes too fast |
+//! | `source`, `destination` | the two sides as sequences of phases |
+//! | `report` | what happened, in µs and bytes |
+
+pub mod protocol;

@@ -1,0 +1,319 @@
+//! The messages between the two sides.
+//!
+//! One control connection and one or more data connections, each a TCP connection that is opened
+//! by the source, encrypted (TLS 1.3, both sides authenticated) unless plain text was asked for.
+//! Every connection starts with a [`Preamble`] of fixed size; frames follow.
+//!
+//! ```text
+//!      source                                      destination
+//!        │ control: Hello (who, what machine)           │ built, parked, silent
+//!        │ ───────────────────────────────────────────► │ preflight
+//!        │ ◄─────────────────── Welcome (or Refuse) ─── │
+//!        │ Rehearse (state of now) ───────────────────► │ dry run: MSRs, devices, queues
+//!        │ ◄──────────────── Rehearsed (or Refuse) ──── │
+//!        │ data: Pages …                                │
+//!        │ ═══════════════════════════════════════════► │ in place
+//!        │ ◄───────────────────────── Ack (bytes) … ─── │
+//!        ├ quiesce disks, pause                         │
+//!        │ data: Pages …, Flush ══════════════════════► │
+//!        │ control: State, Commit ────────────────────► │ waits for every Flush, takes the
+//!        │                                              │ ownership, restores, runs
+//!        │ ◄──────────────────── Running (or Aborted) ─ │
+//!        ╵ ends                                         ▼
+//! ```
+//! Before `Commit` is written every failure, on either side, ends with the guest running at the
+//! source; the source says `Cancel` if it can. After it the source never runs the guest again
+//! unless the destination says `Aborted` on this connection, or the source wins the guest's
+//! ownership back.
+//!
+//! A frame is [`FrameHeader`] and a body. Bodies of control messages are CBOR; those of
+//! [`Kind::Pages`] are described in `pages`. The receiver treats every byte as hostile: a length
+//! beyond [`Kind::limit`] ends the connection before anything is allocated.
+
+use std::time::Duration;
+
+use pindah_vmm_api::VmConfig;
+use serde::{Deserialize, Serialize};
+
+/// First bytes of every connection.
+pub const MAGIC: [u8; 8] = *b"PINDAHMG";
+
+/// Version of this protocol; both sides speak the lower one of theirs.
+pub const VERSION: u16 = 1;
+
+/// Bytes of a [`Preamble`].
+pub const PREAMBLE_BYTES: usize = 32;
+
+/// Bytes of a [`FrameHeader`].
+pub const HEADER_BYTES: usize = 8;
+
+/// How long the other side may take for an answer that needs no storage.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// Messages, both ways. The first connection.
+    Control,
+    /// Pages, to the destination.
+    Data,
+}
+
+/// What a connection starts with.
+///
+/// Shape: magic (8 bytes), version (u16), channel (u8: 0 control, 1 data), its number among those
+/// of its kind (u8), migration id (16 bytes), four bytes of zeroes; little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preamble {
+    /// The sender's [`VERSION`].
+    pub version: u16,
+    /// What the connection is for.
+    pub channel: Channel,
+    /// Its number among those of its kind, from 0.
+    pub number: u8,
+    /// Random; the same on all connections of one migration.
+    pub migration: [u8; 16],
+}
+
+impl Preamble {
+    /// The bytes on the wire.
+    pub fn encode(&self) -> [u8; PREAMBLE_BYTES] {
+        let mut bytes = [0; PREAMBLE_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..10].copy_from_slice(&self.version.to_le_bytes());
+        bytes[10] = match self.channel {
+            Channel::Control => 0,
+            Channel::Data => 1,
+        };
+        bytes[11] = self.number;
+        bytes[12..28].copy_from_slice(&self.migration);
+        bytes
+    }
+
+    /// Reads what [`Self::encode`] gave; `None` if it is no preamble.
+    pub fn decode(bytes: &[u8; PREAMBLE_BYTES]) -> Option<Self> {
+        if bytes[..8] != MAGIC {
+            return None;
+        }
+        let channel = match bytes[10] {
+            0 => Channel::Control,
+            1 => Channel::Data,
+            _ => return None,
+        };
+        let mut migration = [0; 16];
+        migration.copy_from_slice(&bytes[12..28]);
+        Some(Self {
+            version: u16::from_le_bytes([bytes[8], bytes[9]]),
+            channel,
+            number: bytes[11],
+            migration,
+        })
+    }
+}
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// [`Hello`], to the destination.
+    Hello = 1,
+    /// [`Welcome`], to the source.
+    Welcome = 2,
+    /// [`Reason`], to the source: this guest cannot run here.
+    Refuse = 3,
+    /// An encoded `VmState`, to the destination.
+    Rehearse = 4,
+    /// Nothing, to the source: the dry run went well.
+    Rehearsed = 5,
+    /// [`Ack`], to the source.
+    Ack = 6,
+    /// An encoded `VmState`, to the destination.
+    State = 7,
+    /// [`Commit`], to the destination: the guest is yours once all is in place.
+    Commit = 8,
+    /// [`Running`], to the source.
+    Running = 9,
+    /// [`Reason`], to the source: the guest will never run here.
+    Aborted = 10,
+    /// [`Reason`], to the destination: the source has changed its mind.
+    Cancel = 11,
+    /// Pages, to the destination, on a data connection.
+    Pages = 32,
+    /// Nothing, to the destination, on a data connection: all pages are sent.
+    Flush = 33,
+}
+
+impl Kind {
+    /// The kind with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Hello,
+            2 => Self::Welcome,
+            3 => Self::Refuse,
+            4 => Self::Rehearse,
+            5 => Self::Rehearsed,
+            6 => Self::Ack,
+            7 => Self::State,
+            8 => Self::Commit,
+            9 => Self::Running,
+            10 => Self::Aborted,
+            11 => Self::Cancel,
+            32 => Self::Pages,
+            33 => Self::Flush,
+            _ => return None,
+        })
+    }
+
+    /// Longest body in bytes.
+    pub fn limit(self) -> usize {
+        match self {
+            Self::Rehearse | Self::State => crate::vm::state::MAX_STATE_BYTES,
+            Self::Hello | Self::Pages => MAX_PAGES_BYTES,
+            Self::Welcome | Self::Refuse | Self::Aborted | Self::Cancel => 64 << 10,
+            Self::Ack | Self::Commit | Self::Running => 1 << 10,
+            Self::Rehearsed | Self::Flush => 0,
+        }
+    }
+}
+
+/// Longest body of a frame of pages: 64 raw pages and what describes them, with room to spare.
+pub const MAX_PAGES_BYTES: usize = 512 << 10;
+
+/// What stands before each body.
+///
+/// Shape: kind (u8), three bytes of zeroes, length of the body (u32, little-endian).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// What the body holds.
+    pub kind: Kind,
+    /// Its length in bytes, within the kind's limit.
+    pub length: usize,
+}
+
+impl FrameHeader {
+    /// The bytes on the wire.
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let length = (self.length as u32).to_le_bytes();
+        let [a, b, c, d] = length;
+        [self.kind as u8, 0, 0, 0, a, b, c, d]
+    }
+
+    /// Reads what [`Self::encode`] gave; `None` for an unknown kind, a length beyond its limit, or
+    /// reserved bytes in use.
+    pub fn decode(bytes: [u8; HEADER_BYTES]) -> Option<Self> {
+        let [kind, 0, 0, 0, a, b, c, d] = bytes else {
+            return None;
+        };
+        let kind = Kind::from_number(kind)?;
+        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        (length <= kind.limit()).then_some(Self { kind, length })
+    }
+}
+
+/// What the source is about to send.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of the source's VMM.
+    pub vmm_version: String,
+    /// What the guest was built from.
+    pub config: VmConfig,
+    /// Its RAM as `(GPA, bytes)`, in the order of memslots.
+    pub regions: Vec<(u64, u64)>,
+    /// Number of data connections.
+    pub data_connections: u8,
+    /// Whether [`Commit`] carries a checksum of all RAM.
+    #[serde(default)]
+    pub verify_memory: bool,
+}
+
+/// The destination has what the guest needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Version of the destination's VMM.
+    pub vmm_version: String,
+}
+
+/// Why one side does not go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// For a person.
+    pub message: String,
+}
+
+/// What is in place at the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// Bytes of bodies and headers of [`Kind::Pages`] on all data connections that were applied
+    /// since the start.
+    pub bytes: u64,
+}
+
+/// The guest belongs to the destination once everything before this is in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// As [`Ack::bytes`], of all that was sent.
+    pub bytes: u64,
+    /// XXH3 (64 bits) over all RAM, if [`Hello::verify_memory`] says so.
+    #[serde(default)]
+    pub checksum: Option<u64>,
+}
+
+/// The guest runs at the destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// From COMMIT to all pages in place, in microseconds.
+    pub drain_us: u64,
+    /// Ownership and the disks' metadata, in microseconds.
+    pub ownership_us: u64,
+    /// The state is set, in microseconds.
+    pub restore_us: u64,
+    /// Until the vCPUs run, in microseconds.
+    pub resume_us: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn preamble_encoded_and_decoded_is_the_same() {
+        let preamble = Preamble {
+            version: 7,
+            channel: Channel::Data,
+            number: 3,
+            migration: *b"0123456789abcdef",
+        };
+        assert_eq!(Preamble::decode(&preamble.encode()), Some(preamble));
+        let mut foreign = preamble.encode();
+        foreign[0] = b'Q';
+        assert_eq!(Preamble::decode(&foreign), None);
+    }
+
+    #[test]
+    fn frame_beyond_its_limit_is_refused() {
+        for kind in (0..=u8::MAX).filter_map(Kind::from_number) {
+            let limit = kind.limit();
+            let header = FrameHeader {
+                kind,
+                length: limit,
+            };
+            assert_eq!(FrameHeader::decode(header.encode()), Some(header));
+            let longer = FrameHeader {
+                kind,
+                length: limit + 1,
+            };
+            assert_eq!(FrameHeader::decode(longer.encode()), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_decodes_to_itself_or_not_at_all(bytes: [u8; HEADER_BYTES]) {
+            if let Some(header) = FrameHeader::decode(bytes) {
+                prop_assert_eq!(header.encode(), bytes);
+            }
+        }
+    }
+}
