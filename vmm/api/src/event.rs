@@ -113,6 +113,9 @@ pub enum PauseReason {
     Snapshot,
     /// A migration switches over.
     Migration,
+    /// A migration ended without the destination's answer: the guest may run there. `resume`
+    /// takes it back only if its disks' locks tell that it does not.
+    InDoubt,
     /// A device could not do a request (`on_error = "pause"`).
     Device {
         /// The device.

@@ -57,7 +57,7 @@ pub fn run(arguments: RunArguments) -> anyhow::Result<ExitReason> {
     };
     let prepared = prepare(&config, &arguments.process)?;
     let (vm, server) = build(&config, prepared)?;
-    vm.lock_disks()?;
+    vm.own()?;
     vm.boot()?;
     Ok(finish(&vm, server))
 }

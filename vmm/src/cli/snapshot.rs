@@ -73,7 +73,7 @@ pub fn restore(arguments: &RestoreArguments) -> anyhow::Result<ExitReason> {
         .context("the snapshot's configuration is not valid")?;
     let prepared = run::prepare(&config, &arguments.process)?;
     let (vm, server) = run::build(&config, prepared)?;
-    vm.lock_disks()?;
+    vm.own()?;
     snapshot.load_memory(&vm.memory())?;
     vm.restore(state)?;
     Ok(run::finish(&vm, server))

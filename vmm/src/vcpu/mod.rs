@@ -16,7 +16,7 @@ mod state;
 use std::io;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -44,6 +44,7 @@ pub struct Crash {
 
 enum Command {
     Resume,
+    Hold(Duration),
     Pause(Sender<()>),
     Save(Sender<Result<VcpuState, VcpuError>>),
     Restore(Box<VcpuState>, Sender<Result<(), VcpuError>>),
@@ -109,6 +110,12 @@ impl Vcpu {
         self.send(Command::Pause(reply));
         self.kick();
         answer
+    }
+
+    /// Keeps a running vCPU out of the guest for so long, or until the next command.
+    pub fn hold(&self, time: Duration) {
+        self.send(Command::Hold(time));
+        self.kick();
     }
 
     fn kick(&self) {
@@ -188,17 +195,18 @@ impl Thread {
     fn serve(mut self, commands: &Receiver<Command>) {
         let _kicks = Kicks::reach(&mut self.setup.fd);
         let mut running = false;
+        let mut held = Duration::ZERO;
         loop {
             // A command that comes after this look kicks, and the kick makes the next entry
             // return at once: none waits while the guest runs.
             let command = if running {
-                match commands.try_recv() {
+                match commands.recv_timeout(std::mem::take(&mut held)) {
                     Ok(command) => command,
-                    Err(TryRecvError::Empty) => {
+                    Err(RecvTimeoutError::Timeout) => {
                         running = self.run();
                         continue;
                     }
-                    Err(TryRecvError::Disconnected) => return,
+                    Err(RecvTimeoutError::Disconnected) => return,
                 }
             } else {
                 match commands.recv() {
@@ -213,6 +221,8 @@ impl Thread {
                     let _ = self.setup.fd.kvmclock_ctrl();
                     running = true;
                 }
+                Command::Hold(time) if running => held = time,
+                Command::Hold(_) => {}
                 Command::Pause(reply) => {
                     running = false;
                     let _ = reply.send(());

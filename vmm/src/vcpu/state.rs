@@ -137,6 +137,20 @@ pub struct VcpuState {
     pub events: kvm_vcpu_events,
 }
 
+impl VcpuState {
+    /// The same `elapsed_ns` nanoseconds later: the time stamp counter has gone on.
+    #[must_use]
+    pub fn aged(mut self, elapsed_ns: u64) -> Self {
+        let ticks = u128::from(elapsed_ns) * u128::from(self.tsc_khz) / 1_000_000;
+        for (index, value) in &mut self.msrs {
+            if *index == msr::IA32_TSC {
+                *value = value.wrapping_add(ticks as u64);
+            }
+        }
+        self
+    }
+}
+
 /// Reads the state of a parked vCPU.
 pub(super) fn save(fd: &VcpuFd, shape: &StateShape) -> Result<VcpuState, VcpuError> {
     let mp_state = fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?;

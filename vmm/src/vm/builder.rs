@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::devices::{ConsoleSide, HostSides, Slots};
 use super::events::Events;
 use super::lifecycle::{Life, Request};
+use super::ownership::DiskLocks;
 use super::platform::{Platform, PlatformError};
 use super::resources::Resources;
 use super::saving;
@@ -128,6 +129,8 @@ impl Vm {
         Ok(Arc::new(Self {
             dirty_log: DirtyLog::new(Arc::clone(&kvm.vm), Arc::clone(&memory), kvm.manual_protect),
             boot: resources.boot,
+            page_map: resources.page_map,
+            ownership: Box::new(DiskLocks::new(&config, &devices.handles.disks)),
             config,
             vcpus,
             virtio: devices.transports,

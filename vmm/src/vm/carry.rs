@@ -7,6 +7,7 @@ use pindah_vmm_api::{PauseReason, RunState};
 
 use super::Vm;
 use super::migratable::{Migratable, MigratableError};
+use super::ownership::OwnershipError;
 use super::state::VmState;
 use crate::devices::virtio::net::NetHandle;
 use crate::memory::{DirtyLogError, DirtyRegion, GuestMemory};
@@ -19,6 +20,14 @@ impl Vm {
                 Err(MigratableError::Gone { state })
             }
             state => Ok(state),
+        }
+    }
+
+    /// Nothing has run yet.
+    pub(super) fn require_new(&self) -> Result<(), MigratableError> {
+        match self.life.now().state {
+            RunState::Created => Ok(()),
+            state => Err(MigratableError::Gone { state }),
         }
     }
 
@@ -39,7 +48,8 @@ impl Vm {
     }
 }
 
-fn dirty_log(action: &'static str) -> impl FnOnce(DirtyLogError) -> MigratableError {
+/// Names what was tried with the dirty log.
+pub(super) fn dirty_log(action: &'static str) -> impl FnOnce(DirtyLogError) -> MigratableError {
     move |error| MigratableError::DirtyLog {
         action,
         source: Box::new(error),
@@ -85,6 +95,11 @@ impl Migratable for Vm {
     fn resume(&self) -> Result<(), MigratableError> {
         let _transition = self.life.begin();
         self.require_begun()?;
+        if self.life.now().given_up {
+            return Err(MigratableError::Ownership(Box::new(
+                OwnershipError::GivenUp,
+            )));
+        }
         self.start();
         Ok(())
     }

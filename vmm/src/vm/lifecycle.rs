@@ -30,6 +30,10 @@ pub(super) enum Request {
         /// What failed and why.
         reason: String,
     },
+    /// The guest runs elsewhere.
+    Leave,
+    /// The guest that was to come does not.
+    Dismiss,
     /// A vCPU cannot go on.
     Crash(Crash),
 }
@@ -37,7 +41,10 @@ pub(super) enum Request {
 impl Request {
     /// Whether it is the guest's own, and means nothing after a reset.
     pub fn is_of_guest(&self) -> bool {
-        !matches!(self, Self::PowerOff(Initiator::Host))
+        !matches!(
+            self,
+            Self::PowerOff(Initiator::Host) | Self::Leave | Self::Dismiss
+        )
     }
 }
 
@@ -48,6 +55,8 @@ pub(super) struct Now {
     pub state: RunState,
     /// Why it stands, if it does.
     pub pause_reason: Option<PauseReason>,
+    /// The right to run the guest was given up: it may run elsewhere.
+    pub given_up: bool,
     /// When the machine first ran.
     pub started: Option<Instant>,
     paused_at: Option<Instant>,
@@ -68,6 +77,7 @@ impl Default for Life {
             now: Mutex::new(Now {
                 state: RunState::Created,
                 pause_reason: None,
+                given_up: false,
                 started: None,
                 paused_at: None,
                 paused_before: Duration::ZERO,

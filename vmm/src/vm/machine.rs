@@ -153,8 +153,10 @@ pub enum ExitReason {
     /// The guest cannot go on: triple fault, KVM error, unknown exit. Registers are in the log
     /// and in the event.
     GuestCrashed,
-    /// The host took away what the guest needs.
+    /// The host took away what the guest needs, or the guest that was to come did not.
     HostError,
+    /// The guest has moved to another machine.
+    Migrated,
 }
 
 impl ExitReason {
@@ -165,6 +167,7 @@ impl ExitReason {
             Self::HostError => 1,
             Self::ResetRequested => 3,
             Self::GuestCrashed => 4,
+            Self::Migrated => 5,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The only door between a running machine and whatever carries it away: a snapshot, a migration.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use pindah_vmm_api::{PauseReason, RunState};
+use pindah_vmm_api::{PauseReason, RunState, VmConfig};
 use thiserror::Error;
 
 use super::state::{VmState, VmStateError};
@@ -61,6 +62,118 @@ pub trait Migratable: Send + Sync {
     fn resume(&self) -> Result<(), MigratableError>;
 }
 
+/// What a live migration may do besides, at the source.
+///
+/// ```text
+/// start_dirty_log ─► (take_dirty, clear_dirty …) ─► quiesce ─► pause ─► take_dirty, save
+///   ─► give_up ─► leave | take_back, resume
+/// ```
+pub trait MigrationSource: Migratable {
+    /// What the machine was built from.
+    fn config(&self) -> &VmConfig;
+
+    /// Protects pages anew, so that [`Migratable::take_dirty`] reports the next write to them.
+    /// Call just before they are read. `bitmap` has a bit a page from `first_page` on, which
+    /// counts from the start of region `region` and is a multiple of 64.
+    ///
+    /// # Errors
+    /// [`MigratableError::DirtyLog`].
+    fn clear_dirty(
+        &self,
+        region: u32,
+        first_page: u64,
+        pages: u32,
+        bitmap: &[u64],
+    ) -> Result<(), MigratableError>;
+
+    /// Which of `pages` pages from `first_page` of region `region` on may hold something: the
+    /// others were never written, or the balloon has given them back. One bit a page, least
+    /// significant first.
+    fn touched(&self, region: u32, first_page: u64, pages: u32) -> Vec<u64>;
+
+    /// Devices take no new requests from the guest, which runs on, and those in flight are done.
+    /// Ends with [`Self::unquiesce`], or when the guest is resumed.
+    ///
+    /// # Errors
+    /// [`MigratableError::Busy`] if the storage is not done by then; the devices are quiesced all
+    /// the same.
+    fn quiesce(&self, deadline: Instant) -> Result<(), MigratableError>;
+
+    /// Devices take requests again. Does nothing if they do.
+    fn unquiesce(&self);
+
+    /// Holds all vCPUs for so long, beginning now, if the guest runs. Returns at once.
+    fn hold(&self, time: Duration);
+
+    /// Gives up the right to run the guest. Only while paused; from then on it may run only after
+    /// [`Self::take_back`].
+    fn give_up(&self);
+
+    /// Takes back the right to run the guest, which the destination has said that it does not
+    /// use, waiting no longer than `patience` for what it still holds.
+    ///
+    /// # Errors
+    /// [`MigratableError::Ownership`]: the guest must not run here.
+    fn take_back(&self, patience: Duration) -> Result<(), MigratableError>;
+
+    /// Wins back the right to run the guest from a destination that does not answer, if there is
+    /// a record that decides whose it is.
+    ///
+    /// # Errors
+    /// [`MigratableError::Ownership`]: the guest may run elsewhere, and must not run here.
+    fn win_back(&self, patience: Duration) -> Result<(), MigratableError>;
+
+    /// The guest runs elsewhere: the machine ends.
+    fn leave(&self);
+
+    /// Makes it known that the guest stands because it may run elsewhere.
+    fn doubt(&self);
+}
+
+/// What a live migration may do with the machine that is to receive the guest. It is built and
+/// has not run.
+///
+/// ```text
+/// restore (dry run) ─► memory is filled ─► take ─► restore ─► start
+/// ```
+pub trait MigrationDestination: Send + Sync {
+    /// What the machine was built from.
+    fn config(&self) -> &VmConfig;
+
+    /// Guest RAM, all zeroes at first.
+    fn memory(&self) -> Arc<GuestMemory>;
+
+    /// Sets the state of everything but RAM. May be called again, which is quicker: the guest has
+    /// not run in between. The state is hostile.
+    ///
+    /// # Errors
+    /// [`MigratableError::Restore`]; the machine must not run unless it is restored again.
+    fn restore(&self, state: &VmState) -> Result<(), MigratableError>;
+
+    /// Takes the right to run the guest, waiting no longer than `patience`, and forgets what is
+    /// cached of its disks. Before the final [`Self::restore`].
+    ///
+    /// # Errors
+    /// [`MigratableError::Ownership`].
+    fn take(&self, patience: Duration) -> Result<(), MigratableError>;
+
+    /// Gives up what [`Self::take`] took: the guest will not run here.
+    fn give_back(&self);
+
+    /// Lets the guest run; its network cards are no longer silent.
+    ///
+    /// # Errors
+    /// [`MigratableError`]; it does not run.
+    fn start(&self) -> Result<(), MigratableError>;
+
+    /// Lets the network know where the guest is: a RARP frame from each card, and a word to its
+    /// driver (virtio 1.2, 5.1.6.5.4).
+    fn announce(&self);
+
+    /// The guest will not run here: the machine ends.
+    fn dismiss(&self);
+}
+
 /// Why a machine cannot be carried away.
 #[derive(Debug, Error)]
 pub enum MigratableError {
@@ -91,6 +204,15 @@ pub enum MigratableError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Requests of a disk are still in flight.
+    #[error("a disk is busy")]
+    Busy(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Somebody else has the right to run the guest, or may have it.
+    #[error("the guest may run elsewhere")]
+    Ownership(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A part of the machine does not take the state.
+    #[error("the guest's state does not fit this host")]
+    Restore(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A part of the machine does not give its state.
     #[error("the guest's state cannot be saved")]
     Save(#[source] Box<dyn std::error::Error + Send + Sync>),

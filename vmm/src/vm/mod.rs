@@ -5,6 +5,8 @@
 //!             ├─ lifecycle   who may change the state, and how it ends
 //!             ├─ transition  run, pause, reset: vCPUs and devices in their order
 //!             ├─ saving      VmState of all parts, and back
+//!             ├─ ownership   who may run the guest
+//!             ├─ carry, moving   snapshot and migration
 //!             └─ control     Machine, for the API
 //! ```
 //! [`machine::Machine`] is what the API may ask of it, [`migratable::Migratable`] is the only
@@ -18,6 +20,8 @@ pub mod events;
 mod lifecycle;
 pub mod machine;
 pub mod migratable;
+mod moving;
+mod ownership;
 mod platform;
 pub mod resources;
 mod rtc_timer;
@@ -36,10 +40,11 @@ use pindah_vmm_api::VmConfig;
 use crate::boot::BootResources;
 use crate::devices::virtio::transport::Transport;
 use crate::kvm::KvmVm;
-use crate::memory::{DirtyLog, GuestMemory};
+use crate::memory::{DirtyLog, GuestMemory, PageMap};
 use crate::vcpu::{Vcpu, VcpuState};
 use events::Events;
 use lifecycle::{Life, Request};
+use ownership::Ownership;
 use platform::Platform;
 use termination::Termination;
 use wiring::Requests;
@@ -54,7 +59,9 @@ pub struct Vm {
     kvm: KvmVm,
     memory: Arc<GuestMemory>,
     dirty_log: DirtyLog,
+    page_map: PageMap,
     boot: BootResources,
+    ownership: Box<dyn Ownership>,
     power_on: PowerOn,
     life: Life,
     events: Events,

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 
-use pindah_vmm_api::{DiskConfig, NetConfig, SerialConfig};
+use pindah_vmm_api::{DiskConfig, MemoryBacking, NetConfig, SerialConfig};
 use thiserror::Error;
 
 use crate::boot::{self, BootResources, OpenBootError};
@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::devices::chardev::{self, ChardevResources, OpenChardevError};
 use crate::devices::virtio::block::{self, DiskResources, ImageOptions, OpenDiskError};
 use crate::devices::virtio::net::{self, NetResources, OpenNetError};
+use crate::memory::PageMap;
 
 /// Everything that a machine needs of the host, open.
 pub struct Resources {
@@ -21,6 +22,7 @@ pub struct Resources {
     pub(super) console: Option<ChardevResources>,
     pub(super) disks: Vec<DiskResources>,
     pub(super) nets: Vec<NetResources>,
+    pub(super) page_map: PageMap,
 }
 
 /// Why something cannot be opened.
@@ -70,8 +72,10 @@ impl Resources {
         let open_chardev = |device, config: &SerialConfig| {
             chardev::open(config).map_err(|source| OpenError::Chardev { device, source })
         };
+        let anonymous = config.memory.backing == MemoryBacking::Anonymous;
         Ok(Self {
             kvm,
+            page_map: PageMap::open(anonymous),
             boot: boot::open(&config.boot)?,
             serial: open_chardev("serial", &config.serial)?,
             console: config

@@ -1,6 +1,8 @@
 //! State of all parts, in the order in which it is set: KVM's interrupt controllers and timer
 //! before the devices that may raise interrupts, vCPUs after both, the clock last.
 
+use std::time::SystemTime;
+
 use kvm_bindings::{
     KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
     kvm_clock_data, kvm_irqchip, kvm_pit_state2,
@@ -52,6 +54,16 @@ struct KvmState {
     irqchips: Vec<kvm_irqchip>,
     pit: kvm_pit_state2,
     clock: kvm_clock_data,
+    /// When the state was saved, in nanoseconds since the Unix epoch; 0 if unknown.
+    #[serde(default)]
+    saved_unix_ns: u64,
+}
+
+/// Nanoseconds since the Unix epoch.
+fn now_unix_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// The state of the PICs and the I/O APIC, and of the PIT.
@@ -96,12 +108,15 @@ impl Vm {
         // Time goes on while the rest is saved: the clock is read first, together with the
         // host's, and set last, moved on by what the host's has gained.
         let clock = vm.get_clock().map_err(kvm("clock"))?;
+        // Before the TSCs are read: a TSC may run a little ahead of it, and never steps back.
+        let saved_unix_ns = now_unix_ns();
         let vcpus: Vec<_> = self.vcpus.iter().map(Vcpu::begin_save).collect();
         let (irqchips, pit) = save_kvm_devices(vm).map_err(kvm("devices"))?;
         let state = KvmState {
             irqchips,
             pit,
             clock,
+            saved_unix_ns,
         };
         let mut sections = vec![Section::new(KIND_KVM, "", VERSION_KVM, &state)?];
         sections.extend(self.platform.save()?);
@@ -142,7 +157,13 @@ impl Vm {
                 Ok(section.parse(VERSION_VCPU)?)
             })
             .collect::<Result<Vec<VcpuState>, SavingError>>()?;
-        self.restore_vcpus(vcpus)?;
+        let stood_ns = match saved.saved_unix_ns {
+            0 => 0,
+            then => now_unix_ns().saturating_sub(then),
+        };
+        // The time stamp counter goes on while the guest stands, as kvmclock does.
+        let vcpus = vcpus.into_iter().map(|vcpu| vcpu.aged(stood_ns));
+        self.restore_vcpus(vcpus.collect())?;
         self.restore_clock(&saved.clock).map_err(kvm("clock"))
     }
 

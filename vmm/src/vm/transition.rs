@@ -5,7 +5,7 @@
 
 use std::error::Error;
 use std::sync::atomic::{Ordering, fence};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pindah_vmm_api::{EventKind, Initiator, PauseReason, ResetPolicy, RunState};
 use thiserror::Error;
@@ -13,15 +13,13 @@ use vm_memory::GuestMemoryError;
 
 use super::lifecycle::Request;
 use super::machine::ExitReason;
+use super::ownership::OwnershipError;
 use super::{Vm, saving};
 use crate::boot::{self, BootResources, LoadError};
-use crate::devices::virtio::block::LockError;
 use crate::vcpu::{Crash, Vcpu, VcpuError};
 
 /// How long the lock of an image may take to become free.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// How often to look.
-const LOCK_RETRY: Duration = Duration::from_millis(10);
+const OWNERSHIP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a machine does not start anew.
 #[derive(Debug, Error)]
@@ -32,9 +30,9 @@ pub enum StartError {
     /// There is no RAM where the tables belong.
     #[error("cannot write ACPI tables")]
     Tables(#[from] GuestMemoryError),
-    /// A disk image is somebody else's.
+    /// Somebody else runs the guest.
     #[error(transparent)]
-    Lock(#[from] LockError),
+    Ownership(#[from] OwnershipError),
     /// A vCPU does not take its first state.
     #[error("cannot set the first state of a vCPU")]
     Vcpu(#[from] VcpuError),
@@ -44,24 +42,14 @@ pub enum StartError {
 }
 
 impl Vm {
-    /// Takes the locks of all disk images, so that nobody else writes them. Waits a little for
-    /// one that is taken: the kernel closes the files of a process that was killed only when its
-    /// io_uring has wound up, after the process is gone.
+    /// Takes the right to run the guest: the locks of all disk images. Waits a little for one that
+    /// is taken: the kernel closes the files of a process that was killed only when its io_uring
+    /// has wound up, after the process is gone.
     ///
     /// # Errors
-    /// [`StartError::Lock`] naming the image; the locks taken so far are kept until the machine
-    /// goes.
-    pub fn lock_disks(&self) -> Result<(), StartError> {
-        let end = Instant::now() + LOCK_PATIENCE;
-        for disk in &self.handles.disks {
-            while let Err(error) = disk.lock() {
-                if !matches!(error, LockError::InUse { .. }) || Instant::now() >= end {
-                    return Err(error.into());
-                }
-                std::thread::sleep(LOCK_RETRY);
-            }
-        }
-        Ok(())
+    /// [`StartError::Ownership`] naming the image.
+    pub fn own(&self) -> Result<(), StartError> {
+        Ok(self.ownership.take(OWNERSHIP_PATIENCE)?)
     }
 
     /// Puts the machine into its state after power-on, with what it boots in RAM.
@@ -90,6 +78,12 @@ impl Vm {
             let _transition = self.life.begin();
             self.start();
         }
+        self.serve_requests()
+    }
+
+    /// Waits for the guest's end, whether it runs yet or not. Call once, on a machine that a
+    /// migration is to start.
+    pub fn serve_requests(&self) -> ExitReason {
         let requests = self
             .requests
             .lock()
@@ -140,6 +134,14 @@ impl Vm {
                     message: reason,
                 });
                 None
+            }
+            Request::Leave => {
+                self.end(RunState::Stopped);
+                Some(ExitReason::Migrated)
+            }
+            Request::Dismiss => {
+                self.end(RunState::Stopped);
+                Some(ExitReason::HostError)
             }
             Request::Crash(crash) => {
                 self.crashed(crash);
@@ -202,9 +204,7 @@ impl Vm {
         }
         self.life.now().set_ended(state);
         // Whoever starts the guest next need not wait until this process is gone.
-        for disk in &self.handles.disks {
-            disk.unlock();
-        }
+        self.ownership.give_up();
         // What the guest wrote last reaches its readers before the process ends.
         self.platform.serial_host.close();
         if let Some(console) = &self.handles.console {

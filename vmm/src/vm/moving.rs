@@ -1,0 +1,175 @@
+//! The machine at both ends of a live migration.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pindah_vmm_api::{PauseReason, RunState, VmConfig};
+
+use super::Vm;
+use super::carry::dirty_log;
+use super::lifecycle::Request;
+use super::migratable::{MigratableError, MigrationDestination, MigrationSource};
+use super::ownership::OwnershipError;
+use super::state::VmState;
+use crate::memory::GuestMemory;
+
+fn ownership(error: OwnershipError) -> MigratableError {
+    MigratableError::Ownership(Box::new(error))
+}
+
+impl MigrationSource for Vm {
+    fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    fn clear_dirty(
+        &self,
+        region: u32,
+        first_page: u64,
+        pages: u32,
+        bitmap: &[u64],
+    ) -> Result<(), MigratableError> {
+        self.dirty_log
+            .clear(region, first_page, pages, bitmap)
+            .map_err(dirty_log("cleared"))
+    }
+
+    fn touched(&self, region: u32, first_page: u64, pages: u32) -> Vec<u64> {
+        self.page_map
+            .touched(&self.memory, region, first_page, pages)
+    }
+
+    fn quiesce(&self, deadline: Instant) -> Result<(), MigratableError> {
+        self.handles
+            .disks
+            .iter()
+            .try_for_each(|disk| disk.quiesce(deadline))
+            .map_err(|error| MigratableError::Busy(Box::new(error)))
+    }
+
+    fn unquiesce(&self) {
+        for disk in &self.handles.disks {
+            disk.unquiesce();
+        }
+    }
+
+    fn hold(&self, time: Duration) {
+        if self.life.now().state == RunState::Running {
+            for vcpu in &self.vcpus {
+                vcpu.hold(time);
+            }
+        }
+    }
+
+    fn give_up(&self) {
+        let _transition = self.life.begin();
+        self.life.now().given_up = true;
+        self.ownership.give_up();
+    }
+
+    fn take_back(&self, patience: Duration) -> Result<(), MigratableError> {
+        let _transition = self.life.begin();
+        self.ownership.take(patience).map_err(ownership)?;
+        self.life.now().given_up = false;
+        Ok(())
+    }
+
+    fn win_back(&self, patience: Duration) -> Result<(), MigratableError> {
+        let _transition = self.life.begin();
+        self.ownership.win_back(patience).map_err(ownership)?;
+        self.life.now().given_up = false;
+        Ok(())
+    }
+
+    fn leave(&self) {
+        self.requester.send(Request::Leave);
+    }
+
+    fn doubt(&self) {
+        self.life.now().set_paused(PauseReason::InDoubt);
+    }
+}
+
+impl Vm {
+    /// Nothing passes the machine's network cards until [`MigrationDestination::start`].
+    ///
+    /// # Errors
+    /// vhost-net cannot be switched.
+    pub fn silence(&self) -> std::io::Result<()> {
+        let mut nets = self.handles.nets.iter();
+        nets.try_for_each(|(net, _)| net.set_silent(true))
+    }
+}
+
+impl MigrationDestination for Vm {
+    fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    fn memory(&self) -> Arc<GuestMemory> {
+        Arc::clone(&self.memory)
+    }
+
+    fn restore(&self, state: &VmState) -> Result<(), MigratableError> {
+        let _transition = self.life.begin();
+        self.require_new()?;
+        Vm::restore(self, state).map_err(|error| MigratableError::Restore(Box::new(error)))
+    }
+
+    fn take(&self, patience: Duration) -> Result<(), MigratableError> {
+        let _transition = self.life.begin();
+        self.require_new()?;
+        self.ownership.take(patience).map_err(ownership)?;
+        self.handles
+            .disks
+            .iter()
+            .try_for_each(|disk| disk.reload())
+            .map_err(|error| MigratableError::Restore(Box::new(error)))
+    }
+
+    fn give_back(&self) {
+        self.ownership.give_up();
+    }
+
+    fn start(&self) -> Result<(), MigratableError> {
+        let _transition = self.life.begin();
+        self.require_new()?;
+        for (net, _) in &self.handles.nets {
+            if let Err(error) = net.set_silent(false) {
+                tracing::error!(net = net.id(), %error, "stays silent");
+            }
+        }
+        Vm::start(self);
+        Ok(())
+    }
+
+    fn announce(&self) {
+        for (net, _) in &self.handles.nets {
+            let mac = net.mac();
+            if let Err(error) = net.send_frame(&rarp(mac.bytes())) {
+                tracing::warn!(net = net.id(), %error, "cannot announce the guest");
+            }
+            net.announce();
+        }
+    }
+
+    fn dismiss(&self) {
+        self.requester.send(Request::Dismiss);
+    }
+}
+
+/// A RARP request for one's own address, which teaches switches where it is (RFC 903): to all,
+/// from `mac`.
+fn rarp(mac: [u8; 6]) -> [u8; 60] {
+    const ETHERTYPE_RARP: [u8; 2] = [0x80, 0x35];
+    // Ethernet, IPv4, their lengths, request reverse.
+    const HEADER: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 3];
+    let mut frame = [0; 60];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&mac);
+    frame[12..14].copy_from_slice(&ETHERTYPE_RARP);
+    frame[14..22].copy_from_slice(&HEADER);
+    frame[22..28].copy_from_slice(&mac);
+    frame[32..38].copy_from_slice(&mac);
+    frame
+}
