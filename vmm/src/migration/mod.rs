@@ -16,9 +16,10 @@
 //! | [`cap`] | the most that may be sent, where the request says so |
 //! | [`convergence`] | when to stop the guest, and what to do if it writes too fast |
 //! | `source`, `destination` | the two sides as sequences of phases |
-//! | `report` | what happened, in µs and bytes |
+//! | [`report`] | what happened, in µs and bytes |
 
 pub mod cap;
 pub mod convergence;
 pub mod protocol;
+pub mod report;
 pub mod window;
