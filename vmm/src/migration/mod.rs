@@ -12,9 +12,14 @@
 //! | [`protocol`] | the messages, their order, what each may hold |
 //! | `connection` | sockets, encryption, deadlines |
 //! | `pages` | what becomes of a page on the wire and back |
-//! | `window` | how much may be on its way, so that the queue on a shared link stays short |
-//! | `convergence` | when to stop the guest, and what to do if it writes too fast |
+//! | [`window`] | how much may be on its way, so that the queue on a shared link stays short |
+//! | [`cap`] | the most that may be sent, where the request says so |
+//! | [`convergence`] | when to stop the guest, and what to do if it writes too fast |
 //! | `source`, `destination` | the two sides as sequences of phases |
-//! | `report` | what happened, in µs and bytes |
+//! | [`report`] | what happened, in µs and bytes |
 
+pub mod cap;
+pub mod convergence;
 pub mod protocol;
+pub mod report;
+pub mod window;
