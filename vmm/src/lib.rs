@@ -4,13 +4,14 @@
 //! main ─► config ─► api ─► migration, snapshot ─► vm ─► devices, vcpu ─► bus, memory ─► kvm
 //! ```
 //!
-//! Imports point to the right only. [`state`], [`sandbox`] and [`startup`] know nothing of the
+//! Imports point to the right only. [`state`], [`causes`], [`sandbox`] and [`startup`] know nothing of the
 //! machine and may be used by all.
 
 pub mod api;
 pub mod arch;
 pub mod boot;
 pub mod bus;
+pub mod causes;
 pub mod check;
 pub mod config;
 pub mod devices;

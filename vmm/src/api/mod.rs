@@ -80,15 +80,3 @@ fn refuse(code: ErrorCode, message: impl Into<String>) -> ErrorInfo {
         message: message.into(),
     }
 }
-
-/// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}

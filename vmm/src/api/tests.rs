@@ -116,7 +116,7 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
-    fn resume(&self) -> Result<(), MachineError> {
+    fn resume(&self, _force: bool) -> Result<(), MachineError> {
         self.record("resume");
         self.running.store(true, Ordering::SeqCst);
         self.events.publish(EventKind::Resumed);

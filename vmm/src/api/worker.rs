@@ -10,8 +10,9 @@ use std::thread::JoinHandle;
 use pindah_vmm_api::{AfterSnapshot, BalloonTarget, DiskResize, ErrorCode, ErrorInfo};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::refuse;
 use super::response::Response;
-use super::{chain, refuse};
+use crate::causes::chain;
 use crate::sandbox::{self, ThreadKind};
 use crate::snapshot::{self, SnapshotError};
 use crate::vm::machine::{Machine, MachineError};
@@ -110,7 +111,7 @@ impl Drop for Worker {
 fn run(machine: &dyn Machine, job: Job, cancelled: &AtomicBool) -> Result<Response, ErrorInfo> {
     let outcome = match job {
         Job::Pause => machine.pause(),
-        Job::Resume => machine.resume(),
+        Job::Resume => machine.resume(false),
         Job::PressPowerButton => machine.press_power_button(),
         Job::PowerOff => machine.power_off(),
         Job::Reset => machine.reset(),
@@ -149,7 +150,9 @@ fn take_snapshot(
 pub(super) fn machine_error(error: &MachineError) -> ErrorInfo {
     let code = match error {
         MachineError::NoDevice { .. } => ErrorCode::NotFound,
-        MachineError::State { .. } => ErrorCode::Conflict,
+        MachineError::State { .. } | MachineError::Moving { .. } | MachineError::InDoubt(_) => {
+            ErrorCode::Conflict
+        }
         MachineError::Value { .. } => ErrorCode::InvalidValue,
         MachineError::Host { .. } => ErrorCode::HostError,
     };

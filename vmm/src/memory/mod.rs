@@ -8,6 +8,7 @@
 mod build;
 mod dirty;
 mod touched;
+mod zero;
 
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{
@@ -18,6 +19,7 @@ use vm_memory::{
 pub use build::{MemoryError, build};
 pub use dirty::{DirtyLog, DirtyLogError, DirtyRegion, set_memslot};
 pub use touched::PageMap;
+pub use zero::is_zero;
 
 /// Size of a page of the dirty log in bytes, whatever the host maps.
 pub const PAGE_SIZE: u64 = 4096;
@@ -33,6 +35,12 @@ fn device_log(region: &GuestRegion) -> &AtomicBitmap {
     // The region has a method of this name too, which gives a view and not the bitmap.
     let mapping: &MmapRegion<AtomicBitmap> = region;
     mapping.bitmap()
+}
+
+/// What our devices wrote into a region since the last call: one bit a page.
+#[cfg(test)]
+pub(crate) fn device_log_words(region: &GuestRegion) -> Vec<u64> {
+    device_log(region).get_and_reset()
 }
 
 /// Marks `len` bytes at `address` as written. Parts that are not RAM are passed over.

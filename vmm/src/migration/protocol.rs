@@ -123,7 +123,7 @@ pub enum Kind {
     Refuse = 3,
     /// An encoded `VmState`, to the destination.
     Rehearse = 4,
-    /// Nothing, to the source: the dry run went well.
+    /// [`Rehearsed`], to the source: the dry run went well.
     Rehearsed = 5,
     /// [`Ack`], to the source.
     Ack = 6,
@@ -170,8 +170,8 @@ impl Kind {
             Self::Rehearse | Self::State => crate::vm::state::MAX_STATE_BYTES,
             Self::Hello | Self::Pages => MAX_PAGES_BYTES,
             Self::Welcome | Self::Refuse | Self::Aborted | Self::Cancel => 64 << 10,
-            Self::Ack | Self::Commit | Self::Running => 1 << 10,
-            Self::Rehearsed | Self::Flush => 0,
+            Self::Rehearsed | Self::Ack | Self::Commit | Self::Running => 1 << 10,
+            Self::Flush => 0,
         }
     }
 }
@@ -233,6 +233,13 @@ pub struct Welcome {
     pub vmm_version: String,
 }
 
+/// The destination can take the guest's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehearsed {
+    /// How long that took, in microseconds.
+    pub restore_us: u64,
+}
+
 /// Why one side does not go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
@@ -256,6 +263,9 @@ pub struct Commit {
     /// XXH3 (64 bits) over all RAM, if [`Hello::verify_memory`] says so.
     #[serde(default)]
     pub checksum: Option<u64>,
+    /// The guest stood still before it moved, and is to stand there too.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// The guest runs at the destination.

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use pindah_vmm_api::{Initiator, VmConfig};
+use pindah_vmm_api::{Baseline, Initiator, VmConfig};
 use thiserror::Error;
 
 use super::devices::{ConsoleSide, HostSides, Slots};
@@ -124,7 +124,7 @@ impl Vm {
             console,
         };
         let devices = slots.fill(&config, host_sides)?;
-        let vcpus = build_vcpus(&config, &kvm, &ports, &mmio, &control)?;
+        let (vcpus, host_cpuid) = build_vcpus(&config, &kvm, &ports, &mmio, &control)?;
         let power_on = power_on(&kvm, &vcpus)?;
         Ok(Arc::new(Self {
             dirty_log: DirtyLog::new(Arc::clone(&kvm.vm), Arc::clone(&memory), kvm.manual_protect),
@@ -133,6 +133,7 @@ impl Vm {
             ownership: Box::new(DiskLocks::new(&config, &devices.handles.disks)),
             config,
             vcpus,
+            host_cpuid,
             virtio: devices.transports,
             handles: devices.handles,
             platform,
@@ -154,13 +155,14 @@ fn build_vcpus(
     ports: &Arc<Bus>,
     mmio: &Arc<Bus>,
     control: &Requests,
-) -> Result<Vec<Vcpu>, BuildError> {
+) -> Result<(Vec<Vcpu>, GuestCpuid), BuildError> {
     let topology = Topology::new(&config.cpus);
     let supported = kvm
         .kvm
         .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
         .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
     let cpuid = GuestCpuid::new(supported.as_slice(), config.cpus.baseline, topology)?;
+    let host_cpuid = GuestCpuid::new(supported.as_slice(), Baseline::Host, topology)?;
     let mut shape = None;
     let mut vcpus = Vec::new();
     for index in 0..config.cpus.count {
@@ -194,7 +196,7 @@ fn build_vcpus(
         };
         vcpus.push(Vcpu::spawn(setup).map_err(failed("a vCPU's thread"))?);
     }
-    Ok(vcpus)
+    Ok((vcpus, host_cpuid))
 }
 
 fn power_on(kvm: &KvmVm, vcpus: &[Vcpu]) -> Result<PowerOn, BuildError> {

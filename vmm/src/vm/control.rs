@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pindah_vmm_api::{
     DeviceInfo, DiskMetrics, EventKind, Initiator, Metrics, PauseReason, RunState, VcpuMetrics,
@@ -30,6 +31,29 @@ impl Vm {
         } else {
             Err(MachineError::State { action, state })
         }
+    }
+
+    /// While a migration switches over, and as long as it is in doubt where the guest runs.
+    fn refuse_while_it_moves(&self, action: &'static str) -> Result<(), MachineError> {
+        if self.life.now().is_moving() {
+            return Err(MachineError::Moving { action });
+        }
+        Ok(())
+    }
+
+    /// Wins the right to run the guest back, or just takes it.
+    fn take_the_guest_back(&self, force: bool) -> Result<(), MachineError> {
+        if let Err(error) = self.ownership.win_back(WIN_BACK_PATIENCE) {
+            if !force {
+                return Err(MachineError::InDoubt(error));
+            }
+            tracing::warn!(
+                "the guest is resumed by force ({error}): if it runs elsewhere too, its disks' \
+                 content is lost"
+            );
+        }
+        self.life.now().given_up = false;
+        Ok(())
     }
 
     fn console(&self, id: &str) -> Result<&Arc<Chardev>, MachineError> {
@@ -85,6 +109,9 @@ impl Vm {
 fn disk_metrics(disk: &BlockHandle) -> DiskMetrics {
     disk.metrics().to_api(disk.id())
 }
+
+/// How long a person waits for the answer to whether the guest runs elsewhere.
+const WIN_BACK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The guest has not ended.
 const ALIVE: [RunState; 3] = [RunState::Created, RunState::Running, RunState::Paused];
@@ -156,9 +183,15 @@ impl Machine for Vm {
         Ok(())
     }
 
-    fn resume(&self) -> Result<(), MachineError> {
+    fn resume(&self, force: bool) -> Result<(), MachineError> {
         let _transition = self.life.begin();
         self.require("resume", &BEGUN)?;
+        let given_up = self.life.now().given_up;
+        if given_up {
+            self.take_the_guest_back(force)?;
+        } else {
+            self.refuse_while_it_moves("resume")?;
+        }
         self.start();
         Ok(())
     }
@@ -179,6 +212,7 @@ impl Machine for Vm {
     fn reset(&self) -> Result<(), MachineError> {
         let _transition = self.life.begin();
         self.require("reset", &BEGUN)?;
+        self.refuse_while_it_moves("reset")?;
         self.restart(Initiator::Host)
             .map_err(|error| MachineError::Host {
                 action: "the machine cannot start anew".to_owned(),
@@ -210,6 +244,7 @@ impl Machine for Vm {
             id: id.to_owned(),
         })?;
         self.require("resize", &BEGUN)?;
+        self.refuse_while_it_moves("resize")?;
         disk.resize(size_bytes).map_err(|error| match error {
             ResizeError::Host { .. } => MachineError::Host {
                 action: format!("resize {id}"),

@@ -57,6 +57,9 @@ pub(super) struct Now {
     pub pause_reason: Option<PauseReason>,
     /// The right to run the guest was given up: it may run elsewhere.
     pub given_up: bool,
+    /// What the guest asked for just before it stood still to move: it is another machine's, unless
+    /// the guest goes on here.
+    pub deferred: Vec<Request>,
     /// When the machine first ran.
     pub started: Option<Instant>,
     paused_at: Option<Instant>,
@@ -78,6 +81,7 @@ impl Default for Life {
                 state: RunState::Created,
                 pause_reason: None,
                 given_up: false,
+                deferred: Vec::new(),
                 started: None,
                 paused_at: None,
                 paused_before: Duration::ZERO,
@@ -124,6 +128,12 @@ impl Now {
     pub fn set_ended(&mut self, state: RunState) {
         self.state = state;
         self.pause_reason = None;
+    }
+
+    /// Whether the guest is on its way to another machine, or may be there.
+    pub fn is_moving(&self) -> bool {
+        let moving = Some(PauseReason::Migration);
+        self.pause_reason == moving || self.given_up
     }
 
     /// How long the guest stood still since it first ran.

@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use super::events::Events;
 use super::migratable::Migratable;
+use super::ownership::OwnershipError;
 
 /// A running machine as the API sees it. The VM's handle is one, and so is the fake that tests
 /// the API.
@@ -48,11 +49,14 @@ pub trait Machine: Send + Sync {
     /// [`MachineError::State`] when it is off, [`MachineError::Host`] when it does not stop.
     fn pause(&self) -> Result<(), MachineError>;
 
-    /// Goes on.
+    /// Goes on. A guest that may run elsewhere, after a migration that ended in doubt, goes on
+    /// only if the locks on its disks tell that it does not, or by `force`: if it does run
+    /// elsewhere, both write the same disks then.
     ///
     /// # Errors
-    /// [`MachineError::State`] when it is off, [`MachineError::Host`] when it does not start.
-    fn resume(&self) -> Result<(), MachineError>;
+    /// [`MachineError::State`] when it is off, [`MachineError::Moving`] while a migration switches
+    /// over, [`MachineError::InDoubt`].
+    fn resume(&self, force: bool) -> Result<(), MachineError>;
 
     /// Presses the ACPI power button: the guest is asked to shut down, and may not listen.
     ///
@@ -122,6 +126,18 @@ pub enum MachineError {
         /// What the guest is.
         state: RunState,
     },
+    /// A migration is just switching over, or ended in doubt (409).
+    #[error("{action} is not possible while the guest moves to another machine or may run there")]
+    Moving {
+        /// What was asked.
+        action: &'static str,
+    },
+    /// The guest may run elsewhere (409).
+    #[error(
+        "the guest may run elsewhere: {0}; look there first, and resume it here with force only \
+         if it does not run there"
+    )]
+    InDoubt(#[source] OwnershipError),
     /// A value that cannot be (422).
     #[error("{field} = {value}: {allowed}")]
     Value {

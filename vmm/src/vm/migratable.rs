@@ -160,11 +160,12 @@ pub trait MigrationDestination: Send + Sync {
     /// Gives up what [`Self::take`] took: the guest will not run here.
     fn give_back(&self);
 
-    /// Lets the guest run; its network cards are no longer silent.
+    /// Lets the guest run, or stand still where it did so before it moved; its network cards are
+    /// no longer silent.
     ///
     /// # Errors
     /// [`MigratableError`]; it does not run.
-    fn start(&self) -> Result<(), MigratableError>;
+    fn start(&self, paused: bool) -> Result<(), MigratableError>;
 
     /// Lets the network know where the guest is: a RARP frame from each card, and a word to its
     /// driver (virtio 1.2, 5.1.6.5.4).

@@ -21,7 +21,7 @@ mod lifecycle;
 pub mod machine;
 pub mod migratable;
 mod moving;
-mod ownership;
+pub mod ownership;
 mod platform;
 pub mod resources;
 mod rtc_timer;
@@ -37,6 +37,7 @@ use std::sync::{Arc, Mutex};
 use kvm_bindings::{kvm_irqchip, kvm_pit_state2};
 use pindah_vmm_api::VmConfig;
 
+use crate::arch::x86_64::cpuid::GuestCpuid;
 use crate::boot::BootResources;
 use crate::devices::virtio::transport::Transport;
 use crate::kvm::KvmVm;
@@ -53,6 +54,8 @@ use wiring::Requests;
 pub struct Vm {
     config: VmConfig,
     vcpus: Vec<Vcpu>,
+    /// What a guest could be shown at most on this host.
+    host_cpuid: GuestCpuid,
     virtio: Vec<Arc<Transport>>,
     handles: devices::Handles,
     platform: Platform,

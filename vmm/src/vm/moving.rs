@@ -131,7 +131,7 @@ impl MigrationDestination for Vm {
         self.ownership.give_up();
     }
 
-    fn start(&self) -> Result<(), MigratableError> {
+    fn start(&self, paused: bool) -> Result<(), MigratableError> {
         let _transition = self.life.begin();
         self.require_new()?;
         for (net, _) in &self.handles.nets {
@@ -139,7 +139,11 @@ impl MigrationDestination for Vm {
                 tracing::error!(net = net.id(), %error, "stays silent");
             }
         }
-        Vm::start(self);
+        if paused {
+            self.life.now().set_paused(PauseReason::Requested);
+        } else {
+            Vm::start(self);
+        }
         Ok(())
     }
 

@@ -13,11 +13,35 @@ use thiserror::Error;
 
 use super::Vm;
 use super::state::{VmState, VmStateError};
+use crate::arch::x86_64::compatibility::lacking;
 use crate::state::{Section, StateError};
 use crate::vcpu::{Vcpu, VcpuError, VcpuState};
 
 const KIND_KVM: &str = "kvm";
 const KIND_VCPU: &str = "vcpu";
+/// Kinds of sections that a machine of this program has or can do without. State of any other is
+/// of a machine with more than ours, and leaving it out would lose it.
+const KNOWN_KINDS: [&str; 19] = [
+    KIND_KVM,
+    KIND_VCPU,
+    "acpi-pm",
+    "chardev",
+    "fw_cfg",
+    "i440fx",
+    "i8042",
+    "pci-bus",
+    "piix3-isa",
+    "piix4-pm",
+    "reset-control",
+    "rtc",
+    "serial",
+    "virtio-balloon",
+    "virtio-blk",
+    "virtio-console",
+    "virtio-net",
+    "virtio-pci",
+    "virtio-rng",
+];
 const VERSION_KVM: u16 = 1;
 const VERSION_VCPU: u16 = 1;
 
@@ -30,6 +54,16 @@ pub enum SavingError {
     /// The state as a whole cannot be ours.
     #[error(transparent)]
     State(#[from] VmStateError),
+    /// The guest was shown features that this host's processor or KVM does not have.
+    #[error(
+        "this host's processor lacks {} of what the guest was started with; start it with a \
+         common baseline, or choose another host",
+        .missing.join(", ")
+    )]
+    Processor {
+        /// Their names.
+        missing: Vec<String>,
+    },
     /// A vCPU.
     #[error("vCPU state")]
     Vcpu(#[from] VcpuError),
@@ -57,6 +91,9 @@ struct KvmState {
     /// When the state was saved, in nanoseconds since the Unix epoch; 0 if unknown.
     #[serde(default)]
     saved_unix_ns: u64,
+    /// What the guest has asked for and did not get yet.
+    #[serde(default)]
+    open_requests: u8,
 }
 
 /// Nanoseconds since the Unix epoch.
@@ -117,6 +154,7 @@ impl Vm {
             pit,
             clock,
             saved_unix_ns,
+            open_requests: self.requester.save_open(),
         };
         let mut sections = vec![Section::new(KIND_KVM, "", VERSION_KVM, &state)?];
         sections.extend(self.platform.save()?);
@@ -140,6 +178,7 @@ impl Vm {
     /// # Errors
     /// [`SavingError`]; the machine must not run then.
     pub fn restore(&self, state: &VmState) -> Result<(), SavingError> {
+        state.require_known_kinds(&KNOWN_KINDS)?;
         let section = state.section(KIND_KVM, "")?;
         let saved: KvmState = section.parse(VERSION_KVM)?;
         let vm = &self.kvm.vm;
@@ -157,6 +196,12 @@ impl Vm {
                 Ok(section.parse(VERSION_VCPU)?)
             })
             .collect::<Result<Vec<VcpuState>, SavingError>>()?;
+        for (vcpu, index) in vcpus.iter().zip(0..) {
+            let missing = lacking(&vcpu.cpuid, &self.host_cpuid.for_vcpu(index));
+            if !missing.is_empty() {
+                return Err(SavingError::Processor { missing });
+            }
+        }
         let stood_ns = match saved.saved_unix_ns {
             0 => 0,
             then => now_unix_ns().saturating_sub(then),
@@ -164,7 +209,9 @@ impl Vm {
         // The time stamp counter goes on while the guest stands, as kvmclock does.
         let vcpus = vcpus.into_iter().map(|vcpu| vcpu.aged(stood_ns));
         self.restore_vcpus(vcpus.collect())?;
-        self.restore_clock(&saved.clock).map_err(kvm("clock"))
+        self.restore_clock(&saved.clock).map_err(kvm("clock"))?;
+        self.requester.restore_open(saved.open_requests);
+        Ok(())
     }
 
     fn restore_clock(&self, saved: &kvm_clock_data) -> Result<(), kvm_ioctls::Error> {

@@ -103,6 +103,14 @@ impl Vm {
         if request.is_of_guest() && power_cycle != self.requester.power_cycle() {
             return None;
         }
+        if request.is_of_guest() {
+            let mut now = self.life.now();
+            if now.is_moving() || now.state == RunState::Created {
+                now.deferred.push(request);
+                return None;
+            }
+        }
+        self.requester.close(&request);
         match request {
             Request::PowerOff(by) => {
                 self.end(RunState::Stopped);
@@ -176,7 +184,13 @@ impl Vm {
         for device in &self.virtio {
             device.resume();
         }
-        let first = self.life.now().set_running();
+        let (first, deferred) = {
+            let mut now = self.life.now();
+            (now.set_running(), std::mem::take(&mut now.deferred))
+        };
+        for request in deferred {
+            self.requester.send(request);
+        }
         for vcpu in &self.vcpus {
             vcpu.resume();
         }

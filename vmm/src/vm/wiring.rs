@@ -2,10 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use pindah_vmm_api::Initiator;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::lifecycle::Request;
@@ -69,6 +70,21 @@ impl IrqLine for KvmIrqLine {
 pub(super) struct Requests {
     sender: Sender<(u64, Request)>,
     power_cycle: Arc<AtomicU64>,
+    open: Arc<AtomicU8>,
+}
+
+/// What the guest has asked for and did not get yet; it moves with the guest. The first of both
+/// that is served makes the other meaningless.
+const OPEN_RESET: u8 = 1;
+/// As [`OPEN_RESET`].
+const OPEN_POWER_OFF: u8 = 2;
+
+fn open_bit(request: &Request) -> u8 {
+    match request {
+        Request::Reset => OPEN_RESET,
+        Request::PowerOff(Initiator::Guest) => OPEN_POWER_OFF,
+        _ => 0,
+    }
 }
 
 impl Requests {
@@ -78,13 +94,37 @@ impl Requests {
         let requests = Self {
             sender,
             power_cycle: Arc::default(),
+            open: Arc::default(),
         };
         (requests, receiver)
     }
 
     /// Leaves a request. Nobody takes it once the machine has ended, and nobody needs to.
     pub fn send(&self, request: Request) {
+        self.open.fetch_or(open_bit(&request), Ordering::AcqRel);
         let _ = self.sender.send((self.power_cycle(), request));
+    }
+
+    /// The request is being served.
+    pub fn close(&self, request: &Request) {
+        self.open.fetch_and(!open_bit(request), Ordering::AcqRel);
+    }
+
+    /// What the guest has asked for and did not get yet, as a saved state holds it. While it
+    /// stands.
+    pub fn save_open(&self) -> u8 {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Asks for what [`Self::save_open`] gave.
+    pub fn restore_open(&self, open: u8) {
+        self.open.store(0, Ordering::Release);
+        if open & OPEN_RESET != 0 {
+            self.send(Request::Reset);
+        }
+        if open & OPEN_POWER_OFF != 0 {
+            self.send(Request::PowerOff(Initiator::Guest));
+        }
     }
 
     /// Counts the resets.
@@ -94,6 +134,7 @@ impl Requests {
 
     /// What the guest has asked for so far does not count any more. While it stands.
     pub fn begin_power_cycle(&self) {
+        self.open.store(0, Ordering::Release);
         self.power_cycle.fetch_add(1, Ordering::AcqRel);
     }
 }
@@ -104,7 +145,7 @@ impl MachineControl for Requests {
     }
 
     fn request_power_off(&self) {
-        self.send(Request::PowerOff(pindah_vmm_api::Initiator::Guest));
+        self.send(Request::PowerOff(Initiator::Guest));
     }
 
     fn request_pause(&self, device: &str, reason: &str) {

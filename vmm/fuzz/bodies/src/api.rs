@@ -71,7 +71,7 @@ impl Machine for Fake {
         Ok(())
     }
 
-    fn resume(&self) -> Result<(), MachineError> {
+    fn resume(&self, _force: bool) -> Result<(), MachineError> {
         self.running.store(true, Ordering::SeqCst);
         self.events.publish(EventKind::Resumed);
         Ok(())

@@ -132,6 +132,17 @@ pub fn missing(baseline: Baseline, supported: &[kvm_cpuid_entry2]) -> Vec<&'stat
         .collect()
 }
 
+/// Name of one feature bit, if a level requires it.
+pub fn name(leaf: u32, index: u32, register: Register, bit: u32) -> Option<&'static str> {
+    REQUIRED
+        .iter()
+        .chain([&LZCNT])
+        .find(|feature| {
+            (feature.leaf, 0, feature.register, feature.bit) == (leaf, index, register, bit)
+        })
+        .map(|feature| feature.name)
+}
+
 /// Whether the answer to `leaf` is made of feature bits that a named baseline filters.
 pub fn is_feature_register(leaf: u32, register: Register) -> bool {
     matches!(

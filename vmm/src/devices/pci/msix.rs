@@ -277,21 +277,26 @@ impl Msix {
     }
 
     /// Takes what [`Self::save`] gave, and message control: vectors are routed first, then those
-    /// that were pending fire or wait. Surplus entries are ignored, missing ones are masked.
+    /// that were pending fire or wait. Surplus entries are ignored, missing ones are masked. A
+    /// vector that is routed as it should be stays so: a route takes KVM up to a millisecond.
     pub fn restore(&self, state: &MsixState, control: u16) {
         let mut table = self.lock();
-        table.control = 0;
-        self.update_all(&mut table);
-        self.drain();
-        for (vector, entry) in table.entries.iter_mut().enumerate() {
-            *entry = state.entries.get(vector).copied().unwrap_or_default();
-            entry.address &= !3;
-            entry.pending = false;
-        }
         table.control = control & CONTROL_WRITABLE;
         let enabled = control & CONTROL_ENABLE != 0;
         self.enabled.store(enabled, Ordering::Release);
-        self.update_all(&mut table);
+        for vector in 0..self.events.len() {
+            let mut entry = state.entries.get(vector).copied().unwrap_or_default();
+            entry.address &= !3;
+            entry.pending = false;
+            let before = std::mem::replace(&mut table.entries[vector], entry);
+            if (before.address, before.data) != (entry.address, entry.data) {
+                self.disconnect(&mut table, vector);
+            }
+            if !table.connected[vector] {
+                let _ = self.events[vector].read();
+            }
+            self.update(&mut table, vector);
+        }
         for (event, entry) in self.events.iter().zip(&state.entries) {
             if entry.pending && enabled {
                 let _ = event.write(1);

@@ -1,0 +1,311 @@
+//! The destination: takes the guest's memory, then the guest.
+//!
+//! ```text
+//! accept ─► preflight ─► rehearse, fill ─► COMMIT ─► drained ─► own ─► restore ─► run
+//!   │           │              │                        └─────────┴────────┴─► Aborted
+//!   └───────────┴──────────────┴─► the guest will not run here, and goes on at the source
+//! ```
+//! Everything up to COMMIT may fail, and the guest goes on at the source. After COMMIT the guest
+//! is this side's: it runs here, or [`Kind::Aborted`] is sent and it never will.
+
+mod accept;
+mod compatible;
+mod error;
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use pindah_vmm_api::MigrationPhase;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+use super::checksum;
+use super::connection::{Connection, ConnectionError, Frame, wait_readable};
+use super::pages::Decoder;
+use super::progress::Progress;
+use super::protocol::{
+    ANSWER_TIMEOUT, Ack, Commit, HEADER_BYTES, Kind, Reason, Rehearsed, Running, Welcome,
+};
+use super::tls::Identity;
+use crate::vm::migratable::MigrationDestination;
+use crate::vm::state::VmState;
+use accept::Source;
+pub use error::ReceiveError;
+
+/// The source must send something at least this often; a throttled one on a slow link, or one
+/// whose storage is slow, sends little.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Acknowledge at least each so many bytes.
+const ACK_BYTES: u64 = 256 << 10;
+/// How long to wait for the right to run the guest, which the source has given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// When the network is told where the guest is, from when it runs.
+const ANNOUNCE_MS: [u64; 5] = [0, 50, 150, 300, 500];
+
+/// Waits for a source, takes its guest and lets it run.
+///
+/// # Errors
+/// [`ReceiveError`]; the guest does not run here and never will, and the source knows or will
+/// find out.
+pub fn receive(
+    machine: &dyn MigrationDestination,
+    listener: &TcpListener,
+    identity: &Identity,
+    patience: Duration,
+    progress: &Progress,
+) -> Result<Running, ReceiveError> {
+    let cancel = progress.cancellation();
+    let source = accept::accept(listener, identity, patience, cancel)?;
+    let mut incoming = Incoming::new(machine, source, progress);
+    let outcome = incoming.take();
+    match &outcome {
+        Ok(_) => {
+            progress.update(|status| status.phase = MigrationPhase::Completed);
+            announce(machine);
+        }
+        Err(error) => {
+            let reason = crate::causes::chain(error);
+            progress.update(|status| {
+                status.phase = MigrationPhase::Failed;
+                status.reason = Some(reason.clone());
+            });
+            incoming.refuse(&reason);
+        }
+    }
+    outcome
+}
+
+fn announce(machine: &dyn MigrationDestination) {
+    let start = Instant::now();
+    for at in ANNOUNCE_MS {
+        let at = start + Duration::from_millis(at);
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        machine.announce();
+    }
+}
+
+/// A guest on its way here.
+struct Incoming<'a> {
+    machine: &'a dyn MigrationDestination,
+    progress: &'a Progress,
+    control: Connection,
+    data: Vec<Connection>,
+    hello: super::protocol::Hello,
+    decoder: Decoder,
+    /// Bytes of page frames that are in place.
+    in_place: u64,
+    acknowledged: u64,
+    flushed: usize,
+    state: Option<VmState>,
+    commit: Option<Commit>,
+}
+
+impl<'a> Incoming<'a> {
+    fn new(machine: &'a dyn MigrationDestination, source: Source, progress: &'a Progress) -> Self {
+        Self {
+            machine,
+            progress,
+            control: source.control,
+            data: source.data,
+            hello: source.hello,
+            decoder: Decoder::new(machine.memory()),
+            in_place: 0,
+            acknowledged: 0,
+            flushed: 0,
+            state: None,
+            commit: None,
+        }
+    }
+
+    fn take(&mut self) -> Result<Running, ReceiveError> {
+        self.preflight()?;
+        self.progress
+            .update(|status| status.phase = MigrationPhase::Precopy);
+        while self.commit.is_none() {
+            self.serve()?;
+        }
+        if !self.progress.commit() {
+            return Err(ConnectionError::Cancelled.into());
+        }
+        let commit = self.commit.take().expect("the loop ends with one");
+        let committed = Instant::now();
+        let state = self
+            .state
+            .take()
+            .ok_or(ReceiveError::Unexpected("COMMIT without state"))?;
+        while self.flushed < self.data.len() {
+            self.serve_data()?;
+        }
+        self.check(&commit)?;
+        let mut running = Running {
+            drain_us: committed.elapsed().as_micros() as u64,
+            ..Running::default()
+        };
+        let mut lap = Instant::now();
+        self.machine.take(PATIENCE)?;
+        running.ownership_us = next_lap(&mut lap);
+        if let Err(error) = self.machine.restore(&state) {
+            self.machine.give_back();
+            return Err(error.into());
+        }
+        running.restore_us = next_lap(&mut lap);
+        if let Err(error) = self.machine.start(commit.paused) {
+            self.machine.give_back();
+            return Err(error.into());
+        }
+        running.resume_us = next_lap(&mut lap);
+        self.answer(Kind::Running, &running);
+        Ok(running)
+    }
+
+    /// Whether the guest can run in the machine that was built here.
+    fn preflight(&mut self) -> Result<(), ReceiveError> {
+        let memory = self.machine.memory();
+        let regions: Vec<_> = memory
+            .iter()
+            .map(|region| (region.start_addr().0, region.len()))
+            .collect();
+        compatible::check(&self.hello, self.machine.config(), &regions)
+            .map_err(ReceiveError::Unlike)?;
+        let welcome = Welcome {
+            vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        Ok(self
+            .control
+            .send_message(Kind::Welcome, &welcome, deadline)?)
+    }
+
+    /// Waits for something to come, and takes all that is there.
+    fn serve(&mut self) -> Result<(), ReceiveError> {
+        let all: Vec<_> = std::iter::once(&self.control).chain(&self.data).collect();
+        let deadline = Instant::now() + SILENCE;
+        let ready = wait_readable(&all, deadline, Some(self.progress.cancellation()))?;
+        for index in 0..self.data.len() {
+            if ready & 2 << index != 0 {
+                self.take_pages(index)?;
+            }
+        }
+        self.acknowledge()?;
+        if ready & 1 != 0 {
+            self.take_messages()?;
+        }
+        Ok(())
+    }
+
+    /// The same for the data connections alone, when the guest is this side's already.
+    fn serve_data(&mut self) -> Result<(), ReceiveError> {
+        let all: Vec<_> = self.data.iter().collect();
+        let ready = wait_readable(&all, Instant::now() + SILENCE, None)?;
+        for index in 0..self.data.len() {
+            if ready & 1 << index != 0 {
+                self.take_pages(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_pages(&mut self, index: usize) -> Result<(), ReceiveError> {
+        while let Some(frame) = self.data[index].try_receive()? {
+            match frame.kind {
+                Kind::Pages => {
+                    self.decoder.apply(frame.body)?;
+                    self.in_place += (HEADER_BYTES + frame.body.len()) as u64;
+                }
+                Kind::Flush => {
+                    self.flushed += 1;
+                    return Ok(());
+                }
+                _ => return Err(ReceiveError::Unexpected("no pages where they belong")),
+            }
+            if self.in_place - self.acknowledged >= ACK_BYTES {
+                self.acknowledge()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self) -> Result<(), ReceiveError> {
+        if self.in_place == self.acknowledged {
+            return Ok(());
+        }
+        self.acknowledged = self.in_place;
+        let ack = Ack {
+            bytes: self.in_place,
+        };
+        let deadline = Instant::now() + SILENCE;
+        let bytes = self.in_place;
+        self.progress.update(|status| status.sent_bytes = bytes);
+        Ok(self.control.send_message(Kind::Ack, &ack, deadline)?)
+    }
+
+    fn take_messages(&mut self) -> Result<(), ReceiveError> {
+        while let Some(frame) = self.control.try_receive()? {
+            match frame.kind {
+                Kind::Rehearse => {
+                    let state = VmState::decode(frame.body)?;
+                    let start = Instant::now();
+                    self.machine.restore(&state)?;
+                    let rehearsed = Rehearsed {
+                        restore_us: start.elapsed().as_micros() as u64,
+                    };
+                    let deadline = Instant::now() + ANSWER_TIMEOUT;
+                    self.control
+                        .send_message(Kind::Rehearsed, &rehearsed, deadline)?;
+                }
+                Kind::State => self.state = Some(VmState::decode(frame.body)?),
+                Kind::Commit => {
+                    self.commit = Some(frame.message()?);
+                    return Ok(());
+                }
+                Kind::Cancel => return Err(cancelled(&frame)),
+                _ => return Err(ReceiveError::Unexpected("a message out of turn")),
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, commit: &Commit) -> Result<(), ReceiveError> {
+        if self.in_place != commit.bytes {
+            return Err(ReceiveError::Missing {
+                sent: commit.bytes,
+                came: self.in_place,
+            });
+        }
+        let Some(theirs) = commit.checksum else {
+            return Ok(());
+        };
+        match checksum::of(&self.machine.memory()) {
+            ours if ours == theirs => Ok(()),
+            ours => Err(ReceiveError::Checksum { ours, theirs }),
+        }
+    }
+
+    /// Tells the source, as far as it listens.
+    fn answer<T: serde::Serialize>(&mut self, kind: Kind, message: &T) {
+        self.control.ignore_cancel();
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        if let Err(error) = self.control.send_message(kind, message, deadline) {
+            tracing::warn!("the source was not told: {error}");
+        }
+    }
+
+    fn refuse(&mut self, reason: &str) {
+        let message = reason.to_owned();
+        self.answer(Kind::Aborted, &Reason { message });
+    }
+}
+
+fn cancelled(frame: &Frame<'_>) -> ReceiveError {
+    match frame.message() {
+        Ok(Reason { message }) => ReceiveError::Cancelled(message),
+        Err(error) => error.into(),
+    }
+}
+
+/// Microseconds since the last lap.
+fn next_lap(lap: &mut Instant) -> u64 {
+    let now = Instant::now();
+    let time = now.duration_since(*lap);
+    *lap = now;
+    time.as_micros() as u64
+}

@@ -1,0 +1,235 @@
+//! The source: brings the guest's memory over while it runs, then the guest.
+//!
+//! ```text
+//! prepare ─► precopy ⟲ rounds ─► switchover ─┬─► the guest has left
+//!    │           │            before COMMIT  ├─► it goes on here (Aborted, or won back)
+//!    └───────────┴── any failure ────────────┴─► in doubt: it stands still
+//!                └► it goes on here
+//! ```
+
+mod error;
+mod pending;
+mod precopy;
+mod sender;
+mod switchover;
+mod throttle;
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use pindah_vmm_api::{MigrateRequest, MigrationPhase, MigrationReport, PauseReason};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+pub use error::MigrationError;
+use precopy::Precopy;
+use sender::Sender;
+use throttle::Throttle;
+
+use super::connection::Connection;
+use super::progress::Progress;
+use super::protocol::{
+    ANSWER_TIMEOUT, Channel, Hello, Kind, Preamble, Reason, Rehearsed, VERSION, Welcome,
+};
+use super::tls::Identity;
+use crate::vm::migratable::MigrationSource;
+
+/// How long storage may take for the requests in flight.
+const QUIESCE: Duration = Duration::from_secs(10);
+
+/// What a source has to send with.
+pub struct Links {
+    /// The control connection.
+    pub control: TcpStream,
+    /// Data connections, one at least.
+    pub data: Vec<TcpStream>,
+    /// Who we are.
+    pub identity: Identity,
+}
+
+/// Moves the guest. On success it runs at the destination and never again here; the caller lets
+/// the machine end.
+///
+/// # Errors
+/// [`MigrationError`]; the guest goes on here, but for [`MigrationError::InDoubt`].
+pub fn migrate(
+    guest: &dyn MigrationSource,
+    request: &MigrateRequest,
+    links: Links,
+    progress: &Progress,
+) -> Result<MigrationReport, MigrationError> {
+    let outcome = attempt(guest, request, links, progress);
+    let cancelled = progress.cancellation().is_set();
+    match &outcome {
+        Ok(_) => progress.update(|status| status.phase = MigrationPhase::Completed),
+        Err(error) => {
+            let (phase, reason) = match error {
+                MigrationError::InDoubt { .. } => (MigrationPhase::InDoubt, error.to_string()),
+                _ if cancelled => (MigrationPhase::Failed, "cancelled".to_owned()),
+                error => (MigrationPhase::Failed, crate::causes::chain(error)),
+            };
+            progress.update(|status| {
+                status.phase = phase;
+                status.reason = Some(reason);
+            });
+        }
+    }
+    outcome.map_err(|error| match error {
+        doubt @ MigrationError::InDoubt { .. } => doubt,
+        error => error.or_cancelled(cancelled),
+    })
+}
+
+fn attempt(
+    guest: &dyn MigrationSource,
+    request: &MigrateRequest,
+    links: Links,
+    progress: &Progress,
+) -> Result<MigrationReport, MigrationError> {
+    let (mut control, data) = connect(request, links, progress)?;
+    greet(guest, request, &mut control, data.len())?;
+    let fixed_cost = rehearse(guest, &mut control)?;
+    let memory = guest.memory();
+    let mut sender = Sender::new(
+        control,
+        data,
+        &memory,
+        request,
+        delta_cache_bytes(guest, request),
+        Throttle::new(guest),
+        progress,
+    );
+    guest.start_dirty_log()?;
+    let mut precopy = Precopy::new(guest, request, fixed_cost, progress);
+    let outcome = precopy
+        .run(&mut sender)
+        .and_then(|()| switchover::run(guest, request, precopy, &mut sender, progress));
+    if let Err(error) = &outcome {
+        // Whoever waits there need not wait for the connection's end.
+        let reason = Reason {
+            message: error.to_string(),
+        };
+        sender.control.ignore_cancel();
+        let soon = Instant::now() + Duration::from_secs(1);
+        let _ = sender.control.send_message(Kind::Cancel, &reason, soon);
+        if let Err(error) = guest.stop_dirty_log() {
+            tracing::warn!("the guest runs on, slower: {error}");
+        }
+    }
+    outcome
+}
+
+fn connect(
+    request: &MigrateRequest,
+    links: Links,
+    progress: &Progress,
+) -> Result<(Connection, Vec<Connection>), MigrationError> {
+    let migration = random_id();
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let open = |stream, channel, number| {
+        let preamble = Preamble {
+            version: VERSION,
+            channel,
+            number,
+            migration,
+        };
+        Connection::connect(
+            stream,
+            &links.identity,
+            request.server_name.as_deref(),
+            preamble,
+            deadline,
+            progress.cancellation(),
+        )
+    };
+    let control = open(links.control, Channel::Control, 0)?;
+    let data = links.data.into_iter().zip(0..);
+    let data = data.map(|(stream, number)| open(stream, Channel::Data, number));
+    Ok((control, data.collect::<Result<_, _>>()?))
+}
+
+fn random_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    // Two migrations to one destination at a time are refused anyway: an id that is not random
+    // does no harm.
+    let _ = rustix::rand::getrandom(&mut id[..], rustix::rand::GetRandomFlags::empty());
+    id
+}
+
+/// Says what comes, and hears that the destination can take it.
+fn greet(
+    guest: &dyn MigrationSource,
+    request: &MigrateRequest,
+    control: &mut Connection,
+    data_connections: usize,
+) -> Result<(), MigrationError> {
+    let region = |region: &crate::memory::GuestRegion| (region.start_addr().0, region.len());
+    let hello = Hello {
+        vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
+        config: guest.config().clone(),
+        regions: guest.memory().iter().map(region).collect(),
+        data_connections: data_connections as u8,
+        verify_memory: request.verify_memory,
+    };
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    control.send_message(Kind::Hello, &hello, deadline)?;
+    let Welcome { vmm_version } = answer(control, Kind::Welcome, deadline)?;
+    tracing::info!(vmm_version, "the destination is ready");
+    Ok(())
+}
+
+/// Has the destination try on the guest's state as it is now: what it does not take shows before
+/// anything is sent, and what it must prepare for is prepared. The guest stands for the moment in
+/// which its state is saved. Returns what a switchover will take without any page.
+fn rehearse(
+    guest: &dyn MigrationSource,
+    control: &mut Connection,
+) -> Result<Duration, MigrationError> {
+    let quiesced = guest.quiesce(Instant::now() + QUIESCE);
+    let start = Instant::now();
+    let ran = quiesced.and_then(|()| guest.pause(PauseReason::Migration));
+    let saved = ran.and_then(|ran| {
+        let saved = guest.save();
+        if ran {
+            guest.resume()?;
+        }
+        saved
+    });
+    guest.unquiesce();
+    let bytes = saved?.encode()?;
+    let here = start.elapsed();
+    let sent = Instant::now();
+    let deadline = sent + ANSWER_TIMEOUT;
+    control.send_frame(Kind::Rehearse, &bytes, deadline)?;
+    let Rehearsed { restore_us } = answer(control, Kind::Rehearsed, deadline)?;
+    tracing::debug!(?here, there = ?sent.elapsed(), restore_us, "rehearsed");
+    // There and back, with the state on the way: the destination's word of how long it took is
+    // part of it.
+    Ok(here + sent.elapsed())
+}
+
+/// The body of the next message, which must be of this kind.
+fn answer<T: serde::de::DeserializeOwned>(
+    control: &mut Connection,
+    kind: Kind,
+    deadline: Instant,
+) -> Result<T, MigrationError> {
+    let frame = control.receive(deadline)?;
+    match frame.kind {
+        found if found == kind => Ok(frame.message()?),
+        Kind::Refuse | Kind::Aborted => {
+            let Reason { message } = frame.message()?;
+            Err(MigrationError::Refused(message))
+        }
+        _ => Err(MigrationError::Unexpected("a message out of turn")),
+    }
+}
+
+/// Half of the guest's RAM unless the request says otherwise, and half of what the host has free.
+fn delta_cache_bytes(guest: &dyn MigrationSource, request: &MigrateRequest) -> u64 {
+    let wanted_mib = request
+        .delta_cache_mib
+        .unwrap_or(guest.config().memory.size_mib / 2);
+    let host = rustix::system::sysinfo();
+    let free = (host.freeram + host.bufferram) * u64::from(host.mem_unit);
+    (wanted_mib << 20).min(free / 2)
+}

@@ -1,0 +1,293 @@
+//! Pages on their way: encoded, paced, acknowledged.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pindah_vmm_api::{MigrateRequest, PageStatistics};
+
+use super::MigrationError;
+use super::pending::Run;
+use super::throttle::Throttle;
+use crate::memory::{GuestMemory, PAGE_SIZE};
+use crate::migration::cap::Cap;
+use crate::migration::connection::{Connection, ConnectionError, wait_readable};
+use crate::migration::pages::{Encoder, EncoderOptions};
+use crate::migration::progress::Progress;
+use crate::migration::protocol::{Ack, Kind, Reason};
+use crate::migration::window::Window;
+
+/// The destination must acknowledge something at least this often while something is on its way.
+const STALL: Duration = Duration::from_secs(30);
+/// How long to wait for the destination before looking at the clock again.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What the source sends with.
+pub struct Sender<'a> {
+    pub control: Connection,
+    data: Vec<Connection>,
+    next: usize,
+    encoder: Encoder,
+    window: Window,
+    cap: Option<Cap>,
+    throttle: Throttle<'a>,
+    progress: &'a Progress,
+    buffer: Vec<u8>,
+    sent: u64,
+    last_ack: Instant,
+}
+
+impl<'a> Sender<'a> {
+    /// On connections that are agreed on.
+    pub fn new(
+        control: Connection,
+        data: Vec<Connection>,
+        memory: &Arc<GuestMemory>,
+        request: &MigrateRequest,
+        delta_cache_bytes: u64,
+        throttle: Throttle<'a>,
+        progress: &'a Progress,
+    ) -> Self {
+        let options = EncoderOptions {
+            compression: request.compression,
+            delta_cache_bytes,
+        };
+        let now = progress.elapsed();
+        Self {
+            control,
+            data,
+            next: 0,
+            encoder: Encoder::new(Arc::clone(memory), options),
+            window: Window::new(now),
+            cap: request
+                .bandwidth_bytes_per_s
+                .map(|bytes_per_s| Cap::new(now, bytes_per_s)),
+            throttle,
+            progress,
+            buffer: Vec::new(),
+            sent: 0,
+            last_ack: Instant::now(),
+        }
+    }
+
+    /// Bytes of page frames so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes on the wire so far, all connections together.
+    pub fn wire_bytes(&self) -> u64 {
+        let data: u64 = self.data.iter().map(Connection::wire_bytes).sum();
+        data + self.control.wire_bytes()
+    }
+
+    /// What the destination acknowledges, in bytes a second.
+    pub fn rate(&self) -> Option<u64> {
+        self.window.rate()
+    }
+
+    /// What became of the pages.
+    pub fn statistics(&self) -> PageStatistics {
+        self.encoder.statistics()
+    }
+
+    /// Counts pages that are not sent since nobody ever wrote them.
+    pub fn count_untouched(&mut self, pages: u64) {
+        self.encoder.count_untouched(pages);
+    }
+
+    /// Slows the guest down by so much.
+    pub fn set_throttle(&mut self, percent: u8) {
+        self.throttle.set(percent);
+    }
+
+    /// Sends pages at the pace of the link.
+    pub fn send(&mut self, runs: &[Run]) -> Result<(), MigrationError> {
+        for batch in batches(runs, self.window.frame_bytes()) {
+            self.encode(&batch)?;
+            self.wait_for_room()?;
+            self.put()?;
+            self.take_acks()?;
+        }
+        Ok(())
+    }
+
+    /// Sends pages at once: the guest waits.
+    pub fn send_now(&mut self, runs: &[Run]) -> Result<(), MigrationError> {
+        for batch in batches(runs, self.window.frame_bytes()) {
+            self.encode(&batch)?;
+            self.put()?;
+        }
+        Ok(())
+    }
+
+    /// No page follows, on any connection.
+    pub fn flush(&mut self) -> Result<(), MigrationError> {
+        for connection in &mut self.data {
+            connection.send_frame(Kind::Flush, &[], Instant::now() + STALL)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was sent is in place.
+    pub fn drain(&mut self) -> Result<(), MigrationError> {
+        while self.window.in_flight() > 0 {
+            self.wait_for_acks(TICK)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the time pass.
+    pub fn idle(&mut self, time: Duration) -> Result<(), MigrationError> {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.wait_for_acks(left.min(TICK))?;
+        }
+    }
+
+    fn encode(&mut self, runs: &[Run]) -> Result<(), MigrationError> {
+        self.buffer.clear();
+        self.encoder.set_frame_bytes(self.window.frame_bytes());
+        if let Some(rate) = self.link_rate() {
+            self.encoder.set_link_rate(rate);
+        }
+        Ok(self.encoder.encode_runs(runs, &mut self.buffer)?)
+    }
+
+    /// What the link carries or the cap lets through, in bytes a second.
+    pub fn link_rate(&self) -> Option<u64> {
+        match (self.window.rate(), &self.cap) {
+            (Some(rate), Some(cap)) => Some(rate.min(cap.bytes_per_s())),
+            (None, Some(cap)) => Some(cap.bytes_per_s()),
+            (rate, None) => rate,
+        }
+    }
+
+    fn put(&mut self) -> Result<(), MigrationError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let bytes = self.buffer.len() as u64;
+        let connection = self.next % self.data.len();
+        self.next += 1;
+        self.data[connection].send(&self.buffer, Instant::now() + STALL)?;
+        if self.window.in_flight() == 0 {
+            self.last_ack = Instant::now();
+        }
+        let now = self.progress.elapsed();
+        self.sent += bytes;
+        self.window.on_sent(now, bytes);
+        if let Some(cap) = &mut self.cap {
+            cap.on_sent(now, bytes);
+        }
+        Ok(())
+    }
+
+    /// Until what is in the buffer may go.
+    fn wait_for_room(&mut self) -> Result<(), MigrationError> {
+        let bytes = self.buffer.len() as u64;
+        // More than the window holds goes when nothing else is on its way.
+        while self.window.in_flight() > 0 && self.window.available() < bytes {
+            self.wait_for_acks(TICK)?;
+        }
+        while let Some(cap) = &mut self.cap {
+            let wait = cap.ready_in(self.progress.elapsed(), bytes);
+            if wait.is_zero() {
+                break;
+            }
+            self.wait_for_acks(wait.min(TICK))?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_acks(&mut self, time: Duration) -> Result<(), MigrationError> {
+        let wait = self.throttle.tick(time);
+        let deadline = Instant::now() + wait;
+        let cancel = Some(self.progress.cancellation());
+        match wait_readable(&[&self.control], deadline, cancel) {
+            Ok(_) => {}
+            Err(ConnectionError::TimedOut { .. }) => {
+                if self.window.in_flight() > 0 && self.last_ack.elapsed() > STALL {
+                    return Err(MigrationError::Stalled(STALL));
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.take_acks()
+    }
+
+    /// What the destination has said so far.
+    fn take_acks(&mut self) -> Result<(), MigrationError> {
+        self.throttle.tick(TICK);
+        while let Some(frame) = self.control.try_receive()? {
+            match frame.kind {
+                Kind::Ack => {
+                    let Ack { bytes } = frame.message()?;
+                    if bytes > self.sent {
+                        return Err(MigrationError::Unexpected("an acknowledgement of nothing"));
+                    }
+                    self.window.on_ack(self.progress.elapsed(), bytes);
+                    self.last_ack = Instant::now();
+                }
+                Kind::Aborted | Kind::Refuse => {
+                    let Reason { message } = frame.message()?;
+                    return Err(MigrationError::Refused(message));
+                }
+                _ => return Err(MigrationError::Unexpected("a message out of turn")),
+            }
+        }
+        if self.progress.cancellation().is_set() {
+            return Err(MigrationError::Cancelled);
+        }
+        let (sent, rate) = (self.wire_bytes(), self.window.rate().unwrap_or(0));
+        self.progress.update(|status| {
+            status.sent_bytes = sent;
+            status.rate_bytes_per_s = rate;
+        });
+        Ok(())
+    }
+}
+
+/// Splits `runs` so that each batch has at most as many pages as a frame holds raw.
+fn batches(runs: &[Run], frame_bytes: usize) -> impl Iterator<Item = Vec<Run>> {
+    let most = (frame_bytes as u64 / PAGE_SIZE).max(1) as u32;
+    let mut rest = runs.iter().copied().peekable();
+    let mut cut: Option<Run> = None;
+    std::iter::from_fn(move || {
+        let (mut batch, mut room) = (Vec::new(), most);
+        while room > 0 {
+            let Some((gpa, pages)) = cut.take().or_else(|| rest.next()) else {
+                break;
+            };
+            let taken = pages.min(room);
+            batch.push((gpa, taken));
+            room -= taken;
+            if taken < pages {
+                cut = Some((gpa + u64::from(taken) * PAGE_SIZE, pages - taken));
+            }
+        }
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_hold_every_page_once() {
+        let runs = [(0, 5), (0x10_0000, 1), (0x20_0000, 40)];
+        let batches: Vec<_> = batches(&runs, 16 * 4096).collect();
+        assert_eq!(
+            batches,
+            [
+                vec![(0, 5), (0x10_0000, 1), (0x20_0000, 10)],
+                vec![(0x20_0000 + 10 * 4096, 16)],
+                vec![(0x20_0000 + 26 * 4096, 14)],
+            ]
+        );
+    }
+}

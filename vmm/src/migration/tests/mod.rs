@@ -1,0 +1,210 @@
+//! Both sides over loopback TCP, with guests that need no KVM.
+
+mod fake;
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use pindah_vmm_api::{MigrateRequest, MigrationPhase, MigrationReport};
+
+use super::destination::{self, ReceiveError};
+use super::progress::Progress;
+use super::protocol::Running;
+use super::source::{self, Links, MigrationError};
+use super::tls::Identity;
+use super::wait::Cancel;
+use fake::{Fake, Record};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Both sides, and what they do to each other.
+struct Rig {
+    record: Arc<Record>,
+    source: Fake,
+    destination: Fake,
+    request: MigrateRequest,
+    connections: u8,
+    outgoing: Progress,
+}
+
+type Outcome = (
+    Result<MigrationReport, MigrationError>,
+    Result<Running, ReceiveError>,
+);
+
+impl Rig {
+    fn new() -> Self {
+        let record = Record::held_by("source");
+        Self {
+            source: Fake::new("source", &record),
+            destination: Fake::new("destination", &record),
+            record,
+            request: MigrateRequest {
+                timeout_s: 60,
+                verify_memory: true,
+                ..MigrateRequest::default()
+            },
+            connections: 1,
+            outgoing: Progress::new(Cancel::new().unwrap(), |_| {}),
+        }
+    }
+
+    /// With content in some pages, the last ones of each region among them.
+    fn with_content(self) -> Self {
+        for page in (0..2048_u64).step_by(3) {
+            let bytes: Vec<u8> = (0..4096_u64).map(|at| (at * page % 251) as u8).collect();
+            self.source.write(page * 4096, &bytes);
+        }
+        self.source.write((1 << 32) + (2 << 20) + 4096, &[7; 4096]);
+        self
+    }
+
+    /// Moves the guest, while `meanwhile` runs beside until the source has ended.
+    fn run(&self, meanwhile: impl Fn(&Fake) + Send + Sync) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            let receiver = scope.spawn(|| {
+                let progress = Progress::new(Cancel::new().unwrap(), |_| {});
+                let plain = Identity::Plain;
+                destination::receive(&self.destination, &listener, &plain, PATIENCE, &progress)
+            });
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    meanwhile(&self.source);
+                }
+            });
+            let connect = || TcpStream::connect(address).unwrap();
+            let links = Links {
+                control: connect(),
+                data: (0..self.connections).map(|_| connect()).collect(),
+                identity: Identity::Plain,
+            };
+            let sent = source::migrate(&self.source, &self.request, links, &self.outgoing);
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            (sent, receiver.join().unwrap())
+        })
+    }
+
+    fn assert_moved(&self) {
+        assert!(!self.source.is_running() && self.destination.is_running());
+        assert!(self.source.content() == self.destination.content());
+        assert_eq!(self.record.holder(), Some("destination"));
+    }
+
+    fn assert_stayed(&self) {
+        assert!(self.source.is_running() && !self.destination.is_running());
+        assert_eq!(self.record.holder(), Some("source"));
+    }
+}
+
+fn rest(_: &Fake) {
+    thread::sleep(Duration::from_millis(1));
+}
+
+#[test]
+fn idle_guest_moves_with_its_memory() {
+    let rig = Rig::new().with_content();
+    let (sent, received) = rig.run(rest);
+    let report = sent.unwrap();
+    received.unwrap();
+    rig.assert_moved();
+    assert!(report.downtime_us > 0 && report.sent_bytes > 0);
+    assert!(report.pages.zero_pages > 1000, "{report:?}");
+    assert_eq!(rig.destination.restored.lock().unwrap().len(), 2);
+    assert_eq!(rig.outgoing.status().phase, MigrationPhase::Completed);
+}
+
+#[test]
+fn writing_guest_moves_with_its_memory_over_several_connections() {
+    let mut rig = Rig::new().with_content();
+    rig.connections = 3;
+    let count = std::sync::atomic::AtomicU64::new(1);
+    let (sent, received) = rig.run(|guest| {
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        guest.write(number * 0x9e37_79b9 % (8 << 20) & !7, &number.to_le_bytes());
+        thread::sleep(Duration::from_micros(50));
+    });
+    sent.unwrap();
+    received.unwrap();
+    rig.assert_moved();
+}
+
+#[test]
+fn paused_guest_stays_paused_where_it_goes() {
+    let rig = Rig::new().with_content();
+    rig.source
+        .running
+        .store(false, std::sync::atomic::Ordering::SeqCst);
+    let (sent, received) = rig.run(rest);
+    sent.unwrap();
+    received.unwrap();
+    assert!(!rig.source.is_running() && !rig.destination.is_running());
+    assert_eq!(rig.record.holder(), Some("destination"));
+}
+
+#[test]
+fn destination_that_does_not_take_the_state_refuses_before_the_pause() {
+    let mut rig = Rig::new().with_content();
+    rig.destination.refuse_restore_from = Some(0);
+    let (sent, received) = rig.run(rest);
+    let error = sent.unwrap_err().to_string();
+    assert!(error.contains("MSR 0x10a is unknown here"), "{error}");
+    assert!(received.is_err());
+    rig.assert_stayed();
+}
+
+#[test]
+fn destination_that_fails_after_commit_gives_the_guest_back() {
+    let mut rig = Rig::new().with_content();
+    rig.destination.refuse_restore_from = Some(1);
+    let (sent, received) = rig.run(rest);
+    assert!(matches!(sent, Err(MigrationError::Refused(_))), "{sent:?}");
+    assert!(matches!(received, Err(ReceiveError::Machine(_))));
+    rig.assert_stayed();
+}
+
+#[test]
+fn cancelled_migration_leaves_the_guest_where_it_is() {
+    let mut rig = Rig::new().with_content();
+    rig.request.bandwidth_bytes_per_s = Some(100 << 10);
+    let (sent, received) = thread::scope(|scope| {
+        scope.spawn(|| {
+            while rig.outgoing.status().phase != MigrationPhase::Precopy {
+                rest(&rig.source);
+            }
+            assert!(rig.outgoing.cancel());
+        });
+        rig.run(rest)
+    });
+    assert!(matches!(sent, Err(MigrationError::Cancelled)), "{sent:?}");
+    assert!(
+        matches!(received, Err(ReceiveError::Cancelled(_))),
+        "{received:?}"
+    );
+    rig.assert_stayed();
+    assert_eq!(rig.outgoing.status().phase, MigrationPhase::Failed);
+}
+
+#[test]
+fn guest_that_never_converges_is_held_and_given_up_in_time() {
+    let mut rig = Rig::new().with_content();
+    rig.request.bandwidth_bytes_per_s = Some(4 << 20);
+    rig.request.downtime_target_ms = 1;
+    rig.request.timeout_s = 6;
+    let (sent, _) = rig.run(|guest| {
+        for page in 0..512_u64 {
+            let bytes =
+                [page as u8 ^ guest.holds.load(std::sync::atomic::Ordering::SeqCst) as u8; 64];
+            guest.write(page * 4096, &bytes);
+        }
+    });
+    assert!(
+        matches!(sent, Err(MigrationError::GivenUp { .. })),
+        "{sent:?}"
+    );
+    rig.assert_stayed();
+}
