@@ -10,11 +10,15 @@
 //! | part | owns |
 //! |---|---|
 //! | [`protocol`] | the messages, their order, what each may hold |
-//! | `connection` | sockets, encryption, deadlines |
+//! | [`connection`], [`tls`], [`wait`] | sockets, encryption, deadlines and cancelling |
 //! | `pages` | what becomes of a page on the wire and back |
 //! | `window` | how much may be on its way, so that the queue on a shared link stays short |
 //! | `convergence` | when to stop the guest, and what to do if it writes too fast |
 //! | `source`, `destination` | the two sides as sequences of phases |
 //! | `report` | what happened, in µs and bytes |
 
+mod buffer;
+pub mod connection;
 pub mod protocol;
+pub mod tls;
+pub mod wait;
