@@ -132,10 +132,10 @@ mod tests {
         let soon = Instant::now() + Duration::from_millis(5);
         let late = wait(&asked, soon, Some(&cancel));
         assert!(matches!(late, Err(Ended::Late)));
-        let canceller = cancel.clone();
+        let remote = cancel.clone();
         let thread = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(5));
-            canceller.set();
+            remote.set();
         });
         let start = Instant::now();
         let cancelled = wait(&asked, start + Duration::from_secs(60), Some(&cancel));

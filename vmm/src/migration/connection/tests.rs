@@ -360,7 +360,7 @@ fn connection_that_ends_within_a_frame_is_closed() {
         drop(source);
         let closed = destination.receive(soon());
         assert!(matches!(closed, Err(ConnectionError::Closed)));
-        let gone = destination.send(&[0; 1 << 20], soon());
+        let gone = destination.send(&vec![0; 1 << 20], soon());
         assert!(matches!(gone, Err(ConnectionError::Closed)));
     }
 }
