@@ -38,6 +38,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const ACK_BYTES: u64 = 256 << 10;
 /// How long to wait for the right to run the guest, which the source has given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a source that goes may take to say why.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// When the network is told where the guest is, from when it runs.
 const ANNOUNCE_MS: [u64; 5] = [0, 50, 150, 300, 500];
 
@@ -56,7 +58,7 @@ pub fn receive(
     let cancel = progress.cancellation();
     let source = accept::accept(listener, identity, patience, cancel)?;
     let mut incoming = Incoming::new(machine, source, progress);
-    let outcome = incoming.take();
+    let outcome = incoming.take().map_err(|error| incoming.explain(error));
     match &outcome {
         Ok(_) => {
             progress.update(|status| status.phase = MigrationPhase::Completed);
@@ -278,6 +280,20 @@ impl<'a> Incoming<'a> {
             ours if ours == theirs => Ok(()),
             ours => Err(ReceiveError::Checksum { ours, theirs }),
         }
+    }
+
+    /// A connection that ends may have been preceded by a word on another one.
+    fn explain(&mut self, error: ReceiveError) -> ReceiveError {
+        if !matches!(error, ReceiveError::Connection(ConnectionError::Closed)) {
+            return error;
+        }
+        let deadline = Instant::now() + FAREWELL;
+        while let Ok(frame) = self.control.receive(deadline) {
+            if frame.kind == Kind::Cancel {
+                return cancelled(&frame);
+            }
+        }
+        error
     }
 
     /// Tells the source, as far as it listens.

@@ -9,7 +9,7 @@ use super::pending::Pending;
 use super::sender::Sender;
 use crate::memory::PAGE_SIZE;
 use crate::migration::convergence::{
-    Decision, Observation, Prediction, Targets, decide, predicted_downtime,
+    Decision, Observation, Prediction, Targets, decide, expected_switchover, predicted_downtime,
 };
 use crate::migration::progress::Progress;
 use crate::vm::migratable::MigrationSource;
@@ -82,7 +82,8 @@ impl<'a> Precopy<'a> {
                 elapsed: observation.elapsed,
                 downtime: predicted_downtime(&observation),
             };
-            self.tell(&prediction, sender);
+            let expected = expected_switchover(&observation, &self.targets);
+            self.tell(&prediction, expected);
             self.predictions.push(prediction);
             match decision {
                 Decision::SwitchOver => return Ok(()),
@@ -191,7 +192,7 @@ impl<'a> Precopy<'a> {
             round.wire_bytes as f64 / round.pages as f64
         });
         Observation {
-            unsent_pages: 0,
+            unsent_bytes: 0.0,
             dirty_pages: self.pending.count(),
             dirty_pages_per_s: self.dirty_pages_per_s,
             wire_bytes_per_page,
@@ -214,18 +215,15 @@ impl<'a> Precopy<'a> {
         });
     }
 
-    fn tell(&self, prediction: &Prediction, sender: &Sender<'_>) {
+    fn tell(&self, prediction: &Prediction, expected: Option<Duration>) {
         let (remaining_bytes, dirty) = (self.pending.count() * PAGE_SIZE, self.dirty_pages_per_s);
-        let rate = sender.link_rate();
         self.progress.update(|status| {
             status.round = self.rounds.len() as u32 + 1;
             status.remaining_bytes = remaining_bytes;
             status.dirty_bytes_per_s = (dirty * PAGE_SIZE as f64) as u64;
             status.predicted_downtime_us = prediction.downtime.as_micros() as u64;
             status.throttle_percent = self.throttle_percent;
-            status.eta_ms = rate
-                .filter(|&rate| rate > 0)
-                .map(|rate| remaining_bytes.saturating_mul(1000) / rate);
+            status.eta_ms = expected.map(|time| time.as_millis() as u64);
         });
         tracing::debug!(
             round = self.rounds.len(),
