@@ -192,7 +192,7 @@ impl<'a> Precopy<'a> {
             round.wire_bytes as f64 / round.pages as f64
         });
         Observation {
-            unsent_bytes: 0.0,
+            unsent_bytes: 0,
             dirty_pages: self.pending.count(),
             dirty_pages_per_s: self.dirty_pages_per_s,
             wire_bytes_per_page,
