@@ -7,6 +7,7 @@
 
 mod build;
 mod dirty;
+mod zero;
 
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{
@@ -16,6 +17,7 @@ use vm_memory::{
 
 pub use build::{MemoryError, build};
 pub use dirty::{DirtyLog, DirtyLogError, DirtyRegion, set_memslot};
+pub use zero::is_zero;
 
 /// Size of a page of the dirty log in bytes, whatever the host maps.
 pub const PAGE_SIZE: u64 = 4096;

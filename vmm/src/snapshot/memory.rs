@@ -12,7 +12,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{MemoryMap, Region, SnapshotError};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, is_zero};
 
 /// Unit of zero detection and of the checksum.
 const PAGE: usize = 4096;
@@ -87,15 +87,6 @@ impl Content {
         self.hash.update(page);
         self.bytes += page.len() as u64;
     }
-}
-
-fn is_zero(page: &[u8]) -> bool {
-    // Folding whole cache lines lets the compiler use the widest registers there are.
-    let (lines, rest) = page.as_chunks::<64>();
-    lines
-        .iter()
-        .all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
-        && rest.iter().all(|&byte| byte == 0)
 }
 
 /// Calls `run` with offset and content of every run of pages in `chunk` that are not zero.
