@@ -7,6 +7,7 @@
 
 mod build;
 mod dirty;
+mod touched;
 mod zero;
 
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
@@ -17,6 +18,7 @@ use vm_memory::{
 
 pub use build::{MemoryError, build};
 pub use dirty::{DirtyLog, DirtyLogError, DirtyRegion, set_memslot};
+pub use touched::PageMap;
 pub use zero::is_zero;
 
 /// Size of a page of the dirty log in bytes, whatever the host maps.
