@@ -20,7 +20,7 @@
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
 //! let lab = pindah_lab::Lab::new("example")?;
-//! let server = lab.server("a").cpus(2).memory_mib(1536).start()?;
+//! let server = lab.server("a").memory_mib(1536).start()?;
 //! assert_eq!(server.run("uname -s")?.ok()?.text(), "Linux\n");
 //! # Ok(())
 //! # }

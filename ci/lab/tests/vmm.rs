@@ -1,6 +1,6 @@
 //! What `pindah-vmm` does with unmodified Debian guests.
 //!
-//! One server serves all tests, two at a time. Names that begin with `full_`
+//! Each test has a server for itself while it runs; there are two. Names that begin with `full_`
 //! are the rest of the matrix, for `ci/test --full`.
 
 #[path = "vmm/boot.rs"]

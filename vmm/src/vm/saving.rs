@@ -1,5 +1,6 @@
-//! State of all parts, in the order in which it is set: KVM's interrupt controllers and timer
-//! before the devices that may raise interrupts, vCPUs after both, the clock last.
+//! State of all parts, in the order in which it is set: KVM's interrupt controllers and timer,
+//! vCPUs with their local APICs, then the devices, the clock last. A device may raise an
+//! interrupt as it is restored, and all controllers on its way must have their state by then.
 
 use std::time::SystemTime;
 
@@ -183,13 +184,6 @@ impl Vm {
         let saved: KvmState = section.parse(VERSION_KVM)?;
         let vm = &self.kvm.vm;
         restore_kvm_devices(vm, &saved.irqchips, &saved.pit).map_err(kvm("devices"))?;
-        self.platform.restore(state)?;
-        if let Some(console) = &self.handles.console {
-            console.restore(state.section("chardev", "console")?)?;
-        }
-        for device in &self.virtio {
-            device.restore(&state.sections)?;
-        }
         let vcpus = (0..self.vcpus.len())
             .map(|index| {
                 let section = state.section(KIND_VCPU, &index.to_string())?;
@@ -209,6 +203,13 @@ impl Vm {
         // The time stamp counter goes on while the guest stands, as kvmclock does.
         let vcpus = vcpus.into_iter().map(|vcpu| vcpu.aged(stood_ns));
         self.restore_vcpus(vcpus.collect())?;
+        self.platform.restore(state)?;
+        if let Some(console) = &self.handles.console {
+            console.restore(state.section("chardev", "console")?)?;
+        }
+        for device in &self.virtio {
+            device.restore(&state.sections)?;
+        }
         self.restore_clock(&saved.clock).map_err(kvm("clock"))?;
         self.requester.restore_open(saved.open_requests);
         Ok(())
@@ -237,5 +238,89 @@ impl Vm {
         answers
             .into_iter()
             .try_for_each(|answer| answer.recv().expect("a vCPU's thread answers"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use super::super::resources::Resources;
+    use super::*;
+    use crate::config::Config;
+
+    const SERIAL_PIN: usize = 4;
+    const VECTOR: u8 = 0x34;
+    /// The local APIC's spurious interrupt vector and first interrupt request register (AMD64
+    /// Architecture Programmer's Manual, volume 2, section 16.3.2).
+    const LAPIC_SVR: usize = 0xf0;
+    const LAPIC_IRR: usize = 0x200;
+    const LAPIC_ENABLED: u8 = 1;
+
+    /// Of the serial port: received data interrupts, and says so.
+    #[derive(Serialize)]
+    struct InputWaits {
+        ier: u8,
+        iir: u8,
+    }
+
+    fn vm() -> Option<Arc<Vm>> {
+        if let Err(error) = fs::File::options().read(true).write(true).open("/dev/kvm") {
+            eprintln!("skipped: /dev/kvm does not open: {error}");
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        // Nothing runs in these tests.
+        fs::write(path("firmware"), [0xf4; 4096]).unwrap();
+        let config = format!(
+            "serial = \"off\"\nmemory = {{ size_mib = 64 }}\nboot = {{ firmware = '{}' }}\n",
+            path("firmware").display()
+        );
+        fs::write(path("guest.toml"), config).unwrap();
+        let config = Config::load(&path("guest.toml")).unwrap();
+        Some(Vm::build(&config, Resources::open(&config).unwrap()).unwrap())
+    }
+
+    fn change<T: Serialize + serde::de::DeserializeOwned>(
+        state: &mut VmState,
+        kind: &str,
+        edit: impl FnOnce(&mut T),
+    ) {
+        let mut sections = state.sections.iter_mut();
+        let section = sections.find(|section| section.kind == kind).unwrap();
+        let mut body: T = section.parse(1).unwrap();
+        edit(&mut body);
+        *section = Section::new(kind, &section.id, 1, &body).unwrap();
+    }
+
+    #[test]
+    fn interrupt_that_a_device_raises_as_it_is_restored_reaches_the_vcpu() {
+        let (Some(first), Some(second)) = (vm(), vm()) else {
+            return;
+        };
+        let mut state = first.save_state().unwrap();
+        change(&mut state, KIND_KVM, |kvm: &mut KvmState| {
+            let mut chips = kvm.irqchips.iter_mut();
+            let ioapic = chips.find(|chip| chip.chip_id == KVM_IRQCHIP_IOAPIC);
+            // Edge-triggered, unmasked, to the first local APIC.
+            // SAFETY: this chip is the I/O APIC, whose state is plain integers.
+            let ioapic = unsafe { &mut ioapic.unwrap().chip.ioapic };
+            ioapic.redirtbl[SERIAL_PIN].bits = VECTOR.into();
+        });
+        change(&mut state, KIND_VCPU, |vcpu: &mut VcpuState| {
+            vcpu.lapic.regs[LAPIC_SVR + 1] |= LAPIC_ENABLED as std::ffi::c_char;
+        });
+        let mut sections = state.sections.iter_mut();
+        let serial = sections.find(|section| section.kind == "serial").unwrap();
+        *serial = Section::new("serial", "", 1, &InputWaits { ier: 1, iir: 4 }).unwrap();
+
+        second.restore(&state).unwrap();
+
+        let saved = second.save_state().unwrap();
+        let vcpu: VcpuState = saved.section(KIND_VCPU, "0").unwrap().parse(1).unwrap();
+        let request = LAPIC_IRR + usize::from(VECTOR / 32) * 0x10 + usize::from(VECTOR % 32 / 8);
+        assert_ne!(vcpu.lapic.regs[request] as u8 & 1 << (VECTOR % 8), 0);
     }
 }

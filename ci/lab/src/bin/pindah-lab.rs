@@ -3,7 +3,7 @@
 //! ```text
 //! pindah-lab demo [--host|--lab]  show what Pindah does (ci/demo)
 //! pindah-lab make                 make all artifacts
-//! pindah-lab shell [CPUS [MIB]]   start a server and read commands for it, a line each
+//! pindah-lab shell [MIB]          start a server and read commands for it, a line each
 //! ```
 
 use std::io::{BufRead, IsTerminal, Write};
@@ -21,17 +21,16 @@ fn main() -> Result<()> {
         ["demo", "--host"] => demo::show(Place::Host),
         ["demo", "--lab"] => demo::show(Place::Lab),
         ["make"] => Artifacts::new()?.make_all(),
-        ["shell"] => shell(2, 2048),
-        ["shell", cpus] => shell(cpus.parse()?, 2048),
-        ["shell", cpus, memory] => shell(cpus.parse()?, memory.parse()?),
-        _ => bail!("usage: pindah-lab demo [--host|--lab] | make | shell [CPUS [MIB]]"),
+        ["shell"] => shell(2048),
+        ["shell", memory] => shell(memory.parse()?),
+        _ => bail!("usage: pindah-lab demo [--host|--lab] | make | shell [MIB]"),
     }
 }
 
-fn shell(cpus: u32, memory_mib: u32) -> Result<()> {
+fn shell(memory_mib: u32) -> Result<()> {
     let lab = Lab::new("shell")?;
     let start = Instant::now();
-    let server = lab.server("a").cpus(cpus).memory_mib(memory_mib).start()?;
+    let server = lab.server("a").memory_mib(memory_mib).start()?;
     eprintln!(
         "server a is up after {:.1} s",
         start.elapsed().as_secs_f64()

@@ -25,7 +25,7 @@ pub(super) fn show(page: &Page, on_host: bool) -> Result<()> {
     let server = if on_host {
         lab.host()?
     } else {
-        let server = lab.server("node").cpus(2).memory_mib(1536).start()?;
+        let server = lab.server("node").memory_mib(1536).start()?;
         page.step(
             start,
             "server booted: Debian, with SVM emulated and a /dev/kvm",

@@ -19,10 +19,10 @@ pub use console::Console;
 use crate::output::Output;
 use crate::server::Server;
 
-/// A guest boots in 5 to 15 s; a loaded host may need much longer.
-pub const BOOT_LIMIT: Duration = Duration::from_secs(240);
+/// A guest boots in 5 to 40 s; a loaded host may need much longer.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// What a guest does in moments on an idle host.
-pub const ACTION_LIMIT: Duration = Duration::from_secs(120);
+pub const ACTION_LIMIT: Duration = Duration::from_secs(240);
 
 /// A guest and the VMM that runs it; both are gone when dropped.
 pub struct Guest<'a> {
@@ -49,7 +49,7 @@ impl<'a> Guest<'a> {
     /// Runs a shell command in the guest that must succeed; what it printed.
     ///
     /// # Errors
-    /// If it fails or lasts longer than two minutes, or the guest ends.
+    /// If it fails or lasts longer than [`ACTION_LIMIT`], or the guest ends.
     pub fn check(&mut self, command: &str) -> Result<String> {
         let output = self.run(command)?.ok().with_context(|| self.name.clone())?;
         Ok(output.text().trim_end().to_string())
@@ -58,7 +58,7 @@ impl<'a> Guest<'a> {
     /// Runs a shell command in the guest.
     ///
     /// # Errors
-    /// If it lasts longer than two minutes, or the guest ends.
+    /// If it lasts longer than [`ACTION_LIMIT`], or the guest ends.
     pub fn run(&mut self, command: &str) -> Result<Output> {
         self.console
             .run(command, ACTION_LIMIT)
@@ -73,7 +73,7 @@ impl<'a> Guest<'a> {
     /// Waits until it listens on its console; again after each reset.
     ///
     /// # Errors
-    /// If it does not within four minutes, or ends.
+    /// If it does not within [`BOOT_LIMIT`], or ends.
     pub fn wait_ready(&mut self) -> Result<()> {
         self.console
             .wait_ready(BOOT_LIMIT)
@@ -86,7 +86,7 @@ impl<'a> Guest<'a> {
     /// If it is refused; the message carries the VMM's.
     pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
         let url = format!("http://vmm/api/v1{path}");
-        let mut argv = vec!["curl", "-sS", "--fail-with-body", "--max-time", "100"];
+        let mut argv = vec!["curl", "-sS", "--fail-with-body", "--max-time", "200"];
         argv.extend(["--unix-socket", &self.socket, "-X", method, &url]);
         let body = body.map(Value::to_string);
         if let Some(body) = &body {
@@ -108,7 +108,7 @@ impl<'a> Guest<'a> {
     /// Waits until `GET /api/v1/vm` says what is wanted; the VMM may not listen yet.
     ///
     /// # Errors
-    /// If it does not within two minutes; the message carries the last answer.
+    /// If it does not within [`ACTION_LIMIT`]; the message carries the last answer.
     pub fn wait_info(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
         let deadline = Instant::now() + ACTION_LIMIT;
         loop {
@@ -126,7 +126,7 @@ impl<'a> Guest<'a> {
     /// Waits until the guest is in the state `state`.
     ///
     /// # Errors
-    /// If it is not within two minutes.
+    /// If it is not within [`ACTION_LIMIT`].
     pub fn wait_state(&self, state: &str) -> Result<()> {
         self.wait_info(state, |info| info["state"] == state)
     }
@@ -134,7 +134,7 @@ impl<'a> Guest<'a> {
     /// Waits for the end of the VMM.
     ///
     /// # Errors
-    /// If it does not end within two minutes.
+    /// If it does not end within [`ACTION_LIMIT`].
     pub fn wait_end(self) -> Result<Output> {
         self.console
             .into_process()

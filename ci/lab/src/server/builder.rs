@@ -23,7 +23,6 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 pub struct ServerBuilder<'a> {
     lab: &'a Lab,
     name: String,
-    cpus: u32,
     memory_mib: u32,
     cpu_model: String,
     disks: Vec<PathBuf>,
@@ -34,17 +33,10 @@ impl<'a> ServerBuilder<'a> {
         Self {
             lab,
             name: name.to_string(),
-            cpus: 1,
             memory_mib: 1024,
             cpu_model: "max".to_string(),
             disks: Vec::new(),
         }
-    }
-
-    /// CPUs; 1 unless set.
-    pub fn cpus(mut self, cpus: u32) -> Self {
-        self.cpus = cpus;
-        self
     }
 
     /// Memory; 1024 MiB unless set.
@@ -81,7 +73,6 @@ impl<'a> ServerBuilder<'a> {
         let agent = OwnedFd::from(theirs);
         let machine = Machine {
             name: &self.name,
-            cpus: self.cpus,
             memory_mib: self.memory_mib,
             cpu_model: &self.cpu_model,
             kernel: &kernel.image,

@@ -27,7 +27,7 @@ pub(crate) fn start(lab: &Lab) -> Result<Server> {
     command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.arg(lab.programs().join(paths::AGENT)).arg("-");
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
-    command.stderr(File::create(&log)?);
+    command.stderr(File::options().create(true).append(true).open(&log)?);
     let (channel, hello) = Channel::new(ours)?;
     let mut machine = BoundChild::spawn(command, lab.network().inheritance())?;
     wait_for_agent(&mut machine, &hello, Duration::from_secs(60))

@@ -1,4 +1,11 @@
 //! A server: an emulated machine with Debian and an agent in it.
+//!
+//! It has one CPU, and what needs more than one core starts more servers. QEMU
+//! runs each emulated CPU on a thread of its own, and with two of them its SVM
+//! goes wrong every few minutes of guests at work: a `#VMEXIT` saves the
+//! server's own registers as the guest's. Then the guest triple-faults, or the
+//! server's kernel runs on with the guest's GS base until it panics or resets.
+//! Guests may have several vCPUs: these share the CPU.
 
 mod builder;
 pub(crate) mod host;

@@ -12,7 +12,6 @@ use crate::wire;
 /// Everything that QEMU has to know.
 pub(super) struct Machine<'a> {
     pub name: &'a str,
-    pub cpus: u32,
     pub memory_mib: u32,
     pub cpu_model: &'a str,
     pub kernel: &'a Path,
@@ -30,10 +29,10 @@ impl Machine<'_> {
     /// The command; QEMU's own complaints go into the console's log.
     pub(super) fn command(&self) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-accel", "tcg,thread=multi", "-M", "q35", "-nodefaults"]);
+        qemu.args(["-accel", "tcg", "-M", "q35", "-nodefaults"]);
         qemu.args(["-no-user-config", "-no-reboot", "-display", "none"]);
-        qemu.args(["-cpu", self.cpu_model]);
-        qemu.args(["-smp", &self.cpus.to_string()]);
+        // One CPU: see the module `server`.
+        qemu.args(["-cpu", self.cpu_model, "-smp", "1"]);
         qemu.args(["-m", &self.memory_mib.to_string()]);
         qemu.args([
             "-chardev",

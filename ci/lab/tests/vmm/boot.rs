@@ -9,7 +9,8 @@ use crate::host::{artifacts, copy, kernel, server};
 fn boots(version: &str, flavour: Flavour, cpus: u8) {
     let kernel = kernel(version, flavour);
     let name = format!("boot-{version}-{flavour}-{cpus}");
-    let guest = server().guest(&name).kernel(artifacts(), &kernel).unwrap();
+    let server = server();
+    let guest = server.guest(&name).kernel(artifacts(), &kernel).unwrap();
     let mut guest = guest.cpus(cpus).start().unwrap();
     guest.wait_ready().unwrap();
     assert_eq!(guest.check("uname -r").unwrap(), kernel.release);
@@ -23,16 +24,18 @@ fn boots(version: &str, flavour: Flavour, cpus: u8) {
 fn boots_from_disk(version: &str, flavour: Flavour, cpus: u8, format: DiskFormat) {
     let kernel = kernel(version, flavour);
     let name = format!("disk-{version}-{flavour}-{cpus}-{format:?}").to_lowercase();
-    let mut disk = copy(&artifacts().guest_disk().unwrap(), &format!("{name}.raw"));
+    let server = server();
+    let image = artifacts().guest_disk().unwrap();
+    let mut disk = copy(&server, &image, &format!("{name}.raw"));
     if format == DiskFormat::Qcow2 {
         let qcow2 = format!("/root/{name}.qcow2");
-        server()
+        server
             .check(&format!("qemu-img convert -f raw -O qcow2 {disk} {qcow2}"))
             .unwrap();
         disk = qcow2;
     }
     let start = || {
-        let guest = server().guest(&name).kernel(artifacts(), &kernel).unwrap();
+        let guest = server.guest(&name).kernel(artifacts(), &kernel).unwrap();
         let guest = guest
             .cpus(cpus)
             .cmdline("root=/dev/vda rw")
@@ -56,7 +59,7 @@ fn boots_from_disk(version: &str, flavour: Flavour, cpus: u8, format: DiskFormat
     let mut guest = start();
     assert_eq!(guest.check("md5sum /file").unwrap(), sum);
     guest.power_off().unwrap();
-    server().check(&format!("rm -f /root/{name}.*")).unwrap();
+    server.check(&format!("rm -f /root/{name}.*")).unwrap();
 }
 
 macro_rules! cases {

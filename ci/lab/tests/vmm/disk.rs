@@ -11,12 +11,13 @@ use serde_json::json;
 use crate::host::{artifacts, kernel, server};
 
 fn resize_is_seen_by_the_guest(kernel: &Kernel, format: DiskFormat) {
+    let server = server();
     let word = format!("{format:?}").to_lowercase();
     let path = format!("/root/resize.{word}");
-    server()
+    server
         .check(&format!("qemu-img create -f {word} {path} 64M"))
         .unwrap();
-    let guest = server()
+    let guest = server
         .guest(&format!("resize-{word}"))
         .kernel(artifacts(), kernel)
         .unwrap();
@@ -48,7 +49,7 @@ fn resize_is_seen_by_the_guest(kernel: &Kernel, format: DiskFormat) {
         "qemu-img info --output=json {path} | tr -d ' ' | grep -q '\"virtual-size\":{}'",
         96 << 20
     );
-    server().check(&size).unwrap();
+    server.check(&size).unwrap();
 }
 
 #[test]
@@ -66,8 +67,9 @@ fn resize_of_a_qcow2_disk_is_seen_by_6_1_generic() {
 #[test]
 #[ignore = "lab"]
 fn image_in_use_is_refused_by_qemu_img_and_by_a_second_vmm() {
-    server().check("truncate -s 16M /root/locked.raw").unwrap();
-    let guest = server()
+    let server = server();
+    server.check("truncate -s 16M /root/locked.raw").unwrap();
+    let guest = server
         .guest("locked")
         .kernel(artifacts(), &kernel("6.1", Cloud))
         .unwrap();
@@ -76,11 +78,11 @@ fn image_in_use_is_refused_by_qemu_img_and_by_a_second_vmm() {
         .start()
         .unwrap();
     guest.wait_ready().unwrap();
-    let tool = server()
+    let tool = server
         .run("qemu-img resize -f raw /root/locked.raw 32M")
         .unwrap();
     assert_ne!(tool.status, 0, "qemu-img changes an image in use");
-    let second = server()
+    let second = server
         .guest("second")
         .kernel(artifacts(), &kernel("6.1", Cloud))
         .unwrap();

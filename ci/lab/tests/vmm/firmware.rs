@@ -7,8 +7,9 @@ use crate::host::{artifacts, copy, server};
 #[test]
 #[ignore = "lab"]
 fn qcow2_by_mmdebstrap_and_grub_boots_through_seabios() {
-    let disk = copy(&artifacts().boot_disk().unwrap(), "firmware.qcow2");
-    let guest = server().guest("firmware").cpus(2).memory_mib(512);
+    let server = server();
+    let disk = copy(&server, &artifacts().boot_disk().unwrap(), "firmware.qcow2");
+    let guest = server.guest("firmware").cpus(2).memory_mib(512);
     let mut guest = guest.disk(&disk, DiskFormat::Qcow2).start().unwrap();
     guest.wait_ready().unwrap();
     assert_eq!(guest.check("cat /etc/hostname").unwrap(), "boot");
@@ -19,5 +20,5 @@ fn qcow2_by_mmdebstrap_and_grub_boots_through_seabios() {
     // systemd-logind hears the button and shuts everything down in order.
     guest.api("POST", "/vm/power-button", None).unwrap();
     guest.wait_end().unwrap().ok().unwrap();
-    server().check(&format!("rm -f {disk}")).unwrap();
+    server.check(&format!("rm -f {disk}")).unwrap();
 }

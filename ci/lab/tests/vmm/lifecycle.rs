@@ -15,7 +15,8 @@ const RESET_REQUESTED: i32 = 3;
 #[test]
 #[ignore = "lab"]
 fn reboot_from_inside_starts_the_guest_anew() {
-    let guest = server()
+    let server = server();
+    let guest = server
         .guest("reboot")
         .kernel(artifacts(), &kernel("6.12", Cloud))
         .unwrap();
@@ -32,7 +33,8 @@ fn reboot_from_inside_starts_the_guest_anew() {
 #[test]
 #[ignore = "lab"]
 fn reboot_with_exit_on_reset_ends_the_vmm_with_its_code() {
-    let guest = server()
+    let server = server();
+    let guest = server
         .guest("reset-exits")
         .kernel(artifacts(), &kernel("6.1", Generic))
         .unwrap();
@@ -46,7 +48,8 @@ fn reboot_with_exit_on_reset_ends_the_vmm_with_its_code() {
 #[test]
 #[ignore = "lab"]
 fn power_button_from_outside_reaches_the_guest() {
-    let guest = server()
+    let server = server();
+    let guest = server
         .guest("button")
         .kernel(artifacts(), &kernel("6.1", Cloud))
         .unwrap();
@@ -62,7 +65,8 @@ fn power_button_from_outside_reaches_the_guest() {
 #[test]
 #[ignore = "lab"]
 fn power_off_from_outside_ends_the_vmm_cleanly() {
-    let guest = server()
+    let server = server();
+    let guest = server
         .guest("power-off")
         .kernel(artifacts(), &kernel("6.12", Generic))
         .unwrap();
@@ -75,7 +79,8 @@ fn power_off_from_outside_ends_the_vmm_cleanly() {
 #[test]
 #[ignore = "lab"]
 fn pause_stops_the_guest_and_resume_lets_it_go_on() {
-    let guest = server()
+    let server = server();
+    let guest = server
         .guest("pause")
         .kernel(artifacts(), &kernel("6.1", Generic))
         .unwrap();
@@ -96,13 +101,14 @@ fn pause_stops_the_guest_and_resume_lets_it_go_on() {
 #[test]
 #[ignore = "lab"]
 fn panic_in_the_guest_resets_it_and_is_told() {
-    let guest = server()
+    let server = server();
+    let guest = server
         .guest("panic")
         .kernel(artifacts(), &kernel("6.1", Cloud))
         .unwrap();
     let mut guest = guest.start().unwrap();
     guest.wait_ready().unwrap();
-    let mut events = server().spawn(&events_of(guest.socket())).unwrap();
+    let mut events = server.spawn(&events_of(guest.socket())).unwrap();
     events.wait_for_text("started", ACTION_LIMIT).unwrap();
     guest.console().send("echo c >/proc/sysrq-trigger").unwrap();
     guest

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use pindah_lab::Flavour::{Cloud, Generic};
-use pindah_lab::Kernel;
 use pindah_lab::guest::{ACTION_LIMIT, Guest};
+use pindah_lab::{Kernel, Server};
 use pindah_vmm_api::BalloonConfig;
 use serde_json::{Value, json};
 
@@ -33,9 +33,9 @@ fn available_mib(guest: &mut Guest<'_>) -> u64 {
 }
 
 /// Resident MiB of the VMM.
-fn resident_mib(pid: &str) -> u64 {
+fn resident_mib(server: &Server, pid: &str) -> u64 {
     let status = format!("awk '/VmRSS/ {{print int($2 / 1024)}}' /proc/{pid}/status");
-    server().check(&status).unwrap().trim().parse().unwrap()
+    server.check(&status).unwrap().trim().parse().unwrap()
 }
 
 fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
@@ -51,7 +51,8 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn balloon_gives_memory_back_and_takes_it_again(kernel: &Kernel) {
     let name = format!("balloon-{}-{}", kernel.version, kernel.flavour);
-    let guest = server().guest(&name).kernel(artifacts(), kernel).unwrap();
+    let server = server();
+    let guest = server.guest(&name).kernel(artifacts(), kernel).unwrap();
     let guest = guest
         .memory_mib(MEMORY_MIB)
         .configure(|config| config.balloon = Some(BalloonConfig::default()));
@@ -64,14 +65,14 @@ fn balloon_gives_memory_back_and_takes_it_again(kernel: &Kernel) {
     guest.check(FILL).unwrap();
     guest.check("rm /fill/file").unwrap();
     let pid = guest.api("GET", "/vm", None).unwrap()["pid"].to_string();
-    let (available, resident) = (available_mib(&mut guest), resident_mib(&pid));
+    let (available, resident) = (available_mib(&mut guest), resident_mib(&server, &pid));
 
     guest
         .api("PUT", "/balloon", Some(&json!({"target_mib": TARGET_MIB})))
         .unwrap();
     wait_for_balloon(&guest, TARGET_MIB);
     wait_for("memory given back", || {
-        resident_mib(&pid) + TARGET_MIB / 2 <= resident
+        resident_mib(&server, &pid) + TARGET_MIB / 2 <= resident
     });
     assert!(available_mib(&mut guest) + TARGET_MIB / 2 <= available);
     guest

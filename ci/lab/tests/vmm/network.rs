@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use pindah_lab::Flavour::{Cloud, Generic};
+use pindah_lab::Kernel;
 use pindah_lab::network::HOST_ADDRESS;
 use pindah_vmm_api::VhostMode;
 
@@ -14,12 +15,16 @@ const LIMIT: Duration = Duration::from_secs(120);
 const BYTES: usize = 4 << 20;
 
 /// Pings both ways, then 4 MiB by TCP from the guest to the host and back.
-fn reaches_outside_and_back(kernel: &pindah_lab::Kernel, number: u8, vhost: VhostMode) {
+fn reaches_outside_and_back(kernel: &Kernel, number: u8, vhost: VhostMode) {
+    let server = server();
+    if vhost == VhostMode::On {
+        server.check("modprobe vhost_net").unwrap();
+    }
     let (tap, address) = (format!("net{number}"), format!("10.9.0.{}", 100 + number));
     let tap_up =
         format!("ip tuntap add {tap} mode tap vnet_hdr && ip link set dev {tap} master br0 up");
-    server().check(&tap_up).unwrap();
-    let guest = server()
+    server.check(&tap_up).unwrap();
+    let guest = server
         .guest(&format!("net-{number}"))
         .kernel(artifacts(), kernel)
         .unwrap();
@@ -97,7 +102,6 @@ fn net_under_6_12_generic_reaches_outside_and_back() {
 #[test]
 #[ignore = "lab"]
 fn net_with_vhost_under_6_1_cloud_reaches_outside_and_back() {
-    server().check("modprobe vhost_net").unwrap();
     reaches_outside_and_back(&kernel("6.1", Cloud), 2, VhostMode::On);
 }
 
@@ -110,6 +114,5 @@ fn full_net_under_6_1_generic_reaches_outside_and_back() {
 #[test]
 #[ignore = "lab"]
 fn full_net_with_vhost_under_6_12_cloud_reaches_outside_and_back() {
-    server().check("modprobe vhost_net").unwrap();
     reaches_outside_and_back(&kernel("6.12", Cloud), 4, VhostMode::On);
 }

@@ -14,8 +14,9 @@ const CONSOLE: &str = "/root/hvc0.log";
 #[test]
 #[ignore = "lab"]
 fn console_random_numbers_and_balloon_statistics_serve_6_12_generic() {
+    let server = server();
     let kernel = kernel("6.12", Generic);
-    let guest = server().guest("small-devices");
+    let guest = server.guest("small-devices");
     let guest = guest.kernel(artifacts(), &kernel).unwrap();
     let guest = guest.configure(|config| {
         config.console = Some(SerialConfig::File(PathBuf::from(CONSOLE)));
@@ -33,7 +34,7 @@ fn console_random_numbers_and_balloon_statistics_serve_6_12_generic() {
 
     let deadline = Instant::now() + ACTION_LIMIT;
     loop {
-        let said = server().check(&format!("cat {CONSOLE}")).unwrap();
+        let said = server.check(&format!("cat {CONSOLE}")).unwrap();
         let metrics = guest.api("GET", "/metrics", None).unwrap();
         let total = metrics["balloon"]["guest"]["total_bytes"].as_u64();
         if said.contains("said on hvc0") && total.is_some_and(|bytes| bytes > 0) {
@@ -43,5 +44,5 @@ fn console_random_numbers_and_balloon_statistics_serve_6_12_generic() {
         std::thread::sleep(Duration::from_millis(300));
     }
     guest.power_off().unwrap();
-    server().check(&format!("rm {CONSOLE}")).unwrap();
+    server.check(&format!("rm {CONSOLE}")).unwrap();
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pindah_lab::Flavour::{Cloud, Generic};
+use pindah_lab::Server;
 use pindah_lab::guest::{ACTION_LIMIT, Guest};
 use pindah_lab::network::HOST_ADDRESS;
 use pindah_vmm_api::DiskFormat;
@@ -32,8 +33,8 @@ fn wait_for_rounds(guest: &mut Guest<'_>, more: u64) {
 }
 
 /// Takes a snapshot; `then` is what the guest does afterwards.
-fn snapshot(guest: &Guest<'_>, then: &str, directory: &str) {
-    let vmm = server().program("pindah-vmm");
+fn snapshot(server: &Server, guest: &Guest<'_>, then: &str, directory: &str) {
+    let vmm = server.program("pindah-vmm");
     let argv = [
         &vmm,
         "snapshot",
@@ -43,17 +44,18 @@ fn snapshot(guest: &Guest<'_>, then: &str, directory: &str) {
         then,
         directory,
     ];
-    let client = server().spawn(&argv).unwrap();
+    let client = server.spawn(&argv).unwrap();
     client.wait(ACTION_LIMIT).unwrap().ok().unwrap();
 }
 
 #[test]
 #[ignore = "lab"]
 fn full_snapshot_of_a_working_guest_with_disk_and_net_goes_on_when_restored() {
-    let disk = copy(&artifacts().guest_disk().unwrap(), "snapshot.raw");
+    let server = server();
+    let disk = copy(&server, &artifacts().guest_disk().unwrap(), "snapshot.raw");
     let tap = "ip tuntap add snap mode tap vnet_hdr && ip link set dev snap master br0 up";
-    server().check(tap).unwrap();
-    let guest = server()
+    server.check(tap).unwrap();
+    let guest = server
         .guest("snapshot")
         .kernel(artifacts(), &kernel("6.12", Generic))
         .unwrap();
@@ -73,10 +75,10 @@ fn full_snapshot_of_a_working_guest_with_disk_and_net_goes_on_when_restored() {
     let boot_id = "cat /proc/sys/kernel/random/boot_id";
     let booted = guest.check(boot_id).unwrap();
 
-    snapshot(&guest, "exit", "/root/snapshot");
+    snapshot(&server, &guest, "exit", "/root/snapshot");
     guest.wait_end().unwrap().ok().unwrap();
     for _ in 0..2 {
-        let mut guest = server().restore("snapshot", "/root/snapshot").unwrap();
+        let mut guest = server.restore("snapshot", "/root/snapshot").unwrap();
         guest.wait_state("running").unwrap();
         assert_eq!(guest.check(boot_id).unwrap(), booted);
         wait_for_rounds(&mut guest, 3);
@@ -85,13 +87,13 @@ fn full_snapshot_of_a_working_guest_with_disk_and_net_goes_on_when_restored() {
             .unwrap();
         assert_eq!(guest.check("nproc").unwrap(), "2");
         // Restored guests can be put down again.
-        snapshot(&guest, "exit", "/root/again");
+        snapshot(&server, &guest, "exit", "/root/again");
         guest.wait_end().unwrap().ok().unwrap();
-        server()
+        server
             .check("rm -rf /root/snapshot && mv /root/again /root/snapshot")
             .unwrap();
     }
-    server()
+    server
         .check("rm -rf /root/snapshot /root/snapshot.raw")
         .unwrap();
 }
@@ -99,7 +101,8 @@ fn full_snapshot_of_a_working_guest_with_disk_and_net_goes_on_when_restored() {
 #[test]
 #[ignore = "lab"]
 fn snapshot_of_a_guest_that_goes_on_leaves_it_at_work() {
-    let guest = server()
+    let server = server();
+    let guest = server
         .guest("copy")
         .kernel(artifacts(), &kernel("6.1", Cloud))
         .unwrap();
@@ -107,17 +110,17 @@ fn snapshot_of_a_guest_that_goes_on_leaves_it_at_work() {
     guest.wait_ready().unwrap();
     start_work(&mut guest);
     guest.check("touch /tmp/before").unwrap();
-    snapshot(&guest, "continue", "/root/copy");
+    snapshot(&server, &guest, "continue", "/root/copy");
     guest.check("touch /tmp/after").unwrap();
     wait_for_rounds(&mut guest, 2);
     guest.power_off().unwrap();
 
-    let mut guest = server().restore("copy", "/root/copy").unwrap();
+    let mut guest = server.restore("copy", "/root/copy").unwrap();
     guest.wait_state("running").unwrap();
     guest
         .check("test -e /tmp/before && test ! -e /tmp/after")
         .unwrap();
     wait_for_rounds(&mut guest, 2);
     guest.power_off().unwrap();
-    server().check("rm -rf /root/copy").unwrap();
+    server.check("rm -rf /root/copy").unwrap();
 }

@@ -145,9 +145,11 @@ pub(super) struct Block<'a> {
 impl<'a> Block<'a> {
     /// Splits the first block off `bytes`. Nothing about its pages is checked yet.
     pub fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), DecodeError> {
-        let (&header, rest) = bytes.split_first_chunk().ok_or_else(|| DecodeError::Truncated {
-            missing: (HEADER_BYTES - bytes.len()) as u64,
-        })?;
+        let (&header, rest) = bytes
+            .split_first_chunk()
+            .ok_or_else(|| DecodeError::Truncated {
+                missing: (HEADER_BYTES - bytes.len()) as u64,
+            })?;
         let [encoding, reserved, low, high, a, b, c, d] = header;
         let extents = usize::from(u16::from_le_bytes([low, high]));
         let (Some(encoding), 0, 1..) = (Encoding::from_number(encoding), reserved, extents) else {
