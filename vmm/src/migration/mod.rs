@@ -15,10 +15,15 @@
 //! | `window` | how much may be on its way, so that the queue on a shared link stays short |
 //! | `convergence` | when to stop the guest, and what to do if it writes too fast |
 //! | `source`, `destination` | the two sides as sequences of phases |
+//! | [`request`] | what a client asks for, checked |
+//! | [`worker`], [`jobs`] | the thread that does it |
 //! | `report` | what happened, in µs and bytes |
 
 mod buffer;
 pub mod connection;
+pub mod jobs;
 pub mod protocol;
+pub mod request;
 pub mod tls;
 pub mod wait;
+pub mod worker;
