@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use pindah_vmm_api::{ErrorCode, ErrorInfo, SnapshotRequest};
+use pindah_vmm_api::{ErrorCode, ErrorInfo, MigrateRequest, RunState, SnapshotRequest};
 use serde::de::DeserializeOwned;
 
 use super::refuse;
@@ -11,6 +11,9 @@ use super::request::Head;
 use super::response::Response;
 use super::routes::{self, Operation};
 use super::worker::Job;
+use crate::causes::chain;
+use crate::migration::request::{Outgoing, RequestError};
+use crate::migration::worker::{CancelError, Migrator};
 use crate::vm::machine::Machine;
 
 /// The protocol that a console's connection goes on in: raw bytes both ways.
@@ -31,12 +34,14 @@ pub(super) enum Action {
     Run(Job),
     /// The answer is a stream of the events after this one; `None`: from now on.
     Stream { after: Option<u64> },
+    /// The guest moves, unless something stands in the way.
+    Migrate(Box<Outgoing>),
     /// The connection becomes this console.
     Attach { console: String },
 }
 
 /// Decides what a request asks for. Waits for nothing.
-pub(super) fn handle(machine: &dyn Machine, request: Request) -> Action {
+pub(super) fn handle(machine: &dyn Machine, migrator: &Migrator, request: Request) -> Action {
     let (operation, id) = match routes::find(&request.head.method, &request.head.path) {
         Ok((operation, id)) => (operation, id.to_owned()),
         Err(no_route) => {
@@ -45,12 +50,13 @@ pub(super) fn handle(machine: &dyn Machine, request: Request) -> Action {
             return Action::Respond(response);
         }
     };
-    dispatch(machine, operation, id, request)
+    dispatch(machine, migrator, operation, id, request)
         .unwrap_or_else(|error| Action::Respond(Response::error(error)))
 }
 
 fn dispatch(
     machine: &dyn Machine,
+    migrator: &Migrator,
     operation: Operation,
     id: String,
     request: Request,
@@ -66,7 +72,11 @@ fn dispatch(
         body,
         descriptors,
     } = request;
-    if !descriptors.is_empty() && operation != Operation::TakeSnapshot {
+    let takes_descriptors = matches!(
+        operation,
+        Operation::TakeSnapshot | Operation::StartMigration
+    );
+    if !descriptors.is_empty() && !takes_descriptors {
         return Err(refuse(
             ErrorCode::BadRequest,
             format!("{} takes no file descriptors", head.path),
@@ -85,6 +95,15 @@ fn dispatch(
         Operation::SetBalloon => Action::Run(Job::SetBalloon(json(&body)?)),
         Operation::ResizeDisk => Action::Run(Job::ResizeDisk(id, json(&body)?)),
         Operation::TakeSnapshot => snapshot(&body, descriptors)?,
+        Operation::StartMigration => migrate(machine, &body, descriptors)?,
+        Operation::GetMigration => match migrator.status() {
+            Some(status) => Action::Respond(Response::json(&status)),
+            None => return Err(cancel_error(CancelError::None)),
+        },
+        Operation::CancelMigration => {
+            migrator.cancel().map_err(cancel_error)?;
+            Action::Respond(Response::done())
+        }
         Operation::StreamEvents => Action::Stream {
             after: after(&head.query)?,
         },
@@ -133,6 +152,36 @@ fn snapshot(body: &[u8], descriptors: Vec<OwnedFd>) -> Result<Action, ErrorInfo>
         state: File::from(state),
         memory: File::from(memory),
     }))
+}
+
+fn migrate(
+    machine: &dyn Machine,
+    body: &[u8],
+    descriptors: Vec<OwnedFd>,
+) -> Result<Action, ErrorInfo> {
+    let request: MigrateRequest = json(body)?;
+    let outgoing = Outgoing::new(request, descriptors).map_err(|error| {
+        let code = match error {
+            RequestError::Descriptors { .. } => ErrorCode::BadRequest,
+            RequestError::Value { .. } | RequestError::Socket { .. } => ErrorCode::InvalidValue,
+        };
+        refuse(code, chain(&error))
+    })?;
+    match machine.info().state {
+        RunState::Running | RunState::Paused => Ok(Action::Migrate(Box::new(outgoing))),
+        state => Err(refuse(
+            ErrorCode::Conflict,
+            format!("a guest that is {state} cannot move"),
+        )),
+    }
+}
+
+fn cancel_error(error: CancelError) -> ErrorInfo {
+    let code = match error {
+        CancelError::None => ErrorCode::NotFound,
+        CancelError::TooLate => ErrorCode::Conflict,
+    };
+    refuse(code, error.to_string())
 }
 
 fn after(query: &str) -> Result<Option<u64>, ErrorInfo> {

@@ -13,7 +13,6 @@
 //! request (`SCM_RIGHTS`) belong to it: the VMM itself opens nothing by path.
 //!
 //! `openapi.json` of `pindah-vmm-api` describes every path; a test holds it to [`routes`].
-//! `/api/v1/migration` is left free.
 
 pub mod client;
 mod connection;

@@ -1,8 +1,8 @@
 //! `openapi.json`, made from the route table and the wire types, and held to the checked-in one.
 
 use pindah_vmm_api::{
-    BalloonTarget, DiskResize, ErrorBody, Event, Metrics, SnapshotReport, SnapshotRequest,
-    VmConfig, VmInfo,
+    BalloonTarget, DiskResize, ErrorBody, Event, Metrics, MigrateRequest, MigrationStatus,
+    SnapshotReport, SnapshotRequest, VmConfig, VmInfo,
 };
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -32,6 +32,10 @@ fn ok<T: JsonSchema>(description: &str, generator: &mut SchemaGenerator) -> (u16
         200,
         json!({ "description": description, "content": content }),
     )
+}
+
+fn accepted<T: JsonSchema>(description: &str, generator: &mut SchemaGenerator) -> (u16, Value) {
+    (202, ok::<T>(description, generator).1)
 }
 
 fn done(description: &str) -> (u16, Value) {
@@ -112,6 +116,26 @@ fn describe(operation: Operation, generator: &mut SchemaGenerator) -> Descriptio
              connection gives it up",
             Some((schema::<SnapshotRequest>(generator), false)),
             ok::<SnapshotReport>("The snapshot is on disk.", generator),
+        ),
+        Operation::StartMigration => (
+            "startMigration",
+            "Move the guest to another machine. Its connected TCP sockets and, with TLS, three \
+             PEM files come as descriptors (SCM_RIGHTS): control, data_connections of data; \
+             authorities, certificate with its chain, private key",
+            Some((schema::<MigrateRequest>(generator), true)),
+            accepted::<MigrationStatus>("It has begun; events tell how it goes.", generator),
+        ),
+        Operation::GetMigration => (
+            "getMigration",
+            "How the last migration is going, or went; 404 if none was started",
+            None,
+            ok::<MigrationStatus>("How it is going.", generator),
+        ),
+        Operation::CancelMigration => (
+            "cancelMigration",
+            "Give the migration up; 409 once the destination has been told to run the guest",
+            None,
+            done("It will end soon, and the guest goes on here; the events tell."),
         ),
         Operation::GetMetrics => (
             "getMetrics",

@@ -28,6 +28,11 @@ impl Response {
         Self::with_body(200, body)
     }
 
+    /// 202 with `body` as JSON: it is being done.
+    pub(super) fn accepted<T: Serialize>(body: &T) -> Self {
+        Self::with_body(202, body)
+    }
+
     /// 200 with text that is JSON already.
     pub(super) fn raw_json(body: &str) -> Self {
         Self {
@@ -75,6 +80,7 @@ impl Response {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        202 => "Accepted",
         204 => "No Content",
         400 => "Bad Request",
         404 => "Not Found",

@@ -10,7 +10,7 @@ use std::sync::mpsc::TryRecvError;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pindah_vmm_api::{ErrorCode, Event};
+use pindah_vmm_api::{ErrorCode, ErrorInfo, Event};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -20,6 +20,9 @@ use super::response::Response;
 use super::stream::History;
 use super::worker::{Job, Worker, machine_error};
 use super::{Limits, refuse};
+use crate::causes::chain;
+use crate::migration::request::Outgoing;
+use crate::migration::worker::{Job as MigrationJob, Migrator, StartError};
 use crate::sandbox::{self, ThreadKind};
 use crate::vm::events::Subscription;
 use crate::vm::machine::Machine;
@@ -34,6 +37,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// How long to let connections be when the host has no descriptor for another.
 const EXHAUSTED: Duration = Duration::from_millis(10);
 
+const SNAPSHOT_RUNS: &str =
+    "a snapshot is being taken; close its client's connection to give it up";
+
 /// The API's handle. The API ends when it is stopped or dropped.
 pub struct Server {
     stop: Arc<AtomicBool>,
@@ -42,13 +48,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `machine` on `listener`. Both threads are there when this returns, and so is the
+    /// Serves `machine` on `listener`, and `migrator`, which moves it. Both threads are there when this returns, and so is the
     /// subscription: no event from now on is missed.
     ///
     /// # Errors
     /// The host refuses a thread, an eventfd or an epoll.
-    pub fn spawn(listener: UnixListener, machine: Arc<dyn Machine>) -> io::Result<Self> {
-        Self::spawn_with(listener, machine, Limits::default())
+    pub fn spawn(
+        listener: UnixListener,
+        machine: Arc<dyn Machine>,
+        migrator: Arc<Migrator>,
+    ) -> io::Result<Self> {
+        Self::spawn_with(listener, machine, migrator, Limits::default())
     }
 
     /// [`Self::spawn`] with other limits.
@@ -58,11 +68,20 @@ impl Server {
     pub fn spawn_with(
         listener: UnixListener,
         machine: Arc<dyn Machine>,
+        migrator: Arc<Migrator>,
         limits: Limits,
     ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let wake = EventFd::new(EFD_NONBLOCK)?;
-        let serving = Serving::new(listener, machine, limits, &wake, Arc::clone(&stop))?;
+        let serving = Serving::new(
+            listener,
+            machine,
+            migrator,
+            limits,
+            &wake,
+            Arc::clone(&stop),
+        )?;
+
         let thread = sandbox::spawn("api", ThreadKind::Api, move || serving.run())?;
         Ok(Self {
             stop,
@@ -96,6 +115,7 @@ impl Drop for Server {
 struct Serving {
     listener: UnixListener,
     machine: Arc<dyn Machine>,
+    migrator: Arc<Migrator>,
     limits: Limits,
     epoll: Epoll,
     wake: EventFd,
@@ -115,6 +135,7 @@ impl Serving {
     fn new(
         listener: UnixListener,
         machine: Arc<dyn Machine>,
+        migrator: Arc<Migrator>,
         limits: Limits,
         wake: &EventFd,
         stop: Arc<AtomicBool>,
@@ -135,6 +156,7 @@ impl Serving {
         Ok(Self {
             listener,
             machine,
+            migrator,
             limits,
             epoll,
             wake,
@@ -366,7 +388,7 @@ impl Serving {
             };
             match connection.next_request(&self.limits) {
                 Ok(Some(request)) => {
-                    let action = handler::handle(&*self.machine, request);
+                    let action = handler::handle(&*self.machine, &self.migrator, request);
                     self.act(token, action, now);
                 }
                 // A "100 Continue" may wait.
@@ -392,13 +414,19 @@ impl Serving {
                 let fate = connection.start_stream(kept, now);
                 self.with(token, |_| fate);
             }
+            Action::Migrate(outgoing) => {
+                let response = self.migrate(outgoing).unwrap_or_else(Response::error);
+                self.with(token, |connection| connection.respond(&response, now));
+            }
             Action::Attach { console } => self.attach(token, &console, now),
         }
     }
 
     fn submit(&mut self, token: u64, job: Job, now: Instant) {
         let problem = if self.snapshot.is_some() {
-            Some("a snapshot is being taken; close its client's connection to give it up")
+            Some(SNAPSHOT_RUNS)
+        } else if job.disturbs_migration() && self.migrator.is_busy() {
+            Some("a migration is under way; DELETE /api/v1/migrate gives it up")
         } else if self.stopping.is_some() {
             Some("the VMM is ending")
         } else {
@@ -416,6 +444,22 @@ impl Serving {
             connection.phase = Phase::Working;
             if submitted { Fate::Open } else { Fate::Closed }
         });
+    }
+
+    fn migrate(&self, outgoing: Box<Outgoing>) -> Result<Response, ErrorInfo> {
+        if self.snapshot.is_some() {
+            return Err(refuse(ErrorCode::Conflict, SNAPSHOT_RUNS));
+        }
+        self.migrator
+            .start(MigrationJob::Send(outgoing))
+            .map_err(|error| {
+                let code = match error {
+                    StartError::Host(_) => ErrorCode::HostError,
+                    _ => ErrorCode::Conflict,
+                };
+                refuse(code, chain(&error))
+            })?;
+        Ok(Response::accepted(&self.migrator.status()))
     }
 
     fn attach(&mut self, token: u64, console: &str, now: Instant) {

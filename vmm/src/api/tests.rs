@@ -1,5 +1,7 @@
 //! The server on real sockets, with a machine that is none.
 
+mod migrate;
+
 use std::fs::File;
 use std::io::{BufRead, Read, Write};
 use std::os::fd::AsFd;
@@ -19,6 +21,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::client::{Client, ClientError};
 use super::{Limits, Server};
 use crate::memory::{DirtyRegion, GuestMemory};
+use crate::migration::worker::Migrator;
 use crate::vm::events::Events;
 use crate::vm::machine::{Machine, MachineError};
 use crate::vm::migratable::{Migratable, MigratableError};
@@ -251,7 +254,8 @@ impl Fixture {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("api")).unwrap();
         let machine = FakeMachine::new();
-        let server = Server::spawn_with(listener, machine.clone(), limits).unwrap();
+        let migrator = Migrator::spawn(migrate::pretend).unwrap();
+        let server = Server::spawn_with(listener, machine.clone(), migrator, limits).unwrap();
         Self {
             machine,
             server: Some(server),

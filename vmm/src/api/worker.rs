@@ -33,6 +33,13 @@ pub(super) enum Job {
     },
 }
 
+impl Job {
+    /// Whether it would change the machine, or what is known of its memory.
+    pub(super) fn disturbs_migration(&self) -> bool {
+        !matches!(self, Self::PressPowerButton | Self::PowerOff)
+    }
+}
+
 /// A job that is done.
 pub(super) struct Done {
     /// The connection that asked.

@@ -26,6 +26,7 @@ Exit codes:
   2  the command line or the configuration is wrong
   3  the guest asked for a reset and on_reset is \"exit\"
   4  the guest crashed; its registers are in the log
+  5  the guest has moved to another machine
 
 Logs go to standard error. RUST_LOG takes the place of --log-level if set.";
 
@@ -109,6 +110,7 @@ mod tests {
             ExitReason::HostError,
             ExitReason::ResetRequested,
             ExitReason::GuestCrashed,
+            ExitReason::Migrated,
         ] {
             assert!(EXIT_CODES.contains(&format!("\n  {}  ", reason.code())));
         }

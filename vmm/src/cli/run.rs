@@ -9,6 +9,8 @@ use clap::Args;
 use pindah_vmm::api::Server;
 use pindah_vmm::config::Config;
 use pindah_vmm::devices::chardev::terminal;
+use pindah_vmm::migration::jobs;
+use pindah_vmm::migration::worker::Migrator;
 use pindah_vmm::sandbox::{self, Landlock, SeccompMode, ThreadKind};
 use pindah_vmm::startup;
 use pindah_vmm::vm::Vm;
@@ -83,9 +85,12 @@ pub fn prepare(config: &Config, process: &ProcessArguments) -> anyhow::Result<Pr
 pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<(Arc<Vm>, Option<Server>)> {
     block_signals().context("cannot block signals")?;
     let vm = Vm::build(config, prepared.resources)?;
+    let machine = Arc::clone(&vm);
+    let migrator = Migrator::spawn(move |job, progress| jobs::perform(&machine, job, progress))
+        .context("cannot start the thread that migrates")?;
     let server = prepared
         .listener
-        .map(|listener| Server::spawn(listener, vm.clone()))
+        .map(|listener| Server::spawn(listener, vm.clone(), Arc::clone(&migrator)))
         .transpose()
         .context("cannot start the API")?;
     sandbox::enter(ThreadKind::Control)?;

@@ -16,6 +16,8 @@
 //! | [`cap`] | the most that may be sent, where the request says so |
 //! | [`convergence`] | when to stop the guest, and what to do if it writes too fast |
 //! | [`source`], [`destination`] | the two sides as sequences of phases |
+//! | [`request`] | what a client asks for, checked |
+//! | [`worker`], [`jobs`] | the thread that does it |
 //! | [`progress`], [`report`] | how it is going, and what happened, in µs and bytes |
 
 mod buffer;
@@ -24,14 +26,17 @@ mod checksum;
 pub mod connection;
 pub mod convergence;
 pub mod destination;
+pub mod jobs;
 pub mod pages;
 pub mod progress;
 pub mod protocol;
 pub mod report;
+pub mod request;
 pub mod source;
 pub mod tls;
 pub mod wait;
 pub mod window;
+pub mod worker;
 
 #[cfg(test)]
 mod tests;

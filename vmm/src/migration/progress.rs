@@ -1,104 +1,142 @@
-//! How a migration is going, for who asks and for who is told each second.
+//! How a migration is going: for who asks, for who is told each second, and the way to end it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt::{Debug, Formatter};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pindah_vmm_api::{MigrationPhase, MigrationStatus};
 
 use super::wait::Cancel;
+use super::worker::CancelError;
 
 /// How often who listens is told.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What one migration's thread shares with the API.
+type Listener = Box<dyn Fn(&MigrationStatus) + Send + Sync>;
+
+/// One migration as others see it.
 pub struct Progress {
     started: Instant,
     cancel: Cancel,
-    shared: Mutex<Shared>,
-    listener: Box<dyn Fn(&MigrationStatus) + Send + Sync>,
+    inner: Mutex<Inner>,
+    listener: OnceLock<Listener>,
 }
 
-struct Shared {
+#[derive(Debug, Default)]
+struct Inner {
     status: MigrationStatus,
     told: Duration,
-    /// Cancelling comes too late.
     committed: bool,
+    ended: bool,
 }
 
 impl Progress {
-    /// At the beginning. `listener` is called on the migration's thread, once a second at most.
-    pub fn new(
-        cancel: Cancel,
-        listener: impl Fn(&MigrationStatus) + Send + Sync + 'static,
-    ) -> Self {
+    /// Of a migration that begins now.
+    pub fn new(cancel: Cancel) -> Self {
         Self {
             started: Instant::now(),
             cancel,
-            shared: Mutex::new(Shared {
-                status: MigrationStatus::default(),
-                told: Duration::ZERO,
-                committed: false,
-            }),
-            listener: Box::new(listener),
+            inner: Mutex::default(),
+            listener: OnceLock::new(),
         }
     }
 
-    /// What ends the migration.
-    pub fn cancellation(&self) -> &Cancel {
-        &self.cancel
+    /// Has `listener` called on the migration's thread, once a second at most. Only the first one
+    /// is.
+    pub fn tell(&self, listener: impl Fn(&MigrationStatus) + Send + Sync + 'static) {
+        self.listener.get_or_init(|| Box::new(listener));
     }
 
-    /// Since the request.
+    /// Since it began.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// How it is going now.
+    /// Set once somebody wants it to end.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Where it is.
+    pub fn phase(&self) -> MigrationPhase {
+        self.inner().status.phase
+    }
+
+    /// How it is going.
     pub fn status(&self) -> MigrationStatus {
-        let mut status = self.shared().status.clone();
-        if !matches!(
-            status.phase,
-            MigrationPhase::Completed | MigrationPhase::Failed | MigrationPhase::InDoubt
-        ) {
+        let inner = self.inner();
+        let mut status = inner.status.clone();
+        if !inner.ended {
             status.elapsed_ms = self.elapsed().as_millis() as u64;
         }
         status
     }
 
-    /// Asks for the end of the migration. Returns whether that is still possible.
-    pub fn cancel(&self) -> bool {
-        let shared = self.shared();
-        if !shared.committed {
-            self.cancel.set();
-        }
-        !shared.committed
-    }
-
-    /// The point of no return. Returns whether nobody has cancelled before; from then on nobody
-    /// can.
-    pub fn commit(&self) -> bool {
-        let mut shared = self.shared();
-        shared.committed = !self.cancel.is_set();
-        shared.committed
-    }
-
-    /// Changes the status, and tells it if a second has passed.
+    /// Changes what others see, the time included, and tells it if a second has passed.
     pub fn update(&self, change: impl FnOnce(&mut MigrationStatus)) {
         let elapsed = self.elapsed();
-        let mut shared = self.shared();
-        change(&mut shared.status);
-        shared.status.elapsed_ms = elapsed.as_millis() as u64;
-        if elapsed < shared.told + INTERVAL {
+        let mut inner = self.inner();
+        change(&mut inner.status);
+        inner.status.elapsed_ms = elapsed.as_millis() as u64;
+        if elapsed < inner.told + INTERVAL {
             return;
         }
-        shared.told = elapsed;
-        let status = shared.status.clone();
-        drop(shared);
-        (self.listener)(&status);
+        inner.told = elapsed;
+        let status = inner.status.clone();
+        drop(inner);
+        if let Some(listener) = self.listener.get() {
+            listener(&status);
+        }
     }
 
-    fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The point of no return: nobody can cancel from here on. Returns false if somebody has.
+    #[must_use]
+    pub fn commit(&self) -> bool {
+        let mut inner = self.inner();
+        inner.committed = !self.cancel.is_set();
+        inner.committed
+    }
+
+    /// Asks for the end.
+    ///
+    /// # Errors
+    /// [`CancelError::TooLate`].
+    pub fn set_cancelled(&self) -> Result<(), CancelError> {
+        let inner = self.inner();
+        if inner.committed || inner.ended {
+            return Err(CancelError::TooLate);
+        }
+        self.cancel.set();
+        Ok(())
+    }
+
+    /// It is over. A job that ends without a word has failed.
+    pub(super) fn end(&self) {
+        use MigrationPhase::{Completed, Failed, InDoubt};
+        self.update(|status| {
+            if !matches!(status.phase, Completed | Failed | InDoubt) {
+                status.phase = Failed;
+                status
+                    .reason
+                    .get_or_insert_with(|| "it was given up".to_owned());
+            }
+        });
+        self.inner().ended = true;
+    }
+
+    /// Whether it is over.
+    pub(super) fn has_ended(&self) -> bool {
+        self.inner().ended
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Debug for Progress {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        self.inner().fmt(f)
     }
 }
 
@@ -108,12 +146,12 @@ mod tests {
 
     #[test]
     fn cancel_after_the_commit_is_refused_and_the_other_way_round() {
-        let early = Progress::new(Cancel::new().unwrap(), |_| {});
-        assert!(early.cancel());
+        let early = Progress::new(Cancel::new().unwrap());
+        assert_eq!(early.set_cancelled(), Ok(()));
         assert!(!early.commit());
-        let late = Progress::new(Cancel::new().unwrap(), |_| {});
+        let late = Progress::new(Cancel::new().unwrap());
         assert!(late.commit());
-        assert!(!late.cancel());
-        assert!(!late.cancellation().is_set());
+        assert_eq!(late.set_cancelled(), Err(CancelError::TooLate));
+        assert!(!late.cancel().is_set());
     }
 }

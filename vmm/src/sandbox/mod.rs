@@ -67,11 +67,13 @@ pub enum ThreadKind {
     Api,
     /// Does what the API's clients asked for: pause, reset, resize, snapshot.
     Operation,
+    /// Carries the guest to another machine, or takes one in.
+    Migration,
 }
 
 impl ThreadKind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Control,
         Self::Vcpu,
         Self::Block,
@@ -79,6 +81,7 @@ impl ThreadKind {
         Self::Device,
         Self::Api,
         Self::Operation,
+        Self::Migration,
     ];
 
     /// Its name in messages.
@@ -91,6 +94,7 @@ impl ThreadKind {
             Self::Device => "device",
             Self::Api => "api",
             Self::Operation => "operation",
+            Self::Migration => "migration",
         }
     }
 }

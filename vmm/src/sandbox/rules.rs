@@ -30,6 +30,8 @@ pub(super) enum Test {
     Lacks(u8, u32),
     /// To have all of these bits.
     Has(u8, u32),
+    /// To be the first, while another argument is one of the second.
+    With(u8, u32, (u8, &'static [u32])),
     /// To be this process.
     OwnProcess(u8),
 }
@@ -71,7 +73,21 @@ pub(super) fn of(kind: ThreadKind) -> &'static [&'static [Rule]] {
         ThreadKind::Device => &[
             RUNTIME, POLLING, IRQ_LINE, TIMERS, SOCKETS, TERMINALS, BALLOON,
         ],
-        ThreadKind::Api => &[RUNTIME, POLLING, EVENTFD, SOCKETS],
+        ThreadKind::Api => &[RUNTIME, POLLING, EVENTFD, SOCKETS, TCP_QUERIES],
+        ThreadKind::Migration => &[
+            RUNTIME,
+            SOCKETS,
+            TCP,
+            TCP_QUERIES,
+            MACHINE,
+            INTERRUPTS,
+            DEVICES,
+            VHOST,
+            TIMERS,
+            IMAGES,
+            IMAGE_LOCKS,
+            PRIORITY,
+        ],
     }
 }
 
@@ -251,6 +267,28 @@ const SOCKETS: &[Rule] = &[
     free(c::SYS_shutdown),
     ioctl(&[old::FIONBIO]),
 ];
+
+/// What a descriptor that came from a client is.
+const TCP_QUERIES: &[Rule] = &[
+    when(c::SYS_getsockopt, Test::OneOf(1, &[c::SOL_SOCKET as u32])),
+    free(c::SYS_getpeername),
+];
+
+/// Options of a migration's connections: no delays.
+const TCP: &[Rule] = &[when(
+    c::SYS_setsockopt,
+    Test::With(
+        1,
+        c::IPPROTO_TCP as u32,
+        (2, &[c::TCP_NODELAY as u32, c::TCP_NOTSENT_LOWAT as u32]),
+    ),
+)];
+
+/// Leaving the processor to guests: this thread's own priority, which it can only lower.
+const PRIORITY: &[Rule] = &[when(
+    c::SYS_setpriority,
+    Test::With(0, c::PRIO_PROCESS, (1, &[0])),
+)];
 
 /// A terminal on standard input.
 const TERMINALS: &[Rule] = &[ioctl(&[old::TIOCGWINSZ])];

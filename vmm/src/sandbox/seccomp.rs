@@ -76,16 +76,24 @@ fn compile(kind: ThreadKind, mismatch: SeccompAction) -> BpfProgram {
 
 /// The conditions of which one must hold; none for a call that is free.
 fn alternatives(rule: &Rule) -> Vec<SeccompRule> {
-    let condition = |argument, operator, value| {
+    let one = |argument, operator, value| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
-            .and_then(|condition| SeccompRule::new(vec![condition]))
             .expect("a call has six arguments")
     };
+    let all = |conditions| SeccompRule::new(conditions).expect("there is one at least");
+    let condition = |argument, operator, value| all(vec![one(argument, operator, value)]);
     match rule.test {
         Test::Free => Vec::new(),
         Test::OneOf(argument, values) => values
             .iter()
             .map(|&value| condition(argument, SeccompCmpOp::Eq, value.into()))
+            .collect(),
+        Test::With(argument, value, (other, values)) => values
+            .iter()
+            .map(|&choice| {
+                let with = one(argument, SeccompCmpOp::Eq, value.into());
+                all(vec![with, one(other, SeccompCmpOp::Eq, choice.into())])
+            })
             .collect(),
         Test::Lacks(argument, bits) => {
             let operator = SeccompCmpOp::MaskedEq(bits.into());

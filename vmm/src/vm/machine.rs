@@ -7,7 +7,8 @@
 //! Resources::open(&config) -> Resources   every file, tap and socket, by path, before the sandbox
 //! sandbox::restrict(mode, …)              no paths, no capabilities from here on
 //! Vm::build(&config, resources) -> Arc<Vm>
-//! Server::spawn(listener, vm.clone())     the API, with its threads
+//! Migrator::spawn(…)                      the thread that may move it
+//! Server::spawn(listener, vm.clone(), …)  the API, with its threads
 //! sandbox::enter(ThreadKind::Control)     this thread's own filter, after all others have theirs
 //! vm.run() -> ExitReason                  blocks
 //! server.stop()                           the last events reach who listens
@@ -171,7 +172,7 @@ pub enum ExitReason {
     GuestCrashed,
     /// The host took away what the guest needs, or the guest that was to come did not.
     HostError,
-    /// The guest has moved to another machine.
+    /// The guest has moved to another machine and runs there.
     Migrated,
 }
 

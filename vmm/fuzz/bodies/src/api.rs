@@ -13,6 +13,7 @@ use std::time::Duration;
 use pindah_vmm::api::routes::ROUTES;
 use pindah_vmm::api::{Limits, Server};
 use pindah_vmm::memory::{DirtyRegion, GuestMemory};
+use pindah_vmm::migration::worker::Migrator;
 use pindah_vmm::vm::events::Events;
 use pindah_vmm::vm::machine::{Machine, MachineError};
 use pindah_vmm::vm::migratable::{Migratable, MigratableError};
@@ -160,7 +161,8 @@ static FIXTURE: LazyLock<Mutex<Fixture>> = LazyLock::new(|| {
         connections: 4,
         ..Limits::default()
     };
-    let server = Server::spawn_with(listener, machine, limits);
+    let migrator = Migrator::spawn(|_, _| ());
+    let server = Server::spawn_with(listener, machine, migrator.expect("a thread"), limits);
     Mutex::new(Fixture {
         address,
         files: [machine::memfd(&[]), machine::memfd(&[])],

@@ -55,7 +55,7 @@ pub fn receive(
     patience: Duration,
     progress: &Progress,
 ) -> Result<Running, ReceiveError> {
-    let cancel = progress.cancellation();
+    let cancel = progress.cancel();
     let source = accept::accept(listener, identity, patience, cancel)?;
     let mut incoming = Incoming::new(machine, source, progress);
     let outcome = incoming.take().map_err(|error| incoming.explain(error));
@@ -65,12 +65,7 @@ pub fn receive(
             announce(machine);
         }
         Err(error) => {
-            let reason = crate::causes::chain(error);
-            progress.update(|status| {
-                status.phase = MigrationPhase::Failed;
-                status.reason = Some(reason.clone());
-            });
-            incoming.refuse(&reason);
+            incoming.refuse(&crate::causes::chain(error));
         }
     }
     outcome
@@ -181,7 +176,7 @@ impl<'a> Incoming<'a> {
     fn serve(&mut self) -> Result<(), ReceiveError> {
         let all: Vec<_> = std::iter::once(&self.control).chain(&self.data).collect();
         let deadline = Instant::now() + SILENCE;
-        let ready = wait_readable(&all, deadline, Some(self.progress.cancellation()))?;
+        let ready = wait_readable(&all, deadline, Some(self.progress.cancel()))?;
         for index in 0..self.data.len() {
             if ready & 2 << index != 0 {
                 self.take_pages(index)?;

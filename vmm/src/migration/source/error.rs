@@ -55,10 +55,3 @@ pub enum MigrationError {
         why: String,
     },
 }
-
-impl MigrationError {
-    /// What a connection's end means while the migration is being cancelled.
-    pub(super) fn or_cancelled(self, cancelled: bool) -> Self {
-        if cancelled { Self::Cancelled } else { self }
-    }
-}

@@ -58,24 +58,14 @@ pub fn migrate(
     progress: &Progress,
 ) -> Result<MigrationReport, MigrationError> {
     let outcome = attempt(guest, request, links, progress);
-    let cancelled = progress.cancellation().is_set();
-    match &outcome {
-        Ok(_) => progress.update(|status| status.phase = MigrationPhase::Completed),
-        Err(error) => {
-            let (phase, reason) = match error {
-                MigrationError::InDoubt { .. } => (MigrationPhase::InDoubt, error.to_string()),
-                _ if cancelled => (MigrationPhase::Failed, "cancelled".to_owned()),
-                error => (MigrationPhase::Failed, crate::causes::chain(error)),
-            };
-            progress.update(|status| {
-                status.phase = phase;
-                status.reason = Some(reason);
-            });
-        }
+    let cancelled = progress.cancel().is_set();
+    if outcome.is_ok() {
+        progress.update(|status| status.phase = MigrationPhase::Completed);
     }
     outcome.map_err(|error| match error {
         doubt @ MigrationError::InDoubt { .. } => doubt,
-        error => error.or_cancelled(cancelled),
+        _ if cancelled => MigrationError::Cancelled,
+        error => error,
     })
 }
 
@@ -138,7 +128,7 @@ fn connect(
             request.server_name.as_deref(),
             preamble,
             deadline,
-            progress.cancellation(),
+            progress.cancel(),
         )
     };
     let control = open(links.control, Channel::Control, 0)?;

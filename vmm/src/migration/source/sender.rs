@@ -206,7 +206,7 @@ impl<'a> Sender<'a> {
     fn wait_for_acks(&mut self, time: Duration) -> Result<(), MigrationError> {
         let wait = self.throttle.tick(time);
         let deadline = Instant::now() + wait;
-        let cancel = Some(self.progress.cancellation());
+        let cancel = Some(self.progress.cancel());
         match wait_readable(&[&self.control], deadline, cancel) {
             Ok(_) => {}
             Err(ConnectionError::TimedOut { .. }) => {
@@ -239,7 +239,7 @@ impl<'a> Sender<'a> {
                 _ => return Err(MigrationError::Unexpected("a message out of turn")),
             }
         }
-        if self.progress.cancellation().is_set() {
+        if self.progress.cancel().is_set() {
             return Err(MigrationError::Cancelled);
         }
         let (sent, rate) = (self.wire_bytes(), self.window.rate().unwrap_or(0));

@@ -47,7 +47,7 @@ impl Rig {
                 ..MigrateRequest::default()
             },
             connections: 1,
-            outgoing: Progress::new(Cancel::new().unwrap(), |_| {}),
+            outgoing: Progress::new(Cancel::new().unwrap()),
         }
     }
 
@@ -68,7 +68,7 @@ impl Rig {
         let done = std::sync::atomic::AtomicBool::new(false);
         thread::scope(|scope| {
             let receiver = scope.spawn(|| {
-                let progress = Progress::new(Cancel::new().unwrap(), |_| {});
+                let progress = Progress::new(Cancel::new().unwrap());
                 let plain = Identity::Plain;
                 destination::receive(&self.destination, &listener, &plain, PATIENCE, &progress)
             });
@@ -176,7 +176,7 @@ fn cancelled_migration_leaves_the_guest_where_it_is() {
             while rig.outgoing.status().phase != MigrationPhase::Precopy {
                 rest(&rig.source);
             }
-            assert!(rig.outgoing.cancel());
+            rig.outgoing.set_cancelled().unwrap();
         });
         rig.run(rest)
     });
@@ -186,7 +186,6 @@ fn cancelled_migration_leaves_the_guest_where_it_is() {
         "{received:?}"
     );
     rig.assert_stayed();
-    assert_eq!(rig.outgoing.status().phase, MigrationPhase::Failed);
 }
 
 #[test]

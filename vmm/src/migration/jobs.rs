@@ -1,0 +1,98 @@
+//! What the migration thread does for each job.
+
+use std::sync::Arc;
+
+use pindah_vmm_api::{EventKind, MigrationPhase, MigrationStatus};
+
+use super::destination;
+use super::progress::Progress;
+use super::request::Outgoing;
+use super::source::{self, Links, MigrationError};
+use super::worker::{Incoming, Job};
+use crate::causes::chain;
+use crate::vm::machine::Machine;
+use crate::vm::migratable::{MigrationDestination, MigrationSource};
+
+/// Does one job with `machine`, and tells `progress` and who listens to the machine.
+pub fn perform<M>(machine: &Arc<M>, job: Job, progress: &Progress)
+where
+    M: Machine + MigrationSource + MigrationDestination + 'static,
+{
+    let teller = Arc::clone(machine);
+    progress.tell(move |status: &MigrationStatus| {
+        let status = Box::new(status.clone());
+        teller
+            .events()
+            .publish(EventKind::MigrationProgress { status });
+    });
+    match job {
+        Job::Send(outgoing) => send(&**machine, *outgoing, progress),
+        Job::Receive(incoming) => receive(&**machine, &incoming, progress),
+    }
+}
+
+fn send<M: Machine + MigrationSource>(machine: &M, outgoing: Outgoing, progress: &Progress) {
+    machine.events().publish(EventKind::MigrationStarted);
+    let moved = match outgoing.identity() {
+        Ok(identity) => {
+            let links = Links {
+                control: outgoing.control,
+                data: outgoing.data,
+                identity,
+            };
+            source::migrate(machine, &outgoing.request, links, progress)
+        }
+        Err(error) => {
+            let reason = chain(&error);
+            return fail(machine, progress, reason, false);
+        }
+    };
+    match moved {
+        Ok(report) => {
+            let report = Box::new(report);
+            machine
+                .events()
+                .publish(EventKind::MigrationCompleted { report });
+            machine.leave();
+        }
+        Err(error) => {
+            let in_doubt = matches!(error, MigrationError::InDoubt { .. });
+            fail(machine, progress, chain(&error), in_doubt);
+        }
+    }
+}
+
+fn fail(machine: &dyn Machine, progress: &Progress, reason: String, in_doubt: bool) {
+    tracing::warn!("the guest did not move: {reason}");
+    progress.update(|status| {
+        status.phase = if in_doubt {
+            MigrationPhase::InDoubt
+        } else {
+            MigrationPhase::Failed
+        };
+        status.reason = Some(reason.clone());
+    });
+    machine
+        .events()
+        .publish(EventKind::MigrationFailed { reason, in_doubt });
+}
+
+fn receive<M: Machine + MigrationDestination>(
+    machine: &M,
+    incoming: &Incoming,
+    progress: &Progress,
+) {
+    let Incoming {
+        listener,
+        identity,
+        timeout,
+    } = incoming;
+    match destination::receive(machine, listener, identity, *timeout, progress) {
+        Ok(running) => tracing::info!(?running, "the guest runs here"),
+        Err(error) => {
+            tracing::error!("no guest came: {}", chain(&error));
+            fail(machine, progress, chain(&error), false);
+            machine.dismiss();
+        }
+    }
+}

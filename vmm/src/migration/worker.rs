@@ -1,0 +1,206 @@
+//! The thread that migrates, and what others may know and want of it.
+//!
+//! It starts before the sandbox closes and waits until it is told. What a job does is given to
+//! [`Migrator::spawn`]; a job reports through its [`Progress`], which also says whether somebody
+//! has cancelled it.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pindah_vmm_api::{MigrationPhase, MigrationStatus};
+use thiserror::Error;
+
+use super::progress::Progress;
+use super::request::Outgoing;
+use super::tls::Identity;
+use super::wait::Cancel;
+use crate::sandbox::{self, ThreadKind};
+
+/// What the thread is told to do.
+#[derive(Debug)]
+pub enum Job {
+    /// The guest leaves.
+    Send(Box<Outgoing>),
+    /// A guest comes.
+    Receive(Incoming),
+}
+
+/// Where a guest comes from.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Listens already.
+    pub listener: TcpListener,
+    /// Who this side is.
+    pub identity: Identity,
+    /// How long to wait for the first connection.
+    pub timeout: Duration,
+}
+
+/// The handle to the thread, which ends when this is dropped and no job is left.
+#[derive(Debug)]
+pub struct Migrator {
+    jobs: Mutex<Sender<(Job, Arc<Progress>)>>,
+    last: Mutex<Option<Arc<Progress>>>,
+}
+
+/// Why a migration is not started.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// One at a time.
+    #[error("a migration is under way; DELETE /api/v1/migrate gives it up")]
+    Busy,
+    /// The guest runs elsewhere.
+    #[error("the guest has moved to another machine")]
+    Gone,
+    /// It may run elsewhere.
+    #[error("the last migration is in doubt: the guest may run at its destination")]
+    InDoubt,
+    /// The host has no eventfd left.
+    #[error("the host refuses an eventfd")]
+    Host(#[from] io::Error),
+}
+
+/// Why a migration is not cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CancelError {
+    /// There is none.
+    #[error("no migration was started")]
+    None,
+    /// It is over, or past the point of no return.
+    #[error("it is too late: the migration has ended, or the destination has been told to run")]
+    TooLate,
+}
+
+impl Migrator {
+    /// Starts the thread, which does each job with `work`.
+    ///
+    /// # Errors
+    /// The host refuses a thread.
+    pub fn spawn(work: impl FnMut(Job, &Progress) + Send + 'static) -> io::Result<Arc<Self>> {
+        let (jobs, todo) = channel::<(Job, Arc<Progress>)>();
+        let mut work = work;
+        sandbox::spawn("migration", ThreadKind::Migration, move || {
+            for (job, progress) in todo {
+                work(job, &progress);
+                progress.end();
+            }
+        })?;
+        Ok(Arc::new(Self {
+            jobs: Mutex::new(jobs),
+            last: Mutex::default(),
+        }))
+    }
+
+    /// Starts a job. What becomes of it shows in [`Self::status`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(&self, job: Job) -> Result<(), StartError> {
+        let mut last = lock(&self.last);
+        if let Some(last) = &*last {
+            match last.phase() {
+                MigrationPhase::Failed if last.has_ended() => {}
+                MigrationPhase::Completed => return Err(StartError::Gone),
+                MigrationPhase::InDoubt => return Err(StartError::InDoubt),
+                _ => return Err(StartError::Busy),
+            }
+        }
+        let progress = Arc::new(Progress::new(Cancel::new()?));
+        *last = Some(Arc::clone(&progress));
+        let sent = lock(&self.jobs).send((job, progress));
+        assert!(sent.is_ok(), "the thread lives as long as its handle");
+        Ok(())
+    }
+
+    /// How the last one is going, or went.
+    pub fn status(&self) -> Option<MigrationStatus> {
+        lock(&self.last).as_ref().map(|last| last.status())
+    }
+
+    /// Whether a job is being done: the guest's machine is not to be changed meanwhile.
+    pub fn is_busy(&self) -> bool {
+        let last = lock(&self.last);
+        last.as_ref().is_some_and(|last| !last.has_ended())
+    }
+
+    /// Has the job give up; how that went shows in [`Self::status`].
+    ///
+    /// # Errors
+    /// [`CancelError`].
+    pub fn cancel(&self) -> Result<(), CancelError> {
+        let last = lock(&self.last);
+        last.as_ref().ok_or(CancelError::None)?.set_cancelled()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn incoming() -> Job {
+        Job::Receive(Incoming {
+            listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+            identity: Identity::Plain,
+            timeout: Duration::from_secs(1),
+        })
+    }
+
+    fn wait_until(done: impl Fn() -> bool) {
+        let late = Instant::now() + Duration::from_secs(10);
+        while !done() {
+            assert!(Instant::now() < late, "it takes too long");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn job_runs_once_at_a_time_can_be_cancelled_and_then_started_anew() {
+        let migrator = Migrator::spawn(|_, progress| {
+            progress.update(|status| status.phase = MigrationPhase::Precopy);
+            wait_until(|| progress.cancel().is_set());
+        })
+        .unwrap();
+        assert_eq!(migrator.cancel(), Err(CancelError::None));
+        assert!(migrator.status().is_none() && !migrator.is_busy());
+        for _ in 0..2 {
+            migrator.start(incoming()).unwrap();
+            assert!(matches!(migrator.start(incoming()), Err(StartError::Busy)));
+            assert!(migrator.is_busy());
+            migrator.cancel().unwrap();
+            wait_until(|| !migrator.is_busy());
+            let status = migrator.status().unwrap();
+            assert_eq!(status.phase, MigrationPhase::Failed);
+            assert_eq!(migrator.cancel(), Err(CancelError::TooLate));
+        }
+    }
+
+    #[test]
+    fn guest_that_has_moved_or_may_have_does_not_move_again() {
+        for (phase, is_expected) in [
+            (
+                MigrationPhase::Completed,
+                (|error| matches!(error, StartError::Gone)) as fn(&StartError) -> bool,
+            ),
+            (MigrationPhase::InDoubt, |error| {
+                matches!(error, StartError::InDoubt)
+            }),
+        ] {
+            let migrator = Migrator::spawn(move |_, progress| {
+                progress.update(|status| status.phase = phase);
+            })
+            .unwrap();
+            migrator.start(incoming()).unwrap();
+            wait_until(|| !migrator.is_busy());
+            assert!(is_expected(&migrator.start(incoming()).unwrap_err()));
+        }
+    }
+}
