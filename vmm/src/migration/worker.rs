@@ -7,7 +7,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pindah_vmm_api::{MigrationPhase, MigrationStatus};
@@ -119,6 +119,14 @@ impl Migrator {
         lock(&self.last).as_ref().map(|last| last.status())
     }
 
+    /// Waits until the last job has ended, and tells how.
+    pub fn wait(&self) -> Option<MigrationStatus> {
+        let last = lock(&self.last).clone()?;
+        let inner = lock(&last.inner);
+        let ended = last.ended.wait_while(inner, |inner| !inner.ended);
+        Some(ended.unwrap_or_else(PoisonError::into_inner).status.clone())
+    }
+
     /// Whether a job is being done: the guest's machine is not to be changed meanwhile.
     pub fn is_busy(&self) -> bool {
         let last = lock(&self.last);
@@ -141,6 +149,7 @@ pub struct Progress {
     started: Instant,
     cancel: Cancel,
     inner: Mutex<Inner>,
+    ended: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -157,6 +166,7 @@ impl Progress {
             started: Instant::now(),
             cancel,
             inner: Mutex::default(),
+            ended: Condvar::new(),
         }
     }
 
@@ -221,6 +231,7 @@ impl Progress {
             }
         });
         lock(&self.inner).ended = true;
+        self.ended.notify_all();
     }
 }
 
