@@ -3,8 +3,12 @@
 mod check;
 mod control;
 mod guest;
+mod keys;
 mod options;
+mod protection;
+mod receive;
 mod run;
+mod send;
 mod snapshot;
 mod socket;
 
@@ -51,6 +55,12 @@ enum Command {
     Snapshot(snapshot::SnapshotArguments),
     /// Run a guest from a snapshot.
     Restore(snapshot::RestoreArguments),
+    /// Move a running guest to another machine, where `receive` waits for it.
+    Send(send::SendArguments),
+    /// Wait for a guest from another machine, and run it.
+    Receive(Box<receive::ReceiveArguments>),
+    /// Make certificates for `send` and `receive`.
+    Keys(keys::KeysArguments),
     /// Ask something of a running guest.
     #[command(alias = "control")]
     Ctl(control::ControlArguments),
@@ -65,6 +75,9 @@ pub fn main() -> ExitCode {
         Command::Restore(arguments) => snapshot::restore(&arguments).map(|reason| reason.code()),
         Command::Check(arguments) => check::check(&arguments),
         Command::Snapshot(arguments) => snapshot::snapshot(&arguments).map(|()| 0),
+        Command::Send(arguments) => send::send(&arguments).map(|()| 0),
+        Command::Receive(arguments) => receive::receive(*arguments).map(|reason| reason.code()),
+        Command::Keys(arguments) => keys::keys(&arguments).map(|()| 0),
         Command::Ctl(arguments) => control::control(arguments).map(|()| 0),
     };
     ExitCode::from(outcome.unwrap_or_else(|error| report(&error)))

@@ -51,6 +51,16 @@ pub struct Prepared {
     listener: Option<UnixListener>,
 }
 
+/// A machine with all its threads.
+pub struct Built {
+    /// The machine.
+    pub vm: Arc<Vm>,
+    /// Its API, if it has one.
+    pub server: Option<Server>,
+    /// What moves it.
+    pub migrator: Arc<Migrator>,
+}
+
 /// Runs a guest until it ends.
 pub fn run(arguments: RunArguments) -> anyhow::Result<ExitReason> {
     let config = match &arguments.config {
@@ -58,7 +68,7 @@ pub fn run(arguments: RunArguments) -> anyhow::Result<ExitReason> {
         None => Config::try_from(arguments.guest.into_config())?,
     };
     let prepared = prepare(&config, &arguments.process)?;
-    let (vm, server) = build(&config, prepared)?;
+    let Built { vm, server, .. } = build(&config, prepared)?;
     vm.own()?;
     vm.boot()?;
     Ok(finish(&vm, server))
@@ -82,7 +92,7 @@ pub fn prepare(config: &Config, process: &ProcessArguments) -> anyhow::Result<Pr
 
 /// Builds the machine and starts the API: all threads are there afterwards, and this one is under
 /// its filter before anything of the guest's is looked at.
-pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<(Arc<Vm>, Option<Server>)> {
+pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<Built> {
     block_signals().context("cannot block signals")?;
     let vm = Vm::build(config, prepared.resources)?;
     let machine = Arc::clone(&vm);
@@ -94,13 +104,25 @@ pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<(Arc<Vm>, Op
         .transpose()
         .context("cannot start the API")?;
     sandbox::enter(ThreadKind::Control)?;
-    Ok((vm, server))
+    Ok(Built {
+        vm,
+        server,
+        migrator,
+    })
 }
 
 /// Runs the machine; who listens hears how it ended.
 pub fn finish(vm: &Vm, server: Option<Server>) -> ExitReason {
     startup::give_back_code();
-    let reason = vm.run();
+    end(server, vm.run())
+}
+
+/// Waits for the end of a machine that a migration starts, or does not.
+pub fn wait(vm: &Vm, server: Option<Server>) -> ExitReason {
+    end(server, vm.serve_requests())
+}
+
+fn end(server: Option<Server>, reason: ExitReason) -> ExitReason {
     if let Some(server) = server {
         server.stop();
     }

@@ -17,6 +17,7 @@ type Listener = Box<dyn Fn(&MigrationStatus) + Send + Sync>;
 /// One migration as others see it.
 pub struct Progress {
     started: Instant,
+    is_departure: bool,
     cancel: Cancel,
     inner: Mutex<Inner>,
     listener: OnceLock<Listener>,
@@ -31,10 +32,16 @@ struct Inner {
 }
 
 impl Progress {
-    /// Of a migration that begins now.
+    /// Of a guest that begins to leave now.
     pub fn new(cancel: Cancel) -> Self {
+        Self::of(true, cancel)
+    }
+
+    /// Of a guest that begins to leave now, or to come.
+    pub fn of(is_departure: bool, cancel: Cancel) -> Self {
         Self {
             started: Instant::now(),
+            is_departure,
             cancel,
             inner: Mutex::default(),
             listener: OnceLock::new(),
@@ -45,6 +52,11 @@ impl Progress {
     /// is.
     pub fn tell(&self, listener: impl Fn(&MigrationStatus) + Send + Sync + 'static) {
         self.listener.get_or_init(|| Box::new(listener));
+    }
+
+    /// Whether the guest leaves.
+    pub fn is_departure(&self) -> bool {
+        self.is_departure
     }
 
     /// Since it began.

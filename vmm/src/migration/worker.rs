@@ -103,12 +103,14 @@ impl Migrator {
         if let Some(last) = &*last {
             match last.phase() {
                 MigrationPhase::Failed if last.has_ended() => {}
+                MigrationPhase::Completed if !last.is_departure() => {}
                 MigrationPhase::Completed => return Err(StartError::Gone),
                 MigrationPhase::InDoubt => return Err(StartError::InDoubt),
                 _ => return Err(StartError::Busy),
             }
         }
-        let progress = Arc::new(Progress::new(Cancel::new()?));
+        let is_departure = matches!(job, Job::Send(_));
+        let progress = Arc::new(Progress::of(is_departure, Cancel::new()?));
         *last = Some(Arc::clone(&progress));
         let sent = lock(&self.jobs).send((job, progress));
         assert!(sent.is_ok(), "the thread lives as long as its handle");

@@ -20,6 +20,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::VcpuFd;
 use pindah_vmm_api::Registers;
 use vmm_sys_util::signal::Killable;
@@ -63,6 +64,8 @@ pub struct VcpuSetup {
     pub index: u8,
     /// Its descriptor.
     pub fd: VcpuFd,
+    /// What CPUID answers, as it was set.
+    pub cpuid: Vec<kvm_cpuid_entry2>,
     /// What its state consists of on this host.
     pub shape: StateShape,
     /// Where its accesses go.
@@ -228,11 +231,17 @@ impl Thread {
                     let _ = reply.send(());
                 }
                 Command::Save(reply) => {
-                    let _ = reply.send(state::save(&self.setup.fd, &self.setup.shape));
+                    let VcpuSetup {
+                        fd, shape, cpuid, ..
+                    } = &self.setup;
+                    let _ = reply.send(state::save(fd, shape, cpuid));
                 }
                 Command::Restore(state, reply) => {
                     self.complete_access();
-                    let _ = reply.send(state::restore(&self.setup.fd, &self.setup.shape, &state));
+                    let VcpuSetup { fd, shape, .. } = &self.setup;
+                    let restored = state::restore(fd, shape, &state);
+                    self.setup.cpuid = state.cpuid;
+                    let _ = reply.send(restored);
                 }
             }
         }

@@ -152,7 +152,14 @@ impl VcpuState {
 }
 
 /// Reads the state of a parked vCPU.
-pub(super) fn save(fd: &VcpuFd, shape: &StateShape) -> Result<VcpuState, VcpuError> {
+///
+/// `cpuid` is what it was given: KVM's own answer holds what the guest has switched on, and some
+/// KVMs answer with the host's.
+pub(super) fn save(
+    fd: &VcpuFd,
+    shape: &StateShape,
+    cpuid: &[kvm_cpuid_entry2],
+) -> Result<VcpuState, VcpuError> {
     let mp_state = fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?;
     let regs = fd.get_regs().map_err(call("KVM_GET_REGS"))?;
     let sregs = fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
@@ -163,9 +170,6 @@ pub(super) fn save(fd: &VcpuFd, shape: &StateShape) -> Result<VcpuState, VcpuErr
         .transpose()?;
     let debug_regs = fd.get_debug_regs().map_err(call("KVM_GET_DEBUGREGS"))?;
     let lapic = fd.get_lapic().map_err(call("KVM_GET_LAPIC"))?;
-    let cpuid = fd
-        .get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-        .map_err(call("KVM_GET_CPUID2"))?;
     let msrs = save_msrs(fd, &shape.msrs)?;
     let events = fd.get_vcpu_events().map_err(call("KVM_GET_VCPU_EVENTS"))?;
     Ok(VcpuState {
@@ -177,7 +181,7 @@ pub(super) fn save(fd: &VcpuFd, shape: &StateShape) -> Result<VcpuState, VcpuErr
         debug_regs,
         lapic,
         tsc_khz: fd.get_tsc_khz().unwrap_or(0),
-        cpuid: cpuid.as_slice().to_vec(),
+        cpuid: cpuid.to_vec(),
         msrs,
         events,
     })

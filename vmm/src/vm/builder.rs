@@ -172,7 +172,8 @@ fn build_vcpus(
             .create_vcpu(id.into())
             .map_err(kvm_call("KVM_CREATE_VCPU"))?;
         let vcpu = |source| BuildError::Vcpu { index, source };
-        let entries = kvm_bindings::CpuId::from_entries(&cpuid.for_vcpu(index))
+        let cpuid = cpuid.for_vcpu(index);
+        let entries = kvm_bindings::CpuId::from_entries(&cpuid)
             .expect("fewer entries than KVM itself gave, and three");
         fd.set_cpuid2(&entries)
             .map_err(kvm_call("KVM_SET_CPUID2"))?;
@@ -187,6 +188,7 @@ fn build_vcpus(
         let setup = VcpuSetup {
             index,
             fd,
+            cpuid,
             shape: shape.clone(),
             buses: Buses {
                 port: Arc::clone(ports),

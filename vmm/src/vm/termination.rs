@@ -67,7 +67,11 @@ impl Termination {
     }
 }
 
-fn signal_fd() -> io::Result<std::fs::File> {
+/// A file from which each of the signals can be read, once they are blocked (signalfd(2)).
+///
+/// # Errors
+/// The host has no descriptor left.
+pub fn signal_fd() -> io::Result<std::fs::File> {
     use std::os::fd::FromRawFd;
     let signals = create_sigset(&SIGNALS)?;
     // SAFETY: the set is initialised; -1 asks for a new descriptor.

@@ -1,0 +1,70 @@
+//! `pindah-vmm receive`: builds a machine that waits for its guest.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use pindah_vmm::config::Config;
+use pindah_vmm::migration::tls::Identity;
+use pindah_vmm::migration::worker::{Incoming, Job};
+use pindah_vmm::vm::machine::ExitReason;
+
+use super::guest::GuestArguments;
+use super::protection::ProtectionArguments;
+use super::run::{self, ProcessArguments};
+
+/// Arguments of `receive`.
+#[derive(Debug, Args)]
+pub struct ReceiveArguments {
+    /// Where `pindah-vmm send` finds this machine.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: String,
+    #[command(flatten)]
+    protection: ProtectionArguments,
+    /// End when no guest has begun to come by then, in seconds.
+    #[arg(long, default_value_t = 60, value_name = "S")]
+    timeout_s: u64,
+    /// Configuration of the guest, as at its source but for paths and taps; takes the place of the
+    /// guest's flags.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    guest: GuestArguments,
+    #[command(flatten)]
+    process: ProcessArguments,
+}
+
+/// Waits for a guest and runs it until it ends.
+pub fn receive(arguments: ReceiveArguments) -> anyhow::Result<ExitReason> {
+    let config = match &arguments.config {
+        Some(path) => Config::load(path)?,
+        None => Config::try_from(arguments.guest.into_config())?,
+    };
+    let identity = match arguments.protection.open()? {
+        Some(keys) => Identity::Tls(keys.read()?),
+        None => Identity::Plain,
+    };
+    let listener = TcpListener::bind(&arguments.listen)
+        .with_context(|| format!("cannot listen on {}", arguments.listen))?;
+    let address = listener.local_addr().context("the listening socket")?;
+    let prepared = run::prepare(&config, &arguments.process)?;
+    // Its disks are its source's until the guest is here, and so are their locks.
+    let built = run::build(&config, prepared)?;
+    let job = Job::Receive(Incoming {
+        listener,
+        identity,
+        timeout: Duration::from_secs(arguments.timeout_s),
+    });
+    built.vm.silence().context("cannot silence the network")?;
+    say_where(&address)?;
+    built.migrator.start(job)?;
+    Ok(run::wait(&built.vm, built.server))
+}
+
+/// Whoever starts the source needs it, and may have left the port to the host.
+fn say_where(address: &SocketAddr) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "listening on {address}").context("standard output")
+}
