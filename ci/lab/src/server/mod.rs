@@ -1,11 +1,14 @@
 //! A server: an emulated machine with Debian and an agent in it.
 //!
-//! It has one CPU, and what needs more than one core starts more servers. QEMU
-//! runs each emulated CPU on a thread of its own, and with two of them its SVM
-//! goes wrong every few minutes of guests at work: a `#VMEXIT` saves the
-//! server's own registers as the guest's. Then the guest triple-faults, or the
-//! server's kernel runs on with the guest's GS base until it panics or resets.
-//! Guests may have several vCPUs: these share the CPU.
+//! It has one CPU, and what needs more than one core starts more servers. In
+//! QEMU (10.0) each `fxrstor` on any CPU clears a bit of the first CPU's
+//! `hflags2` without a lock (`cpu_clear_ignne`). If that CPU enters or leaves a
+//! guest at this moment, on another thread, it goes on with the flags of
+//! before: nested paging is on in the server's kernel, which leaves the guest a
+//! second time and saves its own registers as the guest's, or off in the guest.
+//! Guests triple-fault and servers panic or reset themselves, every few
+//! minutes. With one CPU there is no other thread. Guests may have several
+//! vCPUs: these share it.
 
 mod builder;
 pub(crate) mod host;
