@@ -44,6 +44,8 @@ pub struct Incoming {
 pub struct Migrator {
     jobs: Mutex<Sender<(Job, Arc<Progress>)>>,
     last: Mutex<Option<Arc<Progress>>>,
+    /// The first job's: whoever starts it may not make one any more.
+    first: Mutex<Option<Cancel>>,
 }
 
 /// Why a migration is not started.
@@ -78,9 +80,10 @@ impl Migrator {
     /// Starts the thread, which does each job with `work`.
     ///
     /// # Errors
-    /// The host refuses a thread.
+    /// The host refuses a thread or an eventfd.
     pub fn spawn(work: impl FnMut(Job, &Progress) + Send + 'static) -> io::Result<Arc<Self>> {
         let (jobs, todo) = channel::<(Job, Arc<Progress>)>();
+        let first = Cancel::new()?;
         let mut work = work;
         sandbox::spawn("migration", ThreadKind::Migration, move || {
             for (job, progress) in todo {
@@ -91,6 +94,7 @@ impl Migrator {
         Ok(Arc::new(Self {
             jobs: Mutex::new(jobs),
             last: Mutex::default(),
+            first: Mutex::new(Some(first)),
         }))
     }
 
@@ -110,7 +114,8 @@ impl Migrator {
             }
         }
         let is_departure = matches!(job, Job::Send(_));
-        let progress = Arc::new(Progress::of(is_departure, Cancel::new()?));
+        let cancel = lock(&self.first).take().map_or_else(Cancel::new, Ok)?;
+        let progress = Arc::new(Progress::of(is_departure, cancel));
         *last = Some(Arc::clone(&progress));
         let sent = lock(&self.jobs).send((job, progress));
         assert!(sent.is_ok(), "the thread lives as long as its handle");

@@ -50,6 +50,11 @@ pub fn calls_of_others(kind: &str) -> &'static [Call] {
             ("truncate", "ftruncate"),
         ],
         "api" => &[("interrupt", "ioctl"), ("truncate", "ftruncate")],
+        "migration" => &[
+            ("run", "ioctl"),
+            ("socket-option", "setsockopt"),
+            ("users-priority", "setpriority"),
+        ],
         other => panic!("no such kind: {other}"),
     }
 }
@@ -124,6 +129,14 @@ fn attempt(call: &str) {
         unsafe { libc::ioctl(-1, request, 0) };
     };
     match call {
+        // SAFETY: no such descriptor is open, and the value is none.
+        "socket-option" => drop(unsafe {
+            // The number of TCP_NODELAY, and of another option of all sockets.
+            let (level, option) = (libc::SOL_SOCKET, libc::TCP_NODELAY);
+            libc::setsockopt(-1, level, option, std::ptr::null(), 0)
+        }),
+        // SAFETY: takes no pointers.
+        "users-priority" => drop(unsafe { libc::setpriority(libc::PRIO_USER, 0, 0) }),
         // SAFETY: takes no pointers.
         "socket" => drop(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0) }),
         "open" => drop(File::open("/")),
