@@ -11,10 +11,11 @@
 //! |---|---|
 //! | [`protocol`] | the messages, their order, what each may hold |
 //! | `connection` | sockets, encryption, deadlines |
-//! | `pages` | what becomes of a page on the wire and back |
+//! | [`pages`] | what becomes of a page on the wire and back |
 //! | `window` | how much may be on its way, so that the queue on a shared link stays short |
 //! | `convergence` | when to stop the guest, and what to do if it writes too fast |
 //! | `source`, `destination` | the two sides as sequences of phases |
 //! | `report` | what happened, in µs and bytes |
 
+pub mod pages;
 pub mod protocol;
