@@ -16,6 +16,7 @@ mod input;
 pub mod kernel;
 mod machine;
 pub mod net;
+pub mod pages;
 pub mod pci;
 mod platform;
 pub mod queue;

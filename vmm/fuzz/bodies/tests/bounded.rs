@@ -189,3 +189,8 @@ fn kernel() {
 fn config() {
     bounded("config", pindah_fuzz::config::run);
 }
+
+#[test]
+fn pages() {
+    bounded("pages", pindah_fuzz::pages::run);
+}

@@ -8,7 +8,8 @@ use super::block::Encoding;
 /// What a core copies, in bytes a second: nothing that it sends goes faster.
 const COPY_BYTES_PER_S: f64 = 4e9;
 
-/// By how much a codec has to be faster than none: it takes time from others, at both sides.
+/// By how much a codec has to be faster than one that costs less: than none, which takes no time
+/// from others at both sides, or LZ4 than Zstandard, which takes less of the link.
 const GAIN: f64 = 1.1;
 
 /// How much of what was compressed is remembered, in bytes: a few blocks, so that a probe that
@@ -71,16 +72,16 @@ impl Meter {
 }
 
 /// The codec that brings pages over a link of `link_bytes_per_s` fastest; `None` if none does so
-/// by enough.
+/// by enough. Of two that are much alike Zstandard, which leaves more of the link to others.
 pub(super) fn choose(link_bytes_per_s: u64, lz4: &Meter, zstd: &Meter) -> Option<Codec> {
     let link = link_bytes_per_s as f64;
+    let (lz4, zstd) = (lz4.effective(link), zstd.effective(link));
+    let (codec, effective) = if lz4 > zstd * GAIN {
+        (Codec::Lz4, lz4)
+    } else {
+        (Codec::Zstd, zstd)
+    };
     let plain = link.min(COPY_BYTES_PER_S);
-    let (codec, effective) = [
-        (Codec::Lz4, lz4.effective(link)),
-        (Codec::Zstd, zstd.effective(link)),
-    ]
-    .into_iter()
-    .max_by(|a, b| a.1.total_cmp(&b.1))?;
     (effective > plain * GAIN).then_some(codec)
 }
 
@@ -112,6 +113,13 @@ mod tests {
         assert_eq!(on(300), Some(Codec::Lz4));
         assert_eq!(on(1_000), None);
         assert_eq!(on(5_000), None);
+    }
+
+    #[test]
+    fn codecs_that_are_much_alike_leave_the_choice_to_the_link() {
+        let (lz4, zstd) = (meter(360.0, 2.07), meter(230.0, 2.99));
+        assert_eq!(choose(118_000_000, &lz4, &zstd), Some(Codec::Zstd));
+        assert_eq!(choose(160_000_000, &lz4, &zstd), Some(Codec::Lz4));
     }
 
     #[test]

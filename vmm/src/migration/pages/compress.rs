@@ -124,17 +124,18 @@ impl Codecs {
 mod tests {
     use super::*;
 
+    static SAME: [u8; BLOCK_BYTES] = [7; BLOCK_BYTES];
+
     fn encoding(codecs: &mut Codecs, block: &[u8]) -> Option<Encoding> {
         codecs.pack(block).map(|(encoding, _)| encoding)
     }
 
     #[test]
     fn automatic_choice_waits_for_the_links_rate() {
-        let block = [7; BLOCK_BYTES];
         let mut codecs = Codecs::new(Compression::Auto);
-        assert_eq!(encoding(&mut codecs, &block), None);
+        assert_eq!(encoding(&mut codecs, &SAME), None);
         codecs.set_link_rate(1_000_000);
-        assert!(encoding(&mut codecs, &block).is_some());
+        assert!(encoding(&mut codecs, &SAME).is_some());
     }
 
     #[test]
@@ -152,7 +153,7 @@ mod tests {
             assert_eq!(encoding(&mut codecs, &random), None);
         }
         let mut raw = 0;
-        while encoding(&mut codecs, &[7; BLOCK_BYTES]).is_none() {
+        while encoding(&mut codecs, &SAME).is_none() {
             raw += BLOCK_BYTES as u64;
         }
         assert!(raw <= 2 * PROBE_BYTES.0, "{raw}");
@@ -165,12 +166,12 @@ mod tests {
             (Compression::Zstd, Encoding::Zstd),
         ] {
             let mut codecs = Codecs::new(mode);
-            assert_eq!(encoding(&mut codecs, &[7; BLOCK_BYTES]), Some(expected));
+            assert_eq!(encoding(&mut codecs, &SAME), Some(expected));
             let counted: Vec<u8> = (0..=255).collect();
             assert_eq!(encoding(&mut codecs, &counted), None);
         }
         let mut none = Codecs::new(Compression::None);
         none.set_link_rate(1);
-        assert_eq!(encoding(&mut none, &[7; BLOCK_BYTES]), None);
+        assert_eq!(encoding(&mut none, &SAME), None);
     }
 }

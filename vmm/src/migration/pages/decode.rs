@@ -23,7 +23,7 @@ pub struct Applied {
 pub struct Decoder {
     memory: Arc<GuestMemory>,
     zstd: Option<Decompressor<'static>>,
-    stage: Box<[u8; BLOCK_BYTES]>,
+    stage: Box<[u8]>,
 }
 
 impl Decoder {
@@ -32,7 +32,7 @@ impl Decoder {
         Self {
             memory,
             zstd: None,
-            stage: Box::new([0; BLOCK_BYTES]),
+            stage: vec![0; BLOCK_BYTES].into_boxed_slice(),
         }
     }
 

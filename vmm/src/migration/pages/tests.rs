@@ -334,7 +334,7 @@ fn compression() -> impl Strategy<Value = Compression> {
 #[derive(Clone, Debug)]
 enum Step {
     /// The guest fills a page.
-    Fill(usize, Page),
+    Fill(usize, Box<Page>),
     /// The guest writes into a page.
     Poke(usize, usize, u8),
     /// The link's rate, or the size of frames, is another.
@@ -353,7 +353,7 @@ fn step() -> impl Strategy<Value = Step> {
         any::<u8>().prop_map(|byte| [byte; PAGE]),
     ];
     prop_oneof![
-        4 => (number.clone(), content).prop_map(|(page, content)| Step::Fill(page, content)),
+        4 => (number.clone(), content).prop_map(|(page, content)| Step::Fill(page, Box::new(content))),
         8 => (number, 0..PAGE, any::<u8>()).prop_map(|(page, at, byte)| Step::Poke(page, at, byte)),
         1 => prop_oneof![Just(SLOW), Just(FAST), any::<u64>()].prop_map(Step::Link),
         1 => (0..600_000_usize).prop_map(Step::Frame),
@@ -420,9 +420,9 @@ proptest! {
         for _ in 0..2 {
             out.clear();
             for step in &steps {
-                match *step {
-                    Step::Fill(number, content) => put(&memory, number, &content),
-                    Step::Poke(number, at, byte) => {
+                match step {
+                    Step::Fill(number, content) => put(&memory, *number, content),
+                    &Step::Poke(number, at, byte) => {
                         let address = GuestAddress(gpa(number) + at as u64);
                         memory.write_obj(byte, address).unwrap();
                     }
