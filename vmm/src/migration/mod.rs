@@ -10,14 +10,25 @@
 //! | part | owns |
 //! |---|---|
 //! | [`protocol`] | the messages, their order, what each may hold |
-//! | `connection` | sockets, encryption, deadlines |
+//! | [`connection`], [`tls`], [`wait`] | sockets, encryption, deadlines and cancelling |
 //! | [`pages`] | what becomes of a page on the wire and back |
-//! | `window` | how much may be on its way, so that the queue on a shared link stays short |
-//! | `convergence` | when to stop the guest, and what to do if it writes too fast |
-//! | `source`, `destination` | the two sides as sequences of phases |
-//! | `report` | what happened, in µs and bytes |
+//! | [`window`] | how much may be on its way, so that the queue on a shared link stays short |
+//! | [`cap`] | the most that may be sent, where the request says so |
+//! | [`convergence`] | when to stop the guest, and what to do if it writes too fast |
+//! | [`source`], [`destination`] | the two sides as sequences of phases |
+//! | [`request`] | what a client asks for, checked |
+//! | [`worker`], [`jobs`] | the thread that does it |
+//! | [`progress`], [`report`] | how it is going, and what happened, in µs and bytes |
 
+mod buffer;
+pub mod cap;
+mod checksum;
+pub mod connection;
+pub mod convergence;
+pub mod destination;
+pub mod jobs;
 pub mod pages;
+pub mod progress;
 pub mod protocol;
 pub mod report;
 pub mod request;

@@ -11,6 +11,7 @@ use super::lifecycle::Request;
 use super::migratable::{MigratableError, MigrationDestination, MigrationSource};
 use super::ownership::OwnershipError;
 use super::state::VmState;
+use crate::devices::virtio::block::BlockHandle;
 use crate::memory::GuestMemory;
 
 fn ownership(error: OwnershipError) -> MigratableError {
@@ -123,7 +124,7 @@ impl MigrationDestination for Vm {
         self.handles
             .disks
             .iter()
-            .try_for_each(|disk| disk.reload())
+            .try_for_each(BlockHandle::reload)
             .map_err(|error| MigratableError::Restore(Box::new(error)))
     }
 

@@ -69,10 +69,9 @@ fn vendor(entries: &[kvm_cpuid_entry2]) -> Option<String> {
 /// appendix E).
 fn is_feature_register(leaf: u32, index: u32, register: Register) -> bool {
     match (leaf, index) {
-        (7, 1) | (0xd, 1) => register == Register::Eax,
+        (7 | 0xd, 1) | (0x8000_0021, _) => register == Register::Eax,
         // XSAVE components.
         (0xd, 0) => matches!(register, Register::Eax | Register::Edx),
-        (0x8000_0021, _) => register == Register::Eax,
         _ => index == 0 && baseline::is_feature_register(leaf, register),
     }
 }

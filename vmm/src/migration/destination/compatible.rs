@@ -33,17 +33,33 @@ pub fn check(hello: &Hello, ours: &VmConfig, regions: &[(u64, u64)]) -> Result<(
     )?;
     for (index, (theirs, ours)) in theirs.disks.iter().zip(&ours.disks).enumerate() {
         let of = |field: &str| format!("disks[{index}].{field}");
-        same(&of("id"), &text(&theirs.id), &text(&ours.id))?;
+        same(
+            &of("id"),
+            &text(theirs.id.as_deref()),
+            &text(ours.id.as_deref()),
+        )?;
         same(&of("read_only"), &theirs.read_only, &ours.read_only)?;
-        same(&of("serial"), &text(&theirs.serial), &text(&ours.serial))?;
+        same(
+            &of("serial"),
+            &text(theirs.serial.as_deref()),
+            &text(ours.serial.as_deref()),
+        )?;
         same(&of("queues"), &theirs.queues, &ours.queues)?;
         same(&of("queue_size"), &theirs.queue_size, &ours.queue_size)?;
     }
     same("the number of nets", &theirs.nets.len(), &ours.nets.len())?;
     for (index, (theirs, ours)) in theirs.nets.iter().zip(&ours.nets).enumerate() {
         let of = |field: &str| format!("nets[{index}].{field}");
-        same(&of("id"), &text(&theirs.id), &text(&ours.id))?;
-        same(&of("mac"), &text(&theirs.mac), &text(&ours.mac))?;
+        same(
+            &of("id"),
+            &text(theirs.id.as_deref()),
+            &text(ours.id.as_deref()),
+        )?;
+        same(
+            &of("mac"),
+            &text(theirs.mac.as_deref()),
+            &text(ours.mac.as_deref()),
+        )?;
         same(&of("queue_pairs"), &theirs.queue_pairs, &ours.queue_pairs)?;
         same(&of("queue_size"), &theirs.queue_size, &ours.queue_size)?;
     }
@@ -62,8 +78,8 @@ pub fn check(hello: &Hello, ours: &VmConfig, regions: &[(u64, u64)]) -> Result<(
     Ok(())
 }
 
-fn text(value: &Option<String>) -> String {
-    value.clone().unwrap_or_default()
+fn text(value: Option<&str>) -> &str {
+    value.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -122,7 +122,7 @@ impl<'a> Precopy<'a> {
     fn first_round(&mut self, sender: &mut Sender<'_>) -> Result<(), MigrationError> {
         let start = Instant::now();
         let (before, mut pages) = (sender.sent(), 0);
-        for chunk in self.pending.chunks(self.chunk_words(sender)) {
+        for chunk in self.pending.chunks(Self::chunk_words(sender)) {
             let all = self.pending.words(chunk).to_vec();
             self.guest
                 .clear_dirty(chunk.region, chunk.first_page, chunk.pages, &all)?;
@@ -150,7 +150,7 @@ impl<'a> Precopy<'a> {
         let hot = self.pending.intersection(&self.before);
         let cold = self.pending.without(&hot);
         for part in [cold, hot] {
-            for chunk in part.chunks(self.chunk_words(sender)) {
+            for chunk in part.chunks(Self::chunk_words(sender)) {
                 let words = part.words(chunk);
                 self.guest
                     .clear_dirty(chunk.region, chunk.first_page, chunk.pages, words)?;
@@ -180,7 +180,7 @@ impl<'a> Precopy<'a> {
         Ok(())
     }
 
-    fn chunk_words(&self, sender: &Sender<'_>) -> usize {
+    fn chunk_words(sender: &Sender<'_>) -> usize {
         let rate = sender.rate().unwrap_or(0) as f64;
         let words = rate * CHUNK_TIME.as_secs_f64() / (64 * PAGE_SIZE) as f64;
         (words as u64).clamp(*CHUNK_WORDS.start(), *CHUNK_WORDS.end()) as usize

@@ -103,7 +103,7 @@ impl Fake {
         }
     }
 
-    fn lost(&self) -> MigratableError {
+    fn lost() -> MigratableError {
         MigratableError::Gone {
             state: RunState::Stopped,
         }
@@ -148,7 +148,7 @@ impl Migratable for Fake {
 
     fn resume(&self) -> Result<(), MigratableError> {
         if self.record.holder() != Some(self.name) {
-            return Err(self.lost());
+            return Err(Self::lost());
         }
         self.running.store(true, Ordering::SeqCst);
         Ok(())
