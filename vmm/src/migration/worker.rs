@@ -149,7 +149,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
     use std::time::Instant;
+
+    use pindah_vmm_api::MigrateRequest;
 
     use super::*;
 
@@ -159,6 +162,17 @@ mod tests {
             identity: Identity::Plain,
             timeout: Duration::from_secs(1),
         })
+    }
+
+    fn outgoing() -> Job {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let control = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        Job::Send(Box::new(Outgoing {
+            request: MigrateRequest::default(),
+            control,
+            data: Vec::new(),
+            keys: None,
+        }))
     }
 
     fn wait_until(done: impl Fn() -> bool) {
@@ -205,9 +219,9 @@ mod tests {
                 progress.update(|status| status.phase = phase);
             })
             .unwrap();
-            migrator.start(incoming()).unwrap();
+            migrator.start(outgoing()).unwrap();
             wait_until(|| !migrator.is_busy());
-            assert!(is_expected(&migrator.start(incoming()).unwrap_err()));
+            assert!(is_expected(&migrator.start(outgoing()).unwrap_err()));
         }
     }
 }

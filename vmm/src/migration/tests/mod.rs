@@ -125,7 +125,10 @@ fn writing_guest_moves_with_its_memory_over_several_connections() {
     let count = std::sync::atomic::AtomicU64::new(1);
     let (sent, received) = rig.run(|guest| {
         let number = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        guest.write((number * 0x9e37_79b9 % (8 << 20)) & !7, &number.to_le_bytes());
+        guest.write(
+            (number * 0x9e37_79b9 % (8 << 20)) & !7,
+            &number.to_le_bytes(),
+        );
         thread::sleep(Duration::from_micros(50));
     });
     sent.unwrap();
