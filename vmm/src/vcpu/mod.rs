@@ -238,8 +238,10 @@ impl Thread {
                 }
                 Command::Restore(state, reply) => {
                     self.complete_access();
-                    let VcpuSetup { fd, shape, .. } = &self.setup;
-                    let restored = state::restore(fd, shape, &state);
+                    let VcpuSetup {
+                        fd, shape, cpuid, ..
+                    } = &self.setup;
+                    let restored = state::restore(fd, shape, cpuid, &state);
                     self.setup.cpuid = state.cpuid;
                     let _ = reply.send(restored);
                 }

@@ -188,12 +188,21 @@ pub(super) fn save(
 }
 
 /// Sets the state of a parked vCPU that has no access half done.
-pub(super) fn restore(fd: &VcpuFd, shape: &StateShape, state: &VcpuState) -> Result<(), VcpuError> {
+///
+/// `cpuid` is what it has: a vCPU that has run takes no other.
+pub(super) fn restore(
+    fd: &VcpuFd,
+    shape: &StateShape,
+    cpuid: &[kvm_cpuid_entry2],
+    state: &VcpuState,
+) -> Result<(), VcpuError> {
     restore_tsc_khz(fd, state.tsc_khz)?;
-    let cpuid = CpuId::from_entries(&state.cpuid).map_err(|_| VcpuError::Shape {
-        reason: format!("{} CPUID entries are too many", state.cpuid.len()),
-    })?;
-    fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
+    if cpuid != state.cpuid {
+        let entries = CpuId::from_entries(&state.cpuid).map_err(|_| VcpuError::Shape {
+            reason: format!("{} CPUID entries are too many", state.cpuid.len()),
+        })?;
+        fd.set_cpuid2(&entries).map_err(call("KVM_SET_CPUID2"))?;
+    }
     fd.set_mp_state(state.mp_state)
         .map_err(call("KVM_SET_MP_STATE"))?;
     fd.set_regs(&state.regs).map_err(call("KVM_SET_REGS"))?;
