@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::{Duration, Instant};
 
-use super::harness::{Guest, Setup, kvm_opens};
+use super::harness::{DEADLINE, Guest, Setup, kvm_opens};
 
 /// `/proc/PID/task/*/status` by the thread's name, as key and value.
 fn threads(guest: &Guest) -> BTreeMap<String, BTreeMap<String, String>> {
@@ -32,14 +33,18 @@ fn every_thread_of_a_running_guest_is_confined() {
         .config("cpus = { count = 2 }\nballoon = {}")
         .start();
     guest.wait_event("ready");
-    let threads = threads(&guest);
-    for name in ["pindah-vmm", "vcpu0", "vcpu1", "serial", "api"] {
-        assert!(
-            threads.contains_key(name),
-            "no {name}: {:?}",
-            threads.keys()
-        );
-    }
+    // A thread that has just been started has its maker's name until it first runs.
+    let named = ["pindah-vmm", "vcpu0", "vcpu1", "serial", "api", "migration"];
+    let end = Instant::now() + DEADLINE;
+    let threads = loop {
+        let threads = threads(&guest);
+        let missing = named.iter().find(|name| !threads.contains_key(**name));
+        match missing {
+            None => break threads,
+            Some(name) => assert!(Instant::now() < end, "no {name}: {:?}", threads.keys()),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
     for (name, status) in &threads {
         // 2: SECCOMP_MODE_FILTER (proc(5)).
         assert_eq!(status["Seccomp"], "2", "{name}");
