@@ -87,6 +87,7 @@ pub(super) fn of(kind: ThreadKind) -> &'static [&'static [Rule]] {
             IMAGES,
             IMAGE_LOCKS,
             PRIORITY,
+            HOST_MEMORY,
         ],
     }
 }
@@ -289,6 +290,9 @@ const PRIORITY: &[Rule] = &[when(
     c::SYS_setpriority,
     Test::With(0, c::PRIO_PROCESS, (1, &[0])),
 )];
+
+/// How much memory the host has left.
+const HOST_MEMORY: &[Rule] = &[free(c::SYS_sysinfo)];
 
 /// A terminal on standard input.
 const TERMINALS: &[Rule] = &[ioctl(&[old::TIOCGWINSZ])];
