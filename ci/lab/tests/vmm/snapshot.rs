@@ -50,7 +50,7 @@ fn snapshot(server: &Server, guest: &Guest<'_>, then: &str, directory: &str) {
 
 #[test]
 #[ignore = "lab"]
-fn full_snapshot_of_a_working_guest_with_disk_and_net_goes_on_when_restored() {
+fn snapshot_of_a_working_guest_with_disk_and_net_goes_on_when_restored() {
     let server = server();
     let disk = copy(&server, &artifacts().guest_disk().unwrap(), "snapshot.raw");
     let tap = "ip tuntap add snap mode tap vnet_hdr && ip link set dev snap master br0 up";
