@@ -211,6 +211,9 @@ impl Vm {
             device.restore(&state.sections)?;
         }
         self.restore_clock(&saved.clock).map_err(kvm("clock"))?;
+        // An earlier restore may have asked for what its state held open.
+        self.life.now().deferred.clear();
+        self.requester.begin_power_cycle();
         self.requester.restore_open(saved.open_requests);
         Ok(())
     }

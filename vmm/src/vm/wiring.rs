@@ -118,7 +118,6 @@ impl Requests {
 
     /// Asks for what [`Self::save_open`] gave.
     pub fn restore_open(&self, open: u8) {
-        self.open.store(0, Ordering::Release);
         if open & OPEN_RESET != 0 {
             self.send(Request::Reset);
         }
