@@ -13,7 +13,7 @@ use crate::migration::checksum;
 use crate::migration::connection::ConnectionError;
 use crate::migration::progress::Progress;
 use crate::migration::protocol::{Commit, Kind, Reason, Running};
-use crate::vm::migratable::MigrationSource;
+use crate::vm::migratable::{MigratableError, MigrationSource};
 
 /// How long the destination may take from COMMIT to its answer: pages, locks, disks' metadata.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -80,9 +80,13 @@ pub fn run(
         }
         Err(NoAnswer::Aborted(message)) => {
             // It has said that the guest will never run there.
-            guest.take_back(ANSWER)?;
-            go_on(guest, ran);
-            Err(MigrationError::Refused(message))
+            match guest.take_back(ANSWER) {
+                Ok(()) => {
+                    go_on(guest, ran);
+                    Err(MigrationError::Refused(message))
+                }
+                Err(error) => Err(in_doubt(guest, message, &error)),
+            }
         }
         Err(NoAnswer::Lost(after)) => match guest.win_back(WIN_BACK) {
             Ok(()) => {
@@ -90,14 +94,17 @@ pub fn run(
                 go_on(guest, ran);
                 Err(MigrationError::Refused(after))
             }
-            Err(error) => {
-                guest.doubt();
-                Err(MigrationError::InDoubt {
-                    after,
-                    why: crate::causes::chain(&error),
-                })
-            }
+            Err(error) => Err(in_doubt(guest, after, &error)),
         },
+    }
+}
+
+/// The guest was given away, and the right to run it did not come back.
+fn in_doubt(guest: &dyn MigrationSource, after: String, error: &MigratableError) -> MigrationError {
+    guest.doubt();
+    MigrationError::InDoubt {
+        after,
+        why: crate::causes::chain(error),
     }
 }
 
