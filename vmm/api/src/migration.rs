@@ -23,7 +23,8 @@ pub struct MigrateRequest {
     #[serde(default)]
     pub mode: MigrationMode,
     /// The guest is stopped only when it is predicted to stand no longer than this, in
-    /// milliseconds.
+    /// milliseconds; or, on hosts that need more than half of that for what is no page, than that
+    /// and half of this.
     #[serde(default = "default_downtime_target")]
     pub downtime_target_ms: u64,
     /// The migration is given up, and the guest goes on here, if it has not come to the switchover

@@ -20,6 +20,17 @@ pub struct DiskResize {
     pub size_bytes: u64,
 }
 
+/// Body of `POST /api/v1/vm/resume`; without one, the defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ResumeRequest {
+    /// Resume a guest whose last migration is in doubt although nothing tells that it does not
+    /// run elsewhere. If it does, its disks' content is lost.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// Body of `POST /api/v1/snapshot`. With it come two file descriptors by `SCM_RIGHTS`, both of
 /// empty regular files open for reading and writing: first the state's, then the memory's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use pindah_vmm_api::{ErrorCode, ErrorInfo, MigrateRequest, RunState, SnapshotRequest};
+use pindah_vmm_api::{
+    ErrorCode, ErrorInfo, MigrateRequest, PauseReason, RunState, SnapshotRequest,
+};
 use serde::de::DeserializeOwned;
 
 use super::refuse;
@@ -88,7 +90,7 @@ fn dispatch(
         Operation::GetMetrics => Action::Respond(Response::json(&machine.metrics())),
         Operation::GetOpenApi => Action::Respond(Response::raw_json(pindah_vmm_api::OPENAPI)),
         Operation::Pause => without_body(&body, Job::Pause)?,
-        Operation::Resume => without_body(&body, Job::Resume)?,
+        Operation::Resume => Action::Run(Job::Resume(json_or_default(&body)?)),
         Operation::PressPowerButton => without_body(&body, Job::PressPowerButton)?,
         Operation::PowerOff => without_body(&body, Job::PowerOff)?,
         Operation::Reset => without_body(&body, Job::Reset)?,
@@ -120,6 +122,13 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ErrorInfo> {
         .map_err(|error| refuse(ErrorCode::BadRequest, format!("the body: {error}")))
 }
 
+fn json_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, ErrorInfo> {
+    match body {
+        [] => Ok(T::default()),
+        body => json(body),
+    }
+}
+
 /// An empty object is fine too: some clients always send one.
 fn without_body(body: &[u8], job: Job) -> Result<Action, ErrorInfo> {
     let text = String::from_utf8_lossy(body);
@@ -133,10 +142,7 @@ fn without_body(body: &[u8], job: Job) -> Result<Action, ErrorInfo> {
 }
 
 fn snapshot(body: &[u8], descriptors: Vec<OwnedFd>) -> Result<Action, ErrorInfo> {
-    let request: SnapshotRequest = match body {
-        [] => SnapshotRequest::default(),
-        body => json(body)?,
-    };
+    let request: SnapshotRequest = json_or_default(body)?;
     let count = descriptors.len();
     let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(descriptors) else {
         return Err(refuse(
@@ -167,9 +173,15 @@ fn migrate(
         };
         refuse(code, chain(&error))
     })?;
-    match machine.info().state {
-        RunState::Running | RunState::Paused => Ok(Action::Migrate(Box::new(outgoing))),
-        state => Err(refuse(
+    let info = machine.info();
+    match (info.state, info.pause_reason) {
+        (RunState::Paused, Some(PauseReason::InDoubt)) => Err(refuse(
+            ErrorCode::Conflict,
+            "the last migration is in doubt, and the guest may run at its destination: resume it \
+             first",
+        )),
+        (RunState::Running | RunState::Paused, _) => Ok(Action::Migrate(Box::new(outgoing))),
+        (state, _) => Err(refuse(
             ErrorCode::Conflict,
             format!("a guest that is {state} cannot move"),
         )),

@@ -2,7 +2,7 @@
 
 use pindah_vmm_api::{
     BalloonTarget, DiskResize, ErrorBody, Event, Metrics, MigrateRequest, MigrationStatus,
-    SnapshotReport, SnapshotRequest, VmConfig, VmInfo,
+    ResumeRequest, SnapshotReport, SnapshotRequest, VmConfig, VmInfo,
 };
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -65,7 +65,7 @@ fn describe(operation: Operation, generator: &mut SchemaGenerator) -> Descriptio
         Operation::Resume => (
             "resume",
             "Let the vCPUs go on; no error when they run already",
-            None,
+            Some((schema::<ResumeRequest>(generator), false)),
             done("The guest runs."),
         ),
         Operation::PressPowerButton => (

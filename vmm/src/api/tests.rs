@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use pindah_vmm_api::{
     AfterSnapshot, BalloonTarget, DeviceInfo, DiskFormat, DiskResize, ErrorBody, ErrorCode, Event,
-    EventKind, Metrics, PauseReason, RunState, SnapshotReport, SnapshotRequest, VmConfig, VmInfo,
+    EventKind, Metrics, PauseReason, ResumeRequest, RunState, SnapshotReport, SnapshotRequest,
+    VmConfig, VmInfo,
 };
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
@@ -119,8 +120,8 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
-    fn resume(&self, _force: bool) -> Result<(), MachineError> {
-        self.record("resume");
+    fn resume(&self, force: bool) -> Result<(), MachineError> {
+        self.record(if force { "resume by force" } else { "resume" });
         self.running.store(true, Ordering::SeqCst);
         self.events.publish(EventKind::Resumed);
         Ok(())
@@ -352,6 +353,10 @@ fn state_and_commands_reach_the_machine() {
         let path = format!("/api/v1/vm/{path}");
         client.command::<()>("POST", &path, None).unwrap();
     }
+    let force = ResumeRequest { force: true };
+    client
+        .command("POST", "/api/v1/vm/resume", Some(&force))
+        .unwrap();
     let target = BalloonTarget { target_mib: 3 };
     client
         .command("PUT", "/api/v1/balloon", Some(&target))
@@ -367,6 +372,7 @@ fn state_and_commands_reach_the_machine() {
             "resume",
             "power off",
             "reset",
+            "resume by force",
             "balloon 3",
             "resize disk0 1024"
         ]

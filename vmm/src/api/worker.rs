@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use pindah_vmm_api::{AfterSnapshot, BalloonTarget, DiskResize, ErrorCode, ErrorInfo};
+use pindah_vmm_api::{
+    AfterSnapshot, BalloonTarget, DiskResize, ErrorCode, ErrorInfo, ResumeRequest,
+};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::refuse;
@@ -20,7 +22,7 @@ use crate::vm::machine::{Machine, MachineError};
 /// One operation.
 pub(super) enum Job {
     Pause,
-    Resume,
+    Resume(ResumeRequest),
     PressPowerButton,
     PowerOff,
     Reset,
@@ -118,7 +120,7 @@ impl Drop for Worker {
 fn run(machine: &dyn Machine, job: Job, cancelled: &AtomicBool) -> Result<Response, ErrorInfo> {
     let outcome = match job {
         Job::Pause => machine.pause(),
-        Job::Resume => machine.resume(false),
+        Job::Resume(request) => machine.resume(request.force),
         Job::PressPowerButton => machine.press_power_button(),
         Job::PowerOff => machine.power_off(),
         Job::Reset => machine.reset(),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use pindah_vmm::api::client::Client;
-use pindah_vmm_api::{BalloonTarget, DiskResize, Metrics, VmConfig, VmInfo};
+use pindah_vmm_api::{BalloonTarget, DiskResize, Metrics, ResumeRequest, VmConfig, VmInfo};
 use serde::Serialize;
 
 use super::options::{parse_mib, parse_size};
@@ -35,7 +35,12 @@ enum ControlCommand {
     /// Stop the vCPUs.
     Pause,
     /// Let the vCPUs go on.
-    Resume,
+    Resume {
+        /// Even where the guest's last migration is in doubt and nothing tells that it does not
+        /// run elsewhere: if it does, its disks' content is lost.
+        #[arg(long)]
+        force: bool,
+    },
     /// Press the power button: ask the guest to shut down.
     PowerButton,
     /// Take the power away.
@@ -70,7 +75,10 @@ pub fn control(arguments: ControlArguments) -> anyhow::Result<()> {
     let mut post = |path: &str| client.command::<()>("POST", &format!("/api/v1/vm/{path}"), None);
     match arguments.command {
         ControlCommand::Pause => post("pause")?,
-        ControlCommand::Resume => post("resume")?,
+        ControlCommand::Resume { force } => {
+            let body = ResumeRequest { force };
+            client.command("POST", "/api/v1/vm/resume", Some(&body))?;
+        }
         ControlCommand::PowerButton => post("power-button")?,
         ControlCommand::PowerOff => post("power-off")?,
         ControlCommand::Reset => post("reset")?,

@@ -135,8 +135,8 @@ pub enum MachineError {
     },
     /// The guest may run elsewhere (409).
     #[error(
-        "the guest may run elsewhere: {0}; look there first, and resume it here with force only \
-         if it does not run there"
+        "the guest may run elsewhere: {0}; look there first, and resume it here by force \
+         (`ctl resume --force`) only if it does not run there"
     )]
     InDoubt(#[source] OwnershipError),
     /// A value that cannot be (422).
