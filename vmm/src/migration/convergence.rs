@@ -10,7 +10,10 @@
 //! A round leaves `growth` times the transfer of the round before, until the whole working set is
 //! dirty each time. Below 1 the rounds get shorter by themselves.
 //!
-//! - Predicted at or below the target: the guest is stopped, unless one more round promises a
+//! The target is for all of it. Rounds do not lower the fixed cost, though, and a guest on a busy
+//! host moves all the same: its pages may take half of the target in any case.
+//!
+//! - Predicted at or below that: the guest is stopped, unless one more round promises a
 //!   quarter less and the rounds since the target was first met stay within a fifth of the time
 //!   until then and 100 ms.
 //! - Above it, and `growth` is about 1 or more (0.7 if they are held already), or two rounds brought no tenth less: the vCPUs are held
@@ -23,7 +26,7 @@
 //!   rate is measured too low when the whole working set is dirty.
 //! - Else: another round.
 //!
-//! The guest is never stopped for longer than the target: if nothing helps, the time runs out.
+//! The guest is never stopped for longer than that: if nothing helps, the time runs out.
 
 #[cfg(test)]
 mod tests;
@@ -105,10 +108,23 @@ pub struct Observation<'a> {
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets {
-    /// The guest is not stopped if it would stand for longer.
+    /// The guest is not stopped if it would stand for longer, unless it is the fixed cost that
+    /// leaves less than half of this for pages.
     pub downtime: Duration,
     /// The migration is given up after this time.
     pub timeout: Duration,
+}
+
+impl Targets {
+    /// With a downtime that leaves half of the present one for pages.
+    fn leaving_room(&self, fixed_cost: Duration) -> Self {
+        Self {
+            downtime: self
+                .downtime
+                .max(fixed_cost.saturating_add(self.downtime / 2)),
+            ..*self
+        }
+    }
 }
 
 /// What to do.
@@ -145,6 +161,7 @@ pub fn decide(observation: &Observation, targets: &Targets) -> Decision {
             reason: AbortReason::Timeout,
         };
     }
+    let targets = &targets.leaving_room(observation.fixed_cost);
     let predicted = predicted_downtime(observation);
     let within_round = observation.unsent_bytes > 0;
     if !within_round && predicted <= targets.downtime {
@@ -160,11 +177,9 @@ pub fn decide(observation: &Observation, targets: &Targets) -> Decision {
         HOPELESS_THROTTLED
     };
     let hopeless = observation.rewrites_measured && growth(observation) >= limit;
-    // Nothing that the vCPUs do not write lowers what the switchover takes without any page.
-    let helps = observation.fixed_cost < targets.downtime;
     let stalled = !within_round && has_stalled(observation.earlier, predicted);
     match next_percent(observation) {
-        Some(percent) if helps && (hopeless || stalled) => Decision::Throttle { percent },
+        Some(percent) if hopeless || stalled => Decision::Throttle { percent },
         _ => Decision::Iterate,
     }
 }
@@ -183,7 +198,8 @@ pub fn predicted_downtime(observation: &Observation) -> Duration {
 /// When the target will be met if it goes on like this, from now; `None` if it will not be, or
 /// that cannot be told.
 pub fn expected_switchover(observation: &Observation, targets: &Targets) -> Option<Duration> {
-    let allowed = targets.downtime.checked_sub(observation.fixed_cost)?;
+    let targets = targets.leaving_room(observation.fixed_cost);
+    let allowed = targets.downtime - observation.fixed_cost;
     let unsent = transfer(observation, observation.unsent_bytes as f64);
     let growth = growth(observation);
     let dirty = wire_bytes(observation, observation.dirty_pages as f64);

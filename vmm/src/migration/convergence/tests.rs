@@ -378,17 +378,25 @@ fn throttle_at_its_limit_goes_on_until_the_time_is_over() {
 }
 
 #[test]
-fn fixed_cost_beyond_the_target_never_stops_nor_throttles() {
-    for dirty_pages in [0, 100_000] {
-        let observation = Observation {
-            fixed_cost: 30 * MS,
-            dirty_pages_per_s: 1e6,
-            dirty_pages,
-            ..end_of_round(&[])
-        };
-        assert_eq!(decide(&observation, &TARGETS), Decision::Iterate);
-        assert_eq!(expected_switchover(&observation, &TARGETS), None);
-    }
+fn fixed_cost_beyond_the_target_leaves_half_of_it_for_pages() {
+    let costly = |dirty_pages| Observation {
+        fixed_cost: 30 * MS,
+        dirty_pages,
+        dirty_pages_per_s: 1e6,
+        ..end_of_round(&[])
+    };
+    assert_eq!(decide(&costly(0), &TARGETS), Decision::SwitchOver);
+    let decision = decide(&costly(100_000), &TARGETS);
+    assert!(
+        matches!(decision, Decision::Throttle { .. }),
+        "{decision:?}"
+    );
+    let quiet = Observation {
+        dirty_pages_per_s: 0.0,
+        ..costly(100_000)
+    };
+    assert_eq!(decide(&quiet, &TARGETS), Decision::Iterate);
+    assert!(expected_switchover(&quiet, &TARGETS).is_some());
 }
 
 #[test]
