@@ -3,12 +3,33 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use pindah_vmm::config::Config;
 use pindah_vmm_api::{
     BalloonConfig, Baseline, BootConfig, BootProtocol, CpusConfig, DiskConfig, MemoryConfig,
     NetConfig, ResetPolicy, SerialConfig, VmConfig,
 };
 
 use super::options::{OptionError, Options, parse_choice, parse_mib, parse_serial, parse_size};
+
+/// The guest, by a configuration file or by flags.
+#[derive(Debug, Args)]
+pub struct MachineArguments {
+    /// Configuration of the guest, TOML or JSON; takes the place of the guest's flags.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    guest: GuestArguments,
+}
+
+impl MachineArguments {
+    /// The valid configuration.
+    pub fn load(self) -> anyhow::Result<Config> {
+        Ok(match self.config {
+            Some(path) => Config::load(&path)?,
+            None => Config::try_from(self.guest.into_config())?,
+        })
+    }
+}
 
 /// The guest, where no configuration file says what it is.
 #[derive(Debug, Args)]

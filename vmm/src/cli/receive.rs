@@ -2,17 +2,15 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use pindah_vmm::config::Config;
 use pindah_vmm::migration::tls::Identity;
 use pindah_vmm::migration::worker::{Incoming, Job};
 use pindah_vmm::vm::machine::ExitReason;
 
-use super::guest::GuestArguments;
+use super::guest::MachineArguments;
 use super::protection::ProtectionArguments;
 use super::run::{self, ProcessArguments};
 
@@ -27,22 +25,16 @@ pub struct ReceiveArguments {
     /// End when no guest has begun to come by then, in seconds.
     #[arg(long, default_value_t = 60, value_name = "S")]
     timeout_s: u64,
-    /// Configuration of the guest, as at its source but for paths and taps; takes the place of the
-    /// guest's flags.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    /// As at its source but for paths and taps.
     #[command(flatten)]
-    guest: GuestArguments,
+    machine: MachineArguments,
     #[command(flatten)]
     process: ProcessArguments,
 }
 
 /// Waits for a guest and runs it until it ends.
 pub fn receive(arguments: ReceiveArguments) -> anyhow::Result<ExitReason> {
-    let config = match &arguments.config {
-        Some(path) => Config::load(path)?,
-        None => Config::try_from(arguments.guest.into_config())?,
-    };
+    let config = arguments.machine.load()?;
     let identity = match arguments.protection.open()? {
         Some(keys) => Identity::Tls(keys.read()?),
         None => Identity::Plain,

@@ -10,6 +10,7 @@ use pindah_vmm::api::Server;
 use pindah_vmm::config::Config;
 use pindah_vmm::devices::chardev::terminal;
 use pindah_vmm::migration::jobs;
+use pindah_vmm::migration::priority::Priority;
 use pindah_vmm::migration::worker::Migrator;
 use pindah_vmm::sandbox::{self, Landlock, SeccompMode, ThreadKind};
 use pindah_vmm::startup;
@@ -18,17 +19,14 @@ use pindah_vmm::vm::machine::ExitReason;
 use pindah_vmm::vm::resources::Resources;
 use pindah_vmm::vm::termination::block_signals;
 
-use super::guest::GuestArguments;
+use super::guest::MachineArguments;
 use super::socket;
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArguments {
-    /// Configuration of the guest, TOML or JSON; takes the place of the guest's flags.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
     #[command(flatten)]
-    guest: GuestArguments,
+    machine: MachineArguments,
     #[command(flatten)]
     process: ProcessArguments,
 }
@@ -49,6 +47,7 @@ pub struct ProcessArguments {
 pub struct Prepared {
     resources: Resources,
     listener: Option<UnixListener>,
+    priority: Priority,
 }
 
 /// A machine with all its threads.
@@ -63,10 +62,7 @@ pub struct Built {
 
 /// Runs a guest until it ends.
 pub fn run(arguments: RunArguments) -> anyhow::Result<ExitReason> {
-    let config = match &arguments.config {
-        Some(path) => Config::load(path)?,
-        None => Config::try_from(arguments.guest.into_config())?,
-    };
+    let config = arguments.machine.load()?;
     let prepared = prepare(&config, &arguments.process)?;
     let Built { vm, server, .. } = build(&config, prepared)?;
     vm.own()?;
@@ -78,6 +74,7 @@ pub fn run(arguments: RunArguments) -> anyhow::Result<ExitReason> {
 pub fn prepare(config: &Config, process: &ProcessArguments) -> anyhow::Result<Prepared> {
     let listener = process.api.as_deref().map(socket::listen).transpose()?;
     let resources = Resources::open(config)?;
+    let priority = Priority::of_host();
     let report = sandbox::restrict(process.seccomp, terminal::restore)?;
     if report.landlock == Landlock::Missing {
         tracing::warn!("{report}");
@@ -87,6 +84,7 @@ pub fn prepare(config: &Config, process: &ProcessArguments) -> anyhow::Result<Pr
     Ok(Prepared {
         resources,
         listener,
+        priority,
     })
 }
 
@@ -96,8 +94,11 @@ pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<Built> {
     block_signals().context("cannot block signals")?;
     let vm = Vm::build(config, prepared.resources)?;
     let machine = Arc::clone(&vm);
-    let migrator = Migrator::spawn(move |job, progress| jobs::perform(&machine, job, progress))
-        .context("cannot start the thread that migrates")?;
+    let priority = prepared.priority;
+    let migrator = Migrator::spawn(move |job, progress| {
+        jobs::perform(&machine, job, priority, progress);
+    })
+    .context("cannot start the thread that migrates")?;
     let server = prepared
         .listener
         .map(|listener| Server::spawn(listener, vm.clone(), Arc::clone(&migrator)))

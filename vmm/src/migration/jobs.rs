@@ -5,16 +5,18 @@ use std::sync::Arc;
 use pindah_vmm_api::{EventKind, MigrationPhase, MigrationStatus};
 
 use super::destination;
+use super::priority::Priority;
 use super::progress::Progress;
 use super::request::Outgoing;
 use super::source::{self, Links, MigrationError};
 use super::worker::{Incoming, Job};
 use crate::causes::chain;
+use crate::startup;
 use crate::vm::machine::Machine;
 use crate::vm::migratable::{MigrationDestination, MigrationSource};
 
 /// Does one job with `machine`, and tells `progress` and who listens to the machine.
-pub fn perform<M>(machine: &Arc<M>, job: Job, progress: &Progress)
+pub fn perform<M>(machine: &Arc<M>, job: Job, priority: Priority, progress: &Progress)
 where
     M: Machine + MigrationSource + MigrationDestination + 'static,
 {
@@ -26,12 +28,17 @@ where
             .publish(EventKind::MigrationProgress { status });
     });
     match job {
-        Job::Send(outgoing) => send(&**machine, *outgoing, progress),
+        Job::Send(outgoing) => send(&**machine, *outgoing, priority, progress),
         Job::Receive(incoming) => receive(&**machine, &incoming, progress),
     }
 }
 
-fn send<M: Machine + MigrationSource>(machine: &M, outgoing: Outgoing, progress: &Progress) {
+fn send<M: Machine + MigrationSource>(
+    machine: &M,
+    outgoing: Outgoing,
+    priority: Priority,
+    progress: &Progress,
+) {
     machine.events().publish(EventKind::MigrationStarted);
     let moved = match outgoing.identity() {
         Ok(identity) => {
@@ -40,7 +47,7 @@ fn send<M: Machine + MigrationSource>(machine: &M, outgoing: Outgoing, progress:
                 data: outgoing.data,
                 identity,
             };
-            source::migrate(machine, &outgoing.request, links, progress)
+            source::migrate(machine, &outgoing.request, links, priority, progress)
         }
         Err(error) => {
             let reason = chain(&error);
@@ -88,7 +95,10 @@ fn receive<M: Machine + MigrationDestination>(
         timeout,
     } = incoming;
     match destination::receive(machine, listener, identity, *timeout, progress) {
-        Ok(running) => tracing::info!(?running, "the guest runs here"),
+        Ok(running) => {
+            tracing::info!(?running, "the guest runs here");
+            startup::give_back_code();
+        }
         Err(error) => {
             tracing::error!("no guest came: {}", chain(&error));
             fail(machine, progress, chain(&error), false);

@@ -13,6 +13,7 @@
 //! | [`connection`], [`tls`], [`wait`] | sockets, encryption, deadlines and cancelling |
 //! | [`pages`] | what becomes of a page on the wire and back |
 //! | [`window`] | how much may be on its way, so that the queue on a shared link stays short |
+//! | [`priority`] | the processor left to guests until the switchover |
 //! | [`cap`] | the most that may be sent, where the request says so |
 //! | [`convergence`] | when to stop the guest, and what to do if it writes too fast |
 //! | [`source`], [`destination`] | the two sides as sequences of phases |
@@ -28,6 +29,7 @@ pub mod convergence;
 pub mod destination;
 pub mod jobs;
 pub mod pages;
+pub mod priority;
 pub mod progress;
 pub mod protocol;
 pub mod report;

@@ -285,7 +285,7 @@ const TCP: &[Rule] = &[when(
     ),
 )];
 
-/// Leaving the processor to guests: this thread's own priority, which it can only lower.
+/// Leaving the processor to guests: this thread's own priority.
 const PRIORITY: &[Rule] = &[when(
     c::SYS_setpriority,
     Test::With(0, c::PRIO_PROCESS, (1, &[0])),

@@ -26,6 +26,7 @@ use sender::Sender;
 use throttle::Throttle;
 
 use super::connection::Connection;
+use super::priority::Priority;
 use super::progress::Progress;
 use super::protocol::{
     ANSWER_TIMEOUT, Channel, Hello, Kind, Preamble, Reason, Rehearsed, VERSION, Welcome,
@@ -55,9 +56,12 @@ pub fn migrate(
     guest: &dyn MigrationSource,
     request: &MigrateRequest,
     links: Links,
+    priority: Priority,
     progress: &Progress,
 ) -> Result<MigrationReport, MigrationError> {
-    let outcome = attempt(guest, request, links, progress);
+    priority.lower();
+    let outcome = attempt(guest, request, links, priority, progress);
+    priority.restore();
     let cancelled = progress.cancel().is_set();
     if outcome.is_ok() {
         progress.update(|status| status.phase = MigrationPhase::Completed);
@@ -73,6 +77,7 @@ fn attempt(
     guest: &dyn MigrationSource,
     request: &MigrateRequest,
     links: Links,
+    priority: Priority,
     progress: &Progress,
 ) -> Result<MigrationReport, MigrationError> {
     let (mut control, data) = connect(request, links, progress)?;
@@ -90,9 +95,10 @@ fn attempt(
     );
     guest.start_dirty_log()?;
     let mut precopy = Precopy::new(guest, request, fixed_cost, progress);
-    let outcome = precopy
-        .run(&mut sender)
-        .and_then(|()| switchover::run(guest, request, precopy, &mut sender, progress));
+    let outcome = precopy.run(&mut sender).and_then(|()| {
+        priority.restore();
+        switchover::run(guest, request, precopy, &mut sender, progress)
+    });
     if let Err(error) = &outcome {
         // Whoever waits there need not wait for the connection's end.
         let reason = Reason {

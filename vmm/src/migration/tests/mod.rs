@@ -10,6 +10,7 @@ use std::time::Duration;
 use pindah_vmm_api::{MigrateRequest, MigrationPhase, MigrationReport};
 
 use super::destination::{self, ReceiveError};
+use super::priority::Priority;
 use super::progress::Progress;
 use super::protocol::Running;
 use super::source::{self, Links, MigrationError};
@@ -83,7 +84,13 @@ impl Rig {
                 data: (0..self.connections).map(|_| connect()).collect(),
                 identity: Identity::Plain,
             };
-            let sent = source::migrate(&self.source, &self.request, links, &self.outgoing);
+            let sent = source::migrate(
+                &self.source,
+                &self.request,
+                links,
+                Priority::default(),
+                &self.outgoing,
+            );
             done.store(true, std::sync::atomic::Ordering::SeqCst);
             (sent, receiver.join().unwrap())
         })
