@@ -62,14 +62,16 @@ impl Pending {
         self.regions.iter().map(DirtyRegion::count).sum()
     }
 
-    /// Adds what a dirty log says, and returns how many pages that was.
+    /// Adds what a dirty log says, and returns how many pages were not in the set yet.
     pub fn add(&mut self, dirty: &[DirtyRegion]) -> u64 {
+        let mut added = 0;
         for (ours, theirs) in self.regions.iter_mut().zip(dirty) {
             for (word, more) in ours.words.iter_mut().zip(&theirs.words) {
+                added += u64::from((more & !*word).count_ones());
                 *word |= more;
             }
         }
-        dirty.iter().map(DirtyRegion::count).sum()
+        added
     }
 
     /// The pages that are in both.

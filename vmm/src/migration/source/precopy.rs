@@ -18,6 +18,8 @@ use crate::vm::migratable::MigrationSource;
 const CHUNK_TIME: Duration = Duration::from_millis(5);
 /// Chunks in words of 64 pages: a MiB at least, 64 MiB at most.
 const CHUNK_WORDS: std::ops::RangeInclusive<u64> = 4..=256;
+/// How often to look within a round whether the guest writes too fast.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long to wait where nothing is dirty and another round promises something.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -76,7 +78,7 @@ impl<'a> Precopy<'a> {
         self.first_round(sender)?;
         loop {
             self.take_dirty()?;
-            let observation = self.observe(sender);
+            let observation = self.observe(sender, 0);
             let decision = decide(&observation, &self.targets);
             let prediction = Prediction {
                 elapsed: observation.elapsed,
@@ -93,11 +95,7 @@ impl<'a> Precopy<'a> {
                         after: self.progress.elapsed(),
                     });
                 }
-                Decision::Throttle { percent } => {
-                    self.throttle_percent = percent;
-                    self.most_throttle_percent = self.most_throttle_percent.max(percent);
-                    sender.set_throttle(percent);
-                }
+                Decision::Throttle { percent } => self.throttle(percent, sender),
                 Decision::Iterate => {}
             }
             if self.pending.count() == 0 {
@@ -115,6 +113,26 @@ impl<'a> Precopy<'a> {
         let time = self.logged.elapsed().as_secs_f64();
         self.logged = Instant::now();
         self.dirty_pages_per_s = fresh as f64 / time.max(1e-4);
+        Ok(())
+    }
+
+    fn throttle(&mut self, percent: u8, sender: &mut Sender<'_>) {
+        self.throttle_percent = percent;
+        self.most_throttle_percent = self.most_throttle_percent.max(percent);
+        sender.set_throttle(percent);
+    }
+
+    /// Within a round of which so many pages are left: a guest that writes too fast is held at
+    /// once, and not when all of it is sent in vain.
+    fn look(&mut self, unsent_pages: u64, sender: &mut Sender<'_>) -> Result<(), MigrationError> {
+        if unsent_pages == 0 || self.logged.elapsed() < LOOK {
+            return Ok(());
+        }
+        self.take_dirty()?;
+        let observation = self.observe(sender, unsent_pages);
+        if let Decision::Throttle { percent } = decide(&observation, &self.targets) {
+            self.throttle(percent, sender);
+        }
         Ok(())
     }
 
@@ -146,6 +164,7 @@ impl<'a> Precopy<'a> {
     fn round(&mut self, sender: &mut Sender<'_>) -> Result<(), MigrationError> {
         let start = Instant::now();
         let (before, pages) = (sender.sent(), self.pending.count());
+        let mut unsent = pages;
         let dirty = self.pending.clone();
         let hot = self.pending.intersection(&self.before);
         let cold = self.pending.without(&hot);
@@ -158,6 +177,8 @@ impl<'a> Precopy<'a> {
                 self.pending.remove(chunk, words);
                 self.show_remaining();
                 sender.send(&runs)?;
+                unsent -= runs.iter().map(|&(_, pages)| u64::from(pages)).sum::<u64>();
+                self.look(unsent, sender)?;
             }
         }
         self.before = dirty;
@@ -186,14 +207,15 @@ impl<'a> Precopy<'a> {
         (words as u64).clamp(*CHUNK_WORDS.start(), *CHUNK_WORDS.end()) as usize
     }
 
-    fn observe(&self, sender: &Sender<'_>) -> Observation<'_> {
+    /// What is known while so many pages of a round are left.
+    fn observe(&self, sender: &Sender<'_>, unsent_pages: u64) -> Observation<'_> {
         let last = self.rounds.iter().rev().find(|round| round.pages > 0);
         let wire_bytes_per_page = last.map_or(PAGE_SIZE as f64, |round| {
             round.wire_bytes as f64 / round.pages as f64
         });
         Observation {
-            unsent_bytes: 0,
-            dirty_pages: self.pending.count(),
+            unsent_bytes: (unsent_pages as f64 * wire_bytes_per_page) as u64,
+            dirty_pages: self.pending.count() - unsent_pages,
             dirty_pages_per_s: self.dirty_pages_per_s,
             wire_bytes_per_page,
             rewrites_measured: self.rounds.len() > 1,
