@@ -6,7 +6,7 @@
 //! it; server *n* is 10.9.0.*n*.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -81,6 +81,28 @@ impl Network {
             mac: format!("52:54:00:09:00:{number:02x}"),
             address: format!("10.9.0.{number}"),
         })
+    }
+
+    /// Lays a cable to another switch's namespace: a network card `cable` in each, with these
+    /// addresses, and `bits_per_s` from one to the other.
+    ///
+    /// # Errors
+    /// If `ip` or `tc` fails.
+    pub fn join(&self, other: &Self, addresses: [&str; 2], bits_per_s: u64) -> Result<()> {
+        let descriptor = other.namespace.as_raw_fd();
+        let there = format!("/proc/{}/fd/{descriptor}", std::process::id());
+        self.run(&format!(
+            "ip link add cable type veth peer name cable netns {there}"
+        ))?;
+        for (network, address) in [self, other].into_iter().zip(addresses) {
+            network.run(&format!("ip addr add {address} dev cable"))?;
+            // Offloads make one packet of many, which no switch between hosts has ever seen.
+            network.run("ip link set dev cable up gso_max_segs 1")?;
+            network.run(&format!(
+                "tc qdisc add dev cable root tbf rate {bits_per_s} burst 64kb limit 512kb"
+            ))?;
+        }
+        Ok(())
     }
 
     /// Runs a shell command in the namespace, as the host sees it, and returns

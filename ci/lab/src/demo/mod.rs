@@ -1,7 +1,8 @@
-//! What `ci/demo` shows: the probe on this host's KVM, and a stock Debian
-//! guest, in the lab or on this host.
+//! What `ci/demo` shows: the probe on this host's KVM, its move to another
+//! machine, and a stock Debian guest, in the lab or on this host.
 
 mod debian;
+mod migration;
 mod page;
 mod probe;
 
@@ -30,7 +31,10 @@ pub fn show(place: Place) -> Result<()> {
     let page = Page::new();
     let kvm = File::options().read(true).write(true).open("/dev/kvm");
     match kvm {
-        Ok(_) => probe::show(&page)?,
+        Ok(_) => {
+            probe::show(&page)?;
+            migration::show(&page)?;
+        }
         Err(error) => page.note(&format!("No probe here: /dev/kvm does not open ({error}).")),
     }
     let on_host = match place {

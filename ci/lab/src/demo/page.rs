@@ -34,6 +34,11 @@ impl Page {
         println!("      {}  {value}", self.paint("2", &format!("{name:<12}")));
     }
 
+    /// What a program says while it works.
+    pub(super) fn line(&self, text: &str) {
+        println!("      {}", self.paint("2", text));
+    }
+
     /// A remark.
     pub(super) fn note(&self, text: &str) {
         println!("\n{}", self.paint("33", text));

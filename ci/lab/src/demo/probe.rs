@@ -50,7 +50,7 @@ pub(super) fn show(page: &Page) -> Result<()> {
 }
 
 /// The probe's lines of one kind; it may be in the middle of its last one.
-fn events(output: &[u8], kind: &str) -> Vec<Value> {
+pub(super) fn events(output: &[u8], kind: &str) -> Vec<Value> {
     let lines = output.split(|byte| *byte == b'\n');
     let values = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
     values.filter(|value| value["ev"] == kind).collect()

@@ -8,7 +8,7 @@ use pindah_vmm_api::{
     MemoryConfig, NetConfig, ResetPolicy, SerialConfig, VhostMode, VmConfig,
 };
 
-use super::Guest;
+use super::{ACTION_LIMIT, Guest};
 use crate::artifacts::{Artifacts, Kernel};
 use crate::server::Server;
 
@@ -114,10 +114,31 @@ impl<'a> GuestBuilder<'a> {
     /// # Errors
     /// If the server is gone.
     pub fn start(self) -> Result<Guest<'a>> {
+        self.spawn(&["run"])
+    }
+
+    /// Starts a VMM that waits at `address` (`ADDRESS:PORT`) for the guest, which moves there from
+    /// another server ([`Guest::send`]); `keys` is a directory of `pindah-vmm keys` in the server.
+    ///
+    /// # Errors
+    /// If the server is gone, or the VMM does not listen.
+    pub fn receive(self, address: &str, keys: &str) -> Result<Guest<'a>> {
+        let mut guest = self.spawn(&["receive", "--listen", address, "--tls", keys])?;
+        guest
+            .console()
+            .wait_for_text("listening on ", ACTION_LIMIT)?;
+        Ok(guest)
+    }
+
+    fn spawn(self, command: &[&str]) -> Result<Guest<'a>> {
         let name = self.config.name.clone();
         let path = format!("/run/{name}.json");
         self.server
             .put(&path, &serde_json::to_vec_pretty(&self.config)?)?;
-        Guest::spawn(self.server, &name, &["run", "--config", &path])
+        Guest::spawn(
+            self.server,
+            &name,
+            &[command, &["--config", &path]].concat(),
+        )
     }
 }

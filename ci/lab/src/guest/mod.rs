@@ -16,6 +16,7 @@ use serde_json::Value;
 pub use builder::GuestBuilder;
 pub use console::Console;
 
+use crate::channel::Process;
 use crate::output::Output;
 use crate::server::Server;
 
@@ -129,6 +130,18 @@ impl<'a> Guest<'a> {
     /// If it is not within [`ACTION_LIMIT`].
     pub fn wait_state(&self, state: &str) -> Result<()> {
         self.wait_info(state, |info| info["state"] == state)
+    }
+
+    /// Begins to move it to a VMM that waits at `destination` (`HOST:PORT`). What the client
+    /// prints tells how it goes; it succeeds if the guest has moved, and this guest's VMM ends with
+    /// 5 then.
+    ///
+    /// # Errors
+    /// If the server is gone.
+    pub fn send(&self, destination: &str, keys: &str) -> Result<Process> {
+        let vmm = self.server.program("pindah-vmm");
+        let argv = ["send", "--api", &self.socket, "--tls", keys, destination];
+        self.server.spawn(&[&[vmm.as_str()], &argv[..]].concat())
     }
 
     /// Waits for the end of the VMM.
