@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -170,17 +170,21 @@ impl<'a> Guest<'a> {
         Ok(())
     }
 
-    /// The end of what the subject wrote to standard error.
     fn messages(&self) -> String {
-        let bytes = fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
-        let tail = &lines[lines.len().saturating_sub(3)..];
-        if tail.is_empty() {
-            return String::new();
-        }
-        format!(": {}", tail.join(" / "))
+        tail(&self.log)
     }
+}
+
+/// The end of what a subject wrote to standard error, as a file has it.
+pub fn tail(log: &Path) -> String {
+    let bytes = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    let tail = &lines[lines.len().saturating_sub(3)..];
+    if tail.is_empty() {
+        return String::new();
+    }
+    format!(": {}", tail.join(" / "))
 }
 
 impl Drop for Guest<'_> {

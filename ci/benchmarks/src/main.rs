@@ -13,6 +13,7 @@ mod disk;
 mod guest;
 mod host;
 mod interrupt;
+mod migration;
 mod network;
 mod process;
 mod record;
@@ -52,6 +53,9 @@ struct Arguments {
     /// Only these subjects.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     subjects: Vec<String>,
+    /// Only these cases, those too that a quick run leaves out.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    cases: Vec<String>,
     /// Runs of each case, instead of the bench's own number.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
@@ -100,13 +104,18 @@ fn run(arguments: &Arguments) -> Result<bool> {
     });
     let json = json.transpose()?;
     let artifacts = Artifacts::find()?;
-    let subjects = subject::select(&artifacts, arguments.base.clone(), &arguments.subjects)?;
+    let subjects = subject::select(
+        &artifacts,
+        arguments.base.as_deref(),
+        &arguments.subjects,
+        &arguments.selected(),
+    )?;
     host::describe(&artifacts, &subjects)?;
     let setup = Setup {
         quick: arguments.quick,
         artifacts,
     };
-    let mut runner = Runner::new(setup, subjects, arguments.runs);
+    let mut runner = Runner::new(setup, subjects, arguments.runs, &arguments.cases);
     runner.try_out()?;
     let mut records = Vec::new();
     for bench in arguments.selected() {

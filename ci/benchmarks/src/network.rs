@@ -91,19 +91,27 @@ fn make() -> Result<Network> {
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("ip")
+    run("ip", arguments)
+}
+
+/// Runs one of iproute2's programs, in the calling thread's namespace.
+///
+/// # Errors
+/// With what it says.
+pub fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program)
         .args(arguments)
         .output()
-        .context("starting ip (Debian package iproute2)")?;
+        .with_context(|| format!("starting {program} (Debian package iproute2)"))?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr);
-        bail!("ip {}: {}", arguments.join(" "), message.trim());
+        bail!("{program} {}: {}", arguments.join(" "), message.trim());
     }
     Ok(())
 }
 
 /// Packets and bytes that `interface` has received, by `/proc/net/dev` (proc(5)).
-fn received(text: &str, interface: &str) -> Option<(u64, u64)> {
+pub fn received(text: &str, interface: &str) -> Option<(u64, u64)> {
     let fields = text.lines().find_map(|line| {
         let (name, fields) = line.split_once(':')?;
         (name.trim() == interface).then_some(fields)

@@ -48,17 +48,46 @@ pub enum Metric {
     PacketsPerS,
     /// What 99 of 100 requests do not exceed, as the guest sees it.
     LatencyP99Us,
+    /// Share of the runs in which the guest moved within the time that the case gives it. The
+    /// other figures are of these runs.
+    ConvergedPercent,
+    /// From the order to move a guest until both VMMs say that all is done.
+    TotalMs,
+    /// How long the guest stood, as the VMM reports it.
+    DowntimeMs,
+    /// The longest pause between two steps that the guest itself saw, from its last word at the
+    /// source to its first at the destination after all was done.
+    BlackoutMs,
+    /// What the link carried meanwhile, in both directions, with all headers, without the pings.
+    SentBytes,
+    /// Round trip of pings on the link meanwhile.
+    PingP50Ms,
+    /// What 99 of 100 of them did not exceed.
+    PingP99Ms,
+    /// Share of them that was not answered.
+    PingLostPercent,
+    /// Processor time of both VMMs meanwhile, user and system, without what the guest used in as
+    /// much time before.
+    CpuS,
 }
 
 impl Metric {
     /// Its unit.
     pub fn unit(self) -> &'static str {
         match self {
-            Self::FirstByteMs => "ms",
+            Self::FirstByteMs
+            | Self::TotalMs
+            | Self::DowntimeMs
+            | Self::BlackoutMs
+            | Self::PingP50Ms
+            | Self::PingP99Ms => "ms",
             Self::RssBeyondRamMib | Self::PssBeyondRamMib => "MiB",
             Self::ExitsPerS | Self::Iops | Self::PacketsPerS => "1/s",
             Self::MibPerS => "MiB/s",
             Self::LatencyP99Us => "us",
+            Self::ConvergedPercent | Self::PingLostPercent => "%",
+            Self::SentBytes => "B",
+            Self::CpuS => "s",
         }
     }
 
@@ -73,6 +102,15 @@ impl Metric {
             Self::MibPerS => "mib_per_s",
             Self::PacketsPerS => "packets_per_s",
             Self::LatencyP99Us => "latency_p99_us",
+            Self::ConvergedPercent => "converged_percent",
+            Self::TotalMs => "total_ms",
+            Self::DowntimeMs => "downtime_ms",
+            Self::BlackoutMs => "blackout_ms",
+            Self::SentBytes => "sent_bytes",
+            Self::PingP50Ms => "ping_p50_ms",
+            Self::PingP99Ms => "ping_p99_ms",
+            Self::PingLostPercent => "ping_lost_percent",
+            Self::CpuS => "cpu_s",
         }
     }
 
@@ -80,7 +118,11 @@ impl Metric {
     pub fn more_is_better(self) -> bool {
         matches!(
             self,
-            Self::ExitsPerS | Self::Iops | Self::MibPerS | Self::PacketsPerS
+            Self::ExitsPerS
+                | Self::Iops
+                | Self::MibPerS
+                | Self::PacketsPerS
+                | Self::ConvergedPercent
         )
     }
 
@@ -131,6 +173,15 @@ mod tests {
             Metric::MibPerS,
             Metric::PacketsPerS,
             Metric::LatencyP99Us,
+            Metric::ConvergedPercent,
+            Metric::TotalMs,
+            Metric::DowntimeMs,
+            Metric::BlackoutMs,
+            Metric::SentBytes,
+            Metric::PingP50Ms,
+            Metric::PingP99Ms,
+            Metric::PingLostPercent,
+            Metric::CpuS,
         ] {
             assert_eq!(serde_json::to_value(metric).unwrap(), metric.name());
         }

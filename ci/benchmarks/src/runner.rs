@@ -17,6 +17,7 @@ pub struct Runner {
     setup: Arc<Setup>,
     subjects: Vec<Box<dyn Subject>>,
     runs: Option<u32>,
+    only: Vec<String>,
     failures: Vec<String>,
 }
 
@@ -25,16 +26,23 @@ struct Lane<'a> {
     subject: &'a dyn Subject,
     tuning: &'static str,
     runs: Vec<Vec<Sample>>,
-    failed: bool,
+    /// It has failed, or nothing new would come of more runs.
+    is_over: bool,
 }
 
 impl Runner {
-    /// `runs` in the place of each bench's own number.
-    pub fn new(setup: Setup, subjects: Vec<Box<dyn Subject>>, runs: Option<u32>) -> Self {
+    /// `runs` in the place of each bench's own number; `only` the cases of these names, or all.
+    pub fn new(
+        setup: Setup,
+        subjects: Vec<Box<dyn Subject>>,
+        runs: Option<u32>,
+        only: &[String],
+    ) -> Self {
         Self {
             setup: Arc::new(setup),
             subjects,
             runs,
+            only: only.to_vec(),
             failures: Vec::new(),
         }
     }
@@ -72,7 +80,7 @@ impl Runner {
     /// If we are interrupted.
     pub fn run(&mut self, bench: &Bench) -> Result<Vec<Record>> {
         let mut records = Vec::new();
-        let cases = match (bench.cases)(&self.setup) {
+        let mut cases = match (bench.cases)(&self.setup) {
             Ok(cases) => cases,
             Err(error) => {
                 self.failures.push(format!("{}: {error:#}", bench.name));
@@ -80,25 +88,38 @@ impl Runner {
             }
         };
         let runs = self.runs.unwrap_or_else(|| bench.runs(self.setup.quick));
+        cases.retain(|case| self.wants(&**case));
         for case in cases {
-            records.extend(self.measure(bench.name, &*case, runs)?);
+            records.extend(self.measure(bench, &*case, runs)?);
         }
         Ok(records)
     }
 
-    fn measure(&mut self, bench: &str, case: &dyn Case, runs: u32) -> Result<Vec<Record>> {
-        let mut lanes = self.lanes(case);
+    fn wants(&self, case: &dyn Case) -> bool {
+        if self.only.is_empty() {
+            return case.is_quick() || !self.setup.quick;
+        }
+        self.only.iter().any(|name| name == case.name())
+    }
+
+    fn measure(&mut self, bench: &Bench, case: &dyn Case, runs: u32) -> Result<Vec<Record>> {
+        let mut lanes = self.lanes(bench, case);
+        let bench = bench.name;
         let mut failures = Vec::new();
         for run in 1..=runs {
-            for lane in lanes.iter_mut().filter(|lane| !lane.failed) {
+            for lane in lanes.iter_mut().filter(|lane| !lane.is_over) {
                 interrupt::check()?;
                 let name = lane.subject.name();
                 progress(&format!("{bench} {} {run}/{runs} {name}", case.name()));
                 match case.measure(lane.subject, lane.tuning) {
-                    Ok(samples) => lane.runs.push(samples),
+                    Ok(samples) => {
+                        lane.is_over = case.is_enough(&samples);
+                        lane.runs.push(samples);
+                    }
                     Err(error) => {
                         interrupt::check()?;
-                        lane.failed = true;
+                        lane.is_over = true;
+                        lane.runs.clear();
                         let tuning = lane.tuning;
                         failures.push(format!(
                             "{bench} {} {name} {tuning}: {error:#}",
@@ -109,15 +130,15 @@ impl Runner {
             }
         }
         progress("");
-        lanes.retain(|lane| !lane.failed);
         let records = best(lanes, bench, case.name());
         self.failures.extend(failures);
         Ok(records)
     }
 
-    fn lanes(&self, case: &dyn Case) -> Vec<Lane<'_>> {
+    fn lanes(&self, bench: &Bench, case: &dyn Case) -> Vec<Lane<'_>> {
         let mut lanes = Vec::new();
-        for subject in &self.subjects {
+        let subjects = self.subjects.iter();
+        for subject in subjects.filter(|subject| subject.takes_part(bench)) {
             let mut tunings = case.tunings(&**subject);
             if self.setup.quick {
                 tunings.truncate(1);
@@ -126,7 +147,7 @@ impl Runner {
                 subject: &**subject,
                 tuning,
                 runs: Vec::new(),
-                failed: false,
+                is_over: false,
             }));
         }
         lanes
@@ -160,7 +181,8 @@ fn best(lanes: Vec<Lane>, bench: &str, case: &str) -> Vec<Record> {
 fn summarize(lane: &Lane, bench: &str, case: &str) -> Vec<Record> {
     let metrics = lane.runs.first().map_or(0, Vec::len);
     let record = |index: usize| {
-        let values: Vec<f64> = lane.runs.iter().map(|run| run[index].value).collect();
+        let values = lane.runs.iter().filter_map(|run| run[index].value);
+        let values: Vec<f64> = values.collect();
         let metric = lane.runs.first()?[index].metric;
         let summary = Summary::of(&values)?;
         Some(Record {
@@ -208,6 +230,10 @@ mod tests {
             Ok("1".to_owned())
         }
 
+        fn takes_part(&self, _: &Bench) -> bool {
+            true
+        }
+
         fn command(&self, _: &Machine, _: &str, _: &Path) -> Result<Command> {
             Ok(Command::new("true"))
         }
@@ -224,7 +250,7 @@ mod tests {
             subject,
             tuning,
             runs: values.iter().map(run).collect(),
-            failed: false,
+            is_over: false,
         }
     }
 

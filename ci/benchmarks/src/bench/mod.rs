@@ -3,6 +3,7 @@
 mod block;
 mod exits;
 mod memory;
+mod migrate;
 mod net;
 pub mod start;
 
@@ -49,7 +50,16 @@ pub const BENCHES: &[Bench] = &[
         thorough_runs: 5,
         quick_runs: 3,
     },
+    Bench {
+        name: MIGRATE,
+        cases: migrate::cases,
+        thorough_runs: 5,
+        quick_runs: 3,
+    },
 ];
+
+/// The bench that has subjects of its own.
+pub const MIGRATE: &str = "migrate";
 
 /// In the order in which they are measured.
 pub type Cases = Vec<Box<dyn Case>>;
@@ -129,6 +139,18 @@ pub trait Case {
     /// # Errors
     /// If the subject cannot do it.
     fn measure(&self, subject: &dyn Subject, tuning: &str) -> Result<Vec<Sample>>;
+
+    /// Whether a quick run has it.
+    fn is_quick(&self) -> bool {
+        true
+    }
+
+    /// Whether these samples of a subject say it all: more runs would cost minutes and say the
+    /// same.
+    fn is_enough(&self, samples: &[Sample]) -> bool {
+        let _ = samples;
+        false
+    }
 }
 
 /// One figure of one run.
@@ -136,13 +158,20 @@ pub trait Case {
 pub struct Sample {
     /// What it is.
     pub metric: Metric,
-    /// In the metric's unit.
-    pub value: f64,
+    /// In the metric's unit; `None` if this run came to none.
+    pub value: Option<f64>,
 }
 
 impl Sample {
     /// A figure.
     pub fn new(metric: Metric, value: f64) -> Self {
+        let value = Some(value);
+        Self { metric, value }
+    }
+
+    /// No figure.
+    pub fn missing(metric: Metric) -> Self {
+        let value = None;
         Self { metric, value }
     }
 
@@ -150,7 +179,7 @@ impl Sample {
     fn from_line(metric: Metric, line: &Value, field: &str) -> Result<Self> {
         let value = line[field].as_f64();
         let value = value.with_context(|| format!("the probe's line has no {field}: {line}"))?;
-        Ok(Self { metric, value })
+        Ok(Self::new(metric, value))
     }
 }
 

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use crate::artifacts::Artifacts;
+use crate::bench::Bench;
 use crate::disk::DiskImage;
+use crate::migration::Migrates;
 use crate::network::Network;
 use crate::process;
 
@@ -48,6 +50,14 @@ pub trait Subject {
     /// If it is not installed.
     fn version(&self) -> Result<String>;
 
+    /// Whether `bench` is about what it does.
+    fn takes_part(&self, bench: &Bench) -> bool;
+
+    /// How it moves guests, if it does.
+    fn migrates(&self) -> Option<&dyn Migrates> {
+        None
+    }
+
     /// The ways in which it can be set up for such a machine, if it takes measuring to know the
     /// best: the best of them counts, case by case. Never empty; a quick run takes the first.
     fn tunings(&self, machine: &Machine) -> Vec<&'static str> {
@@ -69,31 +79,52 @@ pub trait Subject {
     }
 }
 
-fn all(artifacts: &Artifacts, base: Option<PathBuf>) -> Vec<Box<dyn Subject>> {
-    let mut subjects: Vec<Box<dyn Subject>> =
-        vec![Box::new(pindah::Pindah::new(PINDAH, &artifacts.vmm))];
+fn all(artifacts: &Artifacts, base: Option<&Path>) -> Vec<Box<dyn Subject>> {
+    use pindah::{Pindah, Protection};
+    use qemu::{Board, Mode, MovingQemu, Qemu};
+
+    let ours = |name, program, protection| -> Box<dyn Subject> {
+        Box::new(Pindah::new(name, program, protection))
+    };
+    let mut subjects = vec![ours(PINDAH, &artifacts.vmm, Protection::Tls)];
     if let Some(base) = base {
-        subjects.push(Box::new(pindah::Pindah::new("pindah-base", &base)));
+        subjects.push(ours("pindah-base", base, Protection::Tls));
     }
-    subjects.push(Box::new(qemu::Qemu(qemu::Board::Microvm)));
-    subjects.push(Box::new(qemu::Qemu(qemu::Board::Q35)));
+    subjects.push(ours(
+        "pindah-plaintext",
+        &artifacts.vmm,
+        Protection::Plaintext,
+    ));
+    for board in [Board::Microvm, Board::Q35] {
+        subjects.push(Box::new(Qemu(board)));
+    }
+    for mode in [
+        Mode::Plain,
+        Mode::Multifd,
+        Mode::MultifdZstd,
+        Mode::Postcopy,
+    ] {
+        subjects.push(Box::new(MovingQemu(mode)));
+    }
     subjects
 }
 
-/// The subjects called `names`, or all.
+/// The subjects called `names`, or all, of those that take part in one of `benches`.
 ///
 /// # Errors
 /// If there is none of such a name.
 pub fn select(
     artifacts: &Artifacts,
-    base: Option<PathBuf>,
+    base: Option<&Path>,
     names: &[String],
+    benches: &[&Bench],
 ) -> Result<Vec<Box<dyn Subject>>> {
     let mut subjects = all(artifacts, base);
+    subjects.retain(|subject| benches.iter().any(|bench| subject.takes_part(bench)));
     for name in names {
         if !subjects.iter().any(|subject| subject.name() == name) {
             let known: Vec<&str> = subjects.iter().map(|subject| subject.name()).collect();
-            bail!("no subject {name}: there are {}", known.join(", "));
+            bail!("no subject {name} for this: there are {}", known.join(", "));
         }
     }
     subjects.retain(|subject| names.is_empty() || names.iter().any(|name| name == subject.name()));

@@ -3,12 +3,17 @@
 //! Both boot by qboot: SeaBIOS, q35's default, is slower everywhere, and by seconds on hosts
 //! that emulate ring 0. What the guest does not use is left out of the machine.
 
+mod migration;
+mod qmp;
+
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Machine, Subject};
+pub use migration::{Mode, MovingQemu};
+
+use super::{Bench, Machine, Subject};
 use crate::network::{GUEST_MAC, TAP};
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -43,6 +48,18 @@ impl Board {
     }
 }
 
+fn version() -> Result<String> {
+    let output = Command::new(PROGRAM)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("starting {PROGRAM} (Debian package qemu-system-x86)"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    match text.lines().next() {
+        Some(line) if output.status.success() => Ok(line.to_owned()),
+        _ => bail!("{PROGRAM} --version fails"),
+    }
+}
+
 impl Subject for Qemu {
     fn name(&self) -> &str {
         match self.0 {
@@ -52,15 +69,11 @@ impl Subject for Qemu {
     }
 
     fn version(&self) -> Result<String> {
-        let output = Command::new(PROGRAM)
-            .arg("--version")
-            .output()
-            .with_context(|| format!("starting {PROGRAM} (Debian package qemu-system-x86)"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        match text.lines().next() {
-            Some(line) if output.status.success() => Ok(line.to_owned()),
-            _ => bail!("{PROGRAM} --version fails"),
-        }
+        version()
+    }
+
+    fn takes_part(&self, bench: &Bench) -> bool {
+        bench.name != crate::bench::MIGRATE
     }
 
     /// Disks: which way of asynchronous I/O is faster depends on host and file system. Cards: the

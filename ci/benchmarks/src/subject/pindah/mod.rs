@@ -1,5 +1,7 @@
 //! `pindah-vmm`.
 
+mod migration;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,21 +9,33 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Machine, Subject};
+use super::{Bench, Machine, Subject};
+use crate::migration::Migrates;
 use crate::network::{GUEST_MAC, TAP};
 
 /// One build of it.
 pub struct Pindah {
     name: &'static str,
     program: PathBuf,
+    protection: Protection,
+}
+
+/// How a guest's way is protected.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// By mutual TLS 1.3: the default.
+    Tls,
+    /// Not at all. Makes no difference to what does not move guests.
+    Plaintext,
 }
 
 impl Pindah {
     /// The build at `program`.
-    pub fn new(name: &'static str, program: &Path) -> Self {
+    pub fn new(name: &'static str, program: &Path, protection: Protection) -> Self {
         Self {
             name,
             program: program.to_owned(),
+            protection,
         }
     }
 }
@@ -43,14 +57,26 @@ impl Subject for Pindah {
         Ok(text.trim().to_owned())
     }
 
+    fn takes_part(&self, bench: &Bench) -> bool {
+        bench.name == crate::bench::MIGRATE || self.protection == Protection::Tls
+    }
+
+    fn migrates(&self) -> Option<&dyn Migrates> {
+        Some(self)
+    }
+
     fn command(&self, machine: &Machine, _tuning: &str, directory: &Path) -> Result<Command> {
         let path = directory.join(format!("{}.json", self.name));
-        let text = serde_json::to_string_pretty(&configuration(machine))?;
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        write_configuration(machine, &path)?;
         let mut command = Command::new(&self.program);
         command.args(["run", "--config"]).arg(path);
         Ok(command)
     }
+}
+
+fn write_configuration(machine: &Machine, path: &Path) -> Result<()> {
+    let text = serde_json::to_string_pretty(&configuration(machine))?;
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Names only what differs from the defaults, so that older builds understand it.

@@ -1,0 +1,104 @@
+//! The probe's lines out of two processes: a line may begin at the source and end at the
+//! destination (`vmm/probe`, "Lines").
+
+use serde_json::Value;
+
+/// What both sides wrote to the serial line.
+pub struct Joined {
+    bytes: Vec<u8>,
+    /// Where the destination's part begins.
+    seam: usize,
+}
+
+impl Joined {
+    /// Joins them.
+    pub fn new(source: &[u8], destination: &[u8]) -> Self {
+        Self {
+            bytes: [source, destination].concat(),
+            seam: source.len(),
+        }
+    }
+
+    /// The longest pause between two of the guest's steps, in microseconds, by the heartbeats that
+    /// ended at the destination: the first of them, or the second if the first was on its way when
+    /// the guest stopped, tells of the blackout, and each later one of what came after.
+    pub fn longest_gap_us(&self) -> Option<f64> {
+        let beats = self.destination_lines();
+        let beats = beats.filter(|line| line["ev"] == "beat");
+        beats
+            .filter_map(|line| line["gap_max_us"].as_f64())
+            .reduce(f64::max)
+    }
+
+    /// The first message of an `error` or `bad_page` line of either side.
+    pub fn complaint(&self) -> Option<String> {
+        let mut lines = self.lines_from(0);
+        let line = lines.find(|line| line["ev"] == "error" || line["ev"] == "bad_page");
+        line.map(|line| line.to_string())
+    }
+
+    /// Lines that the destination ended.
+    fn destination_lines(&self) -> impl Iterator<Item = Value> {
+        let source = &self.bytes[..self.seam];
+        let newline = source.iter().rposition(|byte| *byte == b'\n');
+        self.lines_from(newline.map_or(0, |at| at + 1))
+    }
+
+    /// A VMM may lose a byte where the two parts meet: such a line is left out.
+    fn lines_from(&self, start: usize) -> impl Iterator<Item = Value> {
+        let lines = self.bytes[start..].split_inclusive(|byte| *byte == b'\n');
+        let whole = lines.filter(|line| line.ends_with(b"\n"));
+        whole.filter_map(|line| serde_json::from_slice(line).ok())
+    }
+}
+
+/// How many heartbeats have begun and ended in these bytes.
+pub fn whole_beats(bytes: &[u8]) -> usize {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n').skip(1);
+    let whole = lines.filter(|line| line.ends_with(b"\n"));
+    let values = whole.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+    values.filter(|value| value["ev"] == "beat").count()
+}
+
+/// Whether there is a line of kind `event`.
+pub fn has(bytes: &[u8], event: &str) -> bool {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let mut values = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+    values.any(|value| value["ev"] == event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &[u8] = b"{\"ev\":\"ready\"}\n{\"ev\":\"beat\",\"gap_max_us\":900}\n{\"ev\":\"be";
+    const DESTINATION: &[u8] =
+        b"at\",\"gap_max_us\":5}\n{\"ev\":\"beat\",\"gap_max_us\":70}\n{\"ev\":\"beat\",\"gap_max_";
+
+    #[test]
+    fn longest_gap_is_of_lines_that_the_destination_ended() {
+        let joined = Joined::new(SOURCE, DESTINATION);
+        assert_eq!(joined.longest_gap_us(), Some(70.0));
+        assert_eq!(joined.complaint(), None);
+        assert_eq!(Joined::new(SOURCE, b"").longest_gap_us(), None);
+    }
+
+    #[test]
+    fn torn_line_at_the_seam_is_left_out() {
+        let joined = Joined::new(SOURCE, &DESTINATION[1..]);
+        assert_eq!(joined.longest_gap_us(), Some(70.0));
+    }
+
+    #[test]
+    fn complaint_of_the_probe_is_found() {
+        let joined = Joined::new(SOURCE, b"x\n{\"ev\":\"bad_page\",\"page\":3}\n");
+        assert!(joined.complaint().unwrap().contains("bad_page"));
+    }
+
+    #[test]
+    fn whole_beats_are_those_that_began_here() {
+        assert_eq!(whole_beats(DESTINATION), 1);
+        assert_eq!(whole_beats(b""), 0);
+        assert!(has(SOURCE, "ready") && !has(SOURCE, "end"));
+    }
+}
