@@ -66,6 +66,9 @@ pub enum Metric {
     PingP99Ms,
     /// Share of them that was not answered.
     PingLostPercent,
+    /// What the guest dirtied in a second of its own clock meanwhile, and some 100 ms longer:
+    /// less than it wants to, if it was slowed down.
+    DirtiedMibPerS,
     /// Processor time of both VMMs meanwhile, user and system, without what the guest used in as
     /// much time before.
     CpuS,
@@ -83,7 +86,7 @@ impl Metric {
             | Self::PingP99Ms => "ms",
             Self::RssBeyondRamMib | Self::PssBeyondRamMib => "MiB",
             Self::ExitsPerS | Self::Iops | Self::PacketsPerS => "1/s",
-            Self::MibPerS => "MiB/s",
+            Self::MibPerS | Self::DirtiedMibPerS => "MiB/s",
             Self::LatencyP99Us => "us",
             Self::ConvergedPercent | Self::PingLostPercent => "%",
             Self::SentBytes => "B",
@@ -110,6 +113,7 @@ impl Metric {
             Self::PingP50Ms => "ping_p50_ms",
             Self::PingP99Ms => "ping_p99_ms",
             Self::PingLostPercent => "ping_lost_percent",
+            Self::DirtiedMibPerS => "dirtied_mib_per_s",
             Self::CpuS => "cpu_s",
         }
     }
@@ -123,6 +127,7 @@ impl Metric {
                 | Self::MibPerS
                 | Self::PacketsPerS
                 | Self::ConvergedPercent
+                | Self::DirtiedMibPerS
         )
     }
 
@@ -181,6 +186,7 @@ mod tests {
             Metric::PingP50Ms,
             Metric::PingP99Ms,
             Metric::PingLostPercent,
+            Metric::DirtiedMibPerS,
             Metric::CpuS,
         ] {
             assert_eq!(serde_json::to_value(metric).unwrap(), metric.name());

@@ -87,9 +87,10 @@ impl Runner {
                 return Ok(records);
             }
         };
-        let runs = self.runs.unwrap_or_else(|| bench.runs(self.setup.quick));
+        let usual = bench.runs(self.setup.quick);
         cases.retain(|case| self.wants(&**case));
         for case in cases {
+            let runs = self.runs.unwrap_or_else(|| case.runs(usual));
             records.extend(self.measure(bench, &*case, runs)?);
         }
         Ok(records)

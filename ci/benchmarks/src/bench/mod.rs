@@ -140,6 +140,11 @@ pub trait Case {
     /// If the subject cannot do it.
     fn measure(&self, subject: &dyn Subject, tuning: &str) -> Result<Vec<Sample>>;
 
+    /// How often to run it, where others are run `usual` times.
+    fn runs(&self, usual: u32) -> u32 {
+        usual
+    }
+
     /// Whether a quick run has it.
     fn is_quick(&self) -> bool {
         true

@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+const PAGE_BYTES: f64 = 4096.0;
+
 /// What both sides wrote to the serial line.
 pub struct Joined {
     bytes: Vec<u8>,
@@ -30,9 +32,21 @@ impl Joined {
             .reduce(f64::max)
     }
 
+    /// What the guest dirtied in a second of its own clock, in MiB, from its last heartbeat in the
+    /// first `mark` bytes of the source until the last one.
+    pub fn dirtied_mib_per_s(&self, mark: usize) -> Option<f64> {
+        let beats = |bytes| lines(bytes).filter(|line| line["ev"] == "beat");
+        let first = beats(&self.bytes[..mark.min(self.seam)]).last()?;
+        let last = beats(&self.bytes).last()?;
+        let between = |field: &str| Some(last[field].as_f64()? - first[field].as_f64()?);
+        let mib = between("pages")? * PAGE_BYTES / f64::from(1 << 20);
+        let seconds = between("t_us")? / 1e6;
+        (seconds > 0.0).then(|| mib / seconds)
+    }
+
     /// The first message of an `error` or `bad_page` line of either side.
     pub fn complaint(&self) -> Option<String> {
-        let mut lines = self.lines_from(0);
+        let mut lines = lines(&self.bytes);
         let line = lines.find(|line| line["ev"] == "error" || line["ev"] == "bad_page");
         line.map(|line| line.to_string())
     }
@@ -41,30 +55,27 @@ impl Joined {
     fn destination_lines(&self) -> impl Iterator<Item = Value> {
         let source = &self.bytes[..self.seam];
         let newline = source.iter().rposition(|byte| *byte == b'\n');
-        self.lines_from(newline.map_or(0, |at| at + 1))
+        lines(&self.bytes[newline.map_or(0, |at| at + 1)..])
     }
+}
 
-    /// A VMM may lose a byte where the two parts meet: such a line is left out.
-    fn lines_from(&self, start: usize) -> impl Iterator<Item = Value> {
-        let lines = self.bytes[start..].split_inclusive(|byte| *byte == b'\n');
-        let whole = lines.filter(|line| line.ends_with(b"\n"));
-        whole.filter_map(|line| serde_json::from_slice(line).ok())
-    }
+/// A VMM may lose a byte where the two parts meet: such a line is left out.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = Value> {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let whole = lines.filter(|line| line.ends_with(b"\n"));
+    whole.filter_map(|line| serde_json::from_slice(line).ok())
 }
 
 /// How many heartbeats have begun and ended in these bytes.
 pub fn whole_beats(bytes: &[u8]) -> usize {
-    let lines = bytes.split_inclusive(|byte| *byte == b'\n').skip(1);
-    let whole = lines.filter(|line| line.ends_with(b"\n"));
-    let values = whole.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
-    values.filter(|value| value["ev"] == "beat").count()
+    let newline = bytes.iter().position(|byte| *byte == b'\n');
+    let rest = &bytes[newline.map_or(0, |at| at + 1)..];
+    lines(rest).filter(|line| line["ev"] == "beat").count()
 }
 
 /// Whether there is a line of kind `event`.
 pub fn has(bytes: &[u8], event: &str) -> bool {
-    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
-    let mut values = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
-    values.any(|value| value["ev"] == event)
+    lines(bytes).any(|line| line["ev"] == event)
 }
 
 #[cfg(test)]
@@ -87,6 +98,16 @@ mod tests {
     fn torn_line_at_the_seam_is_left_out() {
         let joined = Joined::new(SOURCE, &DESTINATION[1..]);
         assert_eq!(joined.longest_gap_us(), Some(70.0));
+    }
+
+    #[test]
+    fn dirtied_is_between_the_heartbeats_around_the_move() {
+        let beat = |t_us, pages| format!("{{\"t_us\":{t_us},\"ev\":\"beat\",\"pages\":{pages}}}\n");
+        let source = [beat(0, 0), beat(1_000_000, 1000), beat(1_500_000, 1100)].concat();
+        let mark = source.len() - 10;
+        let joined = Joined::new(source.as_bytes(), beat(3_000_000, 1512).as_bytes());
+        assert_eq!(joined.dirtied_mib_per_s(mark), Some(1.0));
+        assert_eq!(joined.dirtied_mib_per_s(5), None);
     }
 
     #[test]

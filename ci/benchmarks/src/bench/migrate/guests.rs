@@ -48,6 +48,8 @@ pub struct Plan {
     pub limit: Duration,
     /// Whether a quick run has it.
     pub is_quick: bool,
+    /// It is run no more often.
+    pub runs_max: u32,
     /// Only these subjects; all, if there are none.
     subjects: &'static [&'static str],
 }
@@ -56,10 +58,12 @@ const LO: Speed = Speed::Unlimited;
 const GIGABIT: Speed = Speed::Mbit(1000);
 const FAST_ETHERNET: Speed = Speed::Mbit(100);
 /// Long enough for each page to go over several times.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(20);
 /// The study's guest takes 25 s as it is.
 const STUDY_LIMIT: Duration = Duration::from_secs(60);
-/// More of them would cost many minutes.
+/// More of them, or more runs, would cost many minutes.
+const STUDY_RUNS: u32 = 3;
+/// See [`STUDY_RUNS`].
 const STUDY_SUBJECTS: &[&str] = &[PINDAH, "qemu", "qemu-multifd-zstd"];
 
 /// All cases, in the order in which they are measured.
@@ -91,6 +95,7 @@ const fn plan(guest: Guest, memory_mib: u64, speed: Speed) -> Plan {
         speed,
         limit: LIMIT,
         is_quick: false,
+        runs_max: u32::MAX,
         subjects: &[],
     }
 }
@@ -106,6 +111,7 @@ impl Plan {
     const fn study(self) -> Self {
         Self {
             limit: STUDY_LIMIT,
+            runs_max: STUDY_RUNS,
             subjects: STUDY_SUBJECTS,
             ..self
         }

@@ -85,6 +85,10 @@ impl Case for Migrate {
         if wanted { vec![""] } else { Vec::new() }
     }
 
+    fn runs(&self, usual: u32) -> u32 {
+        usual.min(self.plan.runs_max)
+    }
+
     fn is_quick(&self) -> bool {
         self.plan.is_quick
     }
@@ -115,6 +119,7 @@ struct Cost {
     moved: Moved,
     blackout_us: f64,
     bytes: u64,
+    dirtied_mib_per_s: Option<f64>,
     cpu: Duration,
     felt: Option<Felt>,
 }
@@ -131,6 +136,8 @@ impl Migrate {
         let cpu = pair.cpu()?;
         let share = cpu.saturating_sub(idle).as_secs_f64() / idle_start.elapsed().as_secs_f64();
 
+        let mark = pair.mark();
+
         let (start, start_unix) = (Instant::now(), SystemTime::now());
         let moved = ready.go(start + self.plan.limit)?;
         let (elapsed, end_unix) = (start.elapsed(), SystemTime::now());
@@ -140,7 +147,11 @@ impl Migrate {
         };
         let used = pair.cpu()?.saturating_sub(cpu);
         let bytes = self.link.bytes()? - bytes;
-        let blackout_us = pair.blackout_us()?;
+        let story = pair.story()?;
+        if let Some(line) = story.complaint() {
+            bail!("the probe says: {line}");
+        }
+        let blackout_us = story.longest_gap_us().context("no heartbeats")?;
         self.reports
             .add(&self.name, pair.subject_name(), blackout_us, &moved.report)?;
         let felt = ping
@@ -150,6 +161,7 @@ impl Migrate {
             moved,
             blackout_us,
             bytes: bytes.saturating_sub(felt.as_ref().map_or(0, Felt::bytes)),
+            dirtied_mib_per_s: story.dirtied_mib_per_s(mark),
             cpu: used.saturating_sub(elapsed.mul_f64(share)),
             felt,
         };
@@ -179,6 +191,10 @@ fn samples(cost: Option<&Cost>, is_shared: bool) -> Vec<Sample> {
         sample(Metric::DowntimeMs, of(|cost| ms(cost.moved.downtime))),
         sample(Metric::BlackoutMs, of(|cost| cost.blackout_us / 1e3)),
         sample(Metric::SentBytes, of(|cost| cost.bytes as f64)),
+        sample(
+            Metric::DirtiedMibPerS,
+            cost.and_then(|cost| cost.dirtied_mib_per_s),
+        ),
         sample(Metric::CpuS, of(|cost| cost.cpu.as_secs_f64())),
     ];
     if is_shared {
@@ -198,14 +214,6 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Fails if the guest itself complains.
-fn check(joined: &crate::migration::lines::Joined) -> Result<()> {
-    match joined.complaint() {
-        Some(line) => bail!("the probe says: {line}"),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +228,7 @@ mod tests {
             },
             blackout_us: 1500.0,
             bytes: 7,
+            dirtied_mib_per_s: Some(48.0),
             cpu: Duration::from_millis(20),
             felt: None,
         };
