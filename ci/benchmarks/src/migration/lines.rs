@@ -23,12 +23,26 @@ impl Joined {
 
     /// The longest pause between two of the guest's steps, in microseconds, by the heartbeats that
     /// ended at the destination: the first of them, or the second if the first was on its way when
-    /// the guest stopped, tells of the blackout, and each later one of what came after.
+    /// the guest stopped, tells of the blackout, and each later one of what came after. Should the
+    /// first one be torn, the others still know the longest pause of the guest's life. Below zero if
+    /// the guest's clock went back meanwhile, by how much.
     pub fn longest_gap_us(&self) -> Option<f64> {
-        let beats = self.destination_lines();
-        let beats = beats.filter(|line| line["ev"] == "beat");
-        beats
-            .filter_map(|line| line["gap_max_us"].as_f64())
+        let lines: Vec<Value> = self.destination_lines().collect();
+        if let Some(back) = lines.iter().find_map(|line| line["back_us"].as_f64()) {
+            return Some(-back);
+        }
+        let longest = |field: &str| -> Option<f64> {
+            let beats = lines.iter().filter(|line| line["ev"] == "beat");
+            beats
+                .filter_map(|line| line[field].as_f64())
+                .reduce(f64::max)
+        };
+        let source = self::lines(&self.bytes[..self.seam]);
+        let before = source.filter_map(|line| line["gap_max_total_us"].as_f64());
+        let before = before.reduce(f64::max).unwrap_or(f64::MAX);
+        let news = longest("gap_max_total_us").filter(|longest| *longest > before);
+        news.into_iter()
+            .chain(longest("gap_max_us"))
             .reduce(f64::max)
     }
 
@@ -92,6 +106,13 @@ mod tests {
         assert_eq!(joined.longest_gap_us(), Some(70.0));
         assert_eq!(joined.complaint(), None);
         assert_eq!(Joined::new(SOURCE, b"").longest_gap_us(), None);
+    }
+
+    #[test]
+    fn longest_gap_of_clock_that_went_back_is_negative() {
+        let destination = b"{\"ev\":\"clock_back\",\"cpu\":0,\"back_us\":40}\n";
+        let joined = Joined::new(b"", &[DESTINATION, b"\"\n", destination].concat());
+        assert_eq!(joined.longest_gap_us(), Some(-40.0));
     }
 
     #[test]

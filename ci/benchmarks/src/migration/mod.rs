@@ -1,7 +1,8 @@
 //! What moving a guest takes, besides the VMMs themselves: the link between the two processes
 //! ([`link`]), how they are told ([`socket`]), and what is watched meanwhile: the guest's own
-//! lines ([`lines`]), ping on the same link ([`ping`]), the processors' time ([`cpu`]).
+//! lines ([`lines`]) and its clock ([`clock`]), ping on the same link ([`ping`]), the processors' time ([`cpu`]).
 
+pub mod clock;
 pub mod cpu;
 pub mod lines;
 pub mod link;
@@ -71,12 +72,21 @@ pub trait Migrates {
 
 /// Two processes that are ready.
 pub trait Mover {
-    /// Moves the guest. `None` if it has not moved by `deadline`: what is then left of both
-    /// processes is for the caller to kill.
+    /// Moves the guest. If it has not moved by `deadline`, both processes are for the caller to
+    /// kill.
     ///
     /// # Errors
     /// If the VMM gives it up for another reason.
-    fn go(&mut self, deadline: Instant) -> Result<Option<Moved>>;
+    fn go(&mut self, deadline: Instant) -> Result<Outcome>;
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The guest runs at the destination.
+    Moved(Moved),
+    /// It has not moved in time: the VMM's account of how far it is.
+    NotInTime(Value),
 }
 
 /// A guest has moved.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::clock::Timed;
 use crate::interrupt;
 
 /// All that has come so far. A thread reads it, so that the writer never waits for us; it ends
@@ -25,7 +26,7 @@ struct Shared {
 /// What has come.
 #[derive(Default)]
 struct Taken {
-    bytes: Vec<u8>,
+    timed: Timed,
     is_over: bool,
 }
 
@@ -39,8 +40,8 @@ impl Output {
     }
 
     /// What has come so far.
-    pub fn bytes(&self) -> Vec<u8> {
-        self.shared.lock().bytes.clone()
+    pub fn taken(&self) -> Timed {
+        self.shared.lock().timed.clone()
     }
 
     /// Waits until `found` says what it was looking for.
@@ -57,7 +58,7 @@ impl Output {
         let mut taken = self.shared.lock();
         loop {
             interrupt::check()?;
-            if let Some(found) = found(&taken.bytes) {
+            if let Some(found) = found(&taken.timed.bytes) {
                 return Ok(found);
             }
             if taken.is_over {
@@ -84,11 +85,19 @@ impl Shared {
     fn fill(&self, mut stdout: ChildStdout) {
         let mut buffer = [0; 4096];
         while let Ok(len @ 1..) = stdout.read(&mut buffer) {
-            self.lock().bytes.extend_from_slice(&buffer[..len]);
+            let now = Instant::now();
+            self.lock().add(&buffer[..len], now);
             self.news.notify_all();
         }
         self.lock().is_over = true;
         self.news.notify_all();
+    }
+}
+
+impl Taken {
+    fn add(&mut self, bytes: &[u8], now: Instant) {
+        self.timed.bytes.extend_from_slice(bytes);
+        self.timed.pieces.push((self.timed.bytes.len(), now));
     }
 }
 

@@ -76,7 +76,8 @@ impl ControlSocket {
         loop {
             interrupt::check()?;
             match self.stream.read_until(b'\n', &mut self.line) {
-                Ok(_) if self.line.ends_with(b"\n") => {
+                // The end of the connection is the end of a line, too.
+                Ok(_) if !self.line.is_empty() => {
                     let line = std::mem::take(&mut self.line);
                     return Ok(Some(line.trim_ascii_end().to_vec()));
                 }
@@ -136,7 +137,9 @@ mod tests {
         assert_eq!(socket.object(now).unwrap(), None);
         theirs.write_all(b":2}\n").unwrap();
         assert_eq!(socket.object(now).unwrap().unwrap()["b"], 2);
+        theirs.write_all(b"{\"c\":3}").unwrap();
         drop(theirs);
+        assert_eq!(socket.object(now).unwrap().unwrap()["c"], 3);
         assert!(socket.object(now).is_err());
     }
 }

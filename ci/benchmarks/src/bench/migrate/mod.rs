@@ -22,7 +22,7 @@ use super::{Case, Cases, Sample, Setup};
 use crate::interrupt;
 use crate::migration::link::{Link, Speed};
 use crate::migration::ping::{Felt, Ping};
-use crate::migration::{Migrates, Move, Moved};
+use crate::migration::{Migrates, Move, Moved, Outcome};
 use crate::record::Metric;
 use crate::subject::{Machine, Subject};
 
@@ -139,21 +139,26 @@ impl Migrate {
         let mark = pair.mark();
 
         let (start, start_unix) = (Instant::now(), SystemTime::now());
-        let moved = ready.go(start + self.plan.limit)?;
+        let outcome = ready.go(start + self.plan.limit)?;
         let (elapsed, end_unix) = (start.elapsed(), SystemTime::now());
 
-        let Some(moved) = moved else {
-            return Ok(samples(None, self.link.is_shared()));
+        let moved = match outcome {
+            Outcome::Moved(moved) => moved,
+            Outcome::NotInTime(status) => {
+                self.reports
+                    .add(&self.name, pair.subject_name(), None, &status)?;
+                return Ok(samples(None, self.link.is_shared()));
+            }
         };
         let used = pair.cpu()?.saturating_sub(cpu);
         let bytes = self.link.bytes()? - bytes;
-        let story = pair.story()?;
-        if let Some(line) = story.complaint() {
+        let story = pair.story(mark)?;
+        if let Some(line) = story.lines.complaint() {
             bail!("the probe says: {line}");
         }
-        let blackout_us = story.longest_gap_us().context("no heartbeats")?;
+        let blackout_us = story.blackout_us().context("no heartbeats")?;
         self.reports
-            .add(&self.name, pair.subject_name(), blackout_us, &moved.report)?;
+            .add(&self.name, pair.subject_name(), Some(&story), &moved.report)?;
         let felt = ping
             .map(|ping| ping.end(start_unix, end_unix))
             .transpose()?;
@@ -161,7 +166,7 @@ impl Migrate {
             moved,
             blackout_us,
             bytes: bytes.saturating_sub(felt.as_ref().map_or(0, Felt::bytes)),
-            dirtied_mib_per_s: story.dirtied_mib_per_s(mark),
+            dirtied_mib_per_s: story.lines.dirtied_mib_per_s(mark),
             cpu: used.saturating_sub(elapsed.mul_f64(share)),
             felt,
         };

@@ -4,25 +4,51 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::guest::{self, PATIENCE};
+use crate::migration::clock::Timed;
 use crate::migration::lines::{self, Joined};
 use crate::migration::output::Output;
 use crate::migration::{Migrates, Move, cpu};
 use crate::process::{self, BoundChild};
 use crate::subject::Subject;
 
-/// Heartbeats after the move that are looked at: the first may have begun before its end.
-const BEATS_AFTER: usize = 2;
+/// Heartbeats after the move that are looked at: the first may have begun before its end, and of
+/// some others one is not late.
+const BEATS_AFTER: usize = 5;
+
+/// What a tick of the guest and a byte's way add to a line's time, besides the lines' own spread.
+const TOLD_APART_US: f64 = 1000.0;
 
 /// Both processes; they are gone when this is dropped.
 pub struct Pair<'a> {
     source: Side<'a>,
     destination: Side<'a>,
     greeting: Option<&'static [u8]>,
+    started: Instant,
+}
+
+/// What the guest said, and how its clock fared.
+pub struct Story {
+    /// The lines of both sides.
+    pub lines: Joined,
+    /// How much longer the move took by the host's clock than by the guest's, in microseconds.
+    pub stood_us: f64,
+    /// How wrong that may be, in microseconds.
+    pub unsure_us: f64,
+}
+
+impl Story {
+    /// The blackout, in microseconds: the longest pause that the guest saw, and what its clock hid
+    /// of it. What the host's clock cannot tell from nothing is nothing.
+    pub fn blackout_us(&self) -> Option<f64> {
+        let gap = self.lines.longest_gap_us()?;
+        let is_hidden = gap < 0.0 || self.stood_us.abs() >= self.unsure_us;
+        Some(if is_hidden { gap + self.stood_us } else { gap })
+    }
 }
 
 struct Side<'a> {
@@ -44,6 +70,7 @@ impl<'a> Pair<'a> {
         logs: &Path,
     ) -> Result<Self> {
         let log = |side| logs.join(format!("{}-{side}.log", subject.name()));
+        let started = Instant::now();
         let command = migrates.destination(order)?;
         let namespace = order.link.destination();
         let destination = Side::start(subject, command, namespace, log("destination"))?;
@@ -53,6 +80,7 @@ impl<'a> Pair<'a> {
             source,
             destination,
             greeting: migrates.greeting(),
+            started,
         })
     }
 
@@ -89,24 +117,32 @@ impl<'a> Pair<'a> {
 
     /// Where the guest is in its story: how much the source has written.
     pub fn mark(&self) -> usize {
-        self.source.output.bytes().len()
+        self.source.output.taken().bytes.len()
     }
 
-    /// All that the guest said, until now and a little longer.
+    /// All that the guest said until now and a little longer. Its move began at `mark`.
     ///
     /// # Errors
     /// If the guest does not run at the destination.
-    pub fn story(&self) -> Result<Joined> {
-        let wanted = BEATS_AFTER + lines::whole_beats(&self.destination.output.bytes());
-        let beats = |bytes: &[u8]| (lines::whole_beats(bytes) >= wanted).then_some(());
+    pub fn story(&self, mark: usize) -> Result<Story> {
         let output = &self.destination.output;
+        let end = output.taken().bytes.len();
+        let wanted = BEATS_AFTER + lines::whole_beats(&output.taken().bytes);
+        let beats = |bytes: &[u8]| (lines::whole_beats(bytes) >= wanted).then_some(());
         output.wait_for("heartbeats at the destination", PATIENCE, beats)?;
-        let destination = output.bytes();
-        let destination = match self.greeting {
-            Some(greeting) => after_greeting(&destination, greeting).unwrap_or_default(),
-            None => &destination[..],
+        let (source, destination) = (self.source.output.taken(), output.taken());
+        let ahead = |timed: &Timed, range| timed.ahead(range, self.started);
+        let before = ahead(&source, 0..mark).context("no line of the source")?;
+        let after = ahead(&destination, end..usize::MAX).context("no line")?;
+        let guests = match self.greeting {
+            Some(greeting) => after_greeting(&destination.bytes, greeting).unwrap_or_default(),
+            None => &destination.bytes[..],
         };
-        Ok(Joined::new(&self.source.output.bytes(), destination))
+        Ok(Story {
+            lines: Joined::new(&source.bytes, guests),
+            stood_us: after.soonest_us - before.soonest_us,
+            unsure_us: before.spread_us + after.spread_us + TOLD_APART_US,
+        })
     }
 
     /// The end of what both wrote to standard error.
@@ -167,6 +203,22 @@ fn after_greeting<'b>(bytes: &'b [u8], greeting: &[u8]) -> Option<&'b [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blackout_counts_what_the_clock_hid() {
+        let beat = b"\n{\"ev\":\"beat\",\"gap_max_us\":700}\n";
+        let blackout = |stood_us| {
+            let story = Story {
+                lines: Joined::new(b"", beat),
+                stood_us,
+                unsure_us: 1000.0,
+            };
+            story.blackout_us()
+        };
+        assert_eq!(blackout(0.0), Some(700.0));
+        assert_eq!(blackout(-200.0), Some(700.0));
+        assert_eq!(blackout(50_000.0), Some(50_700.0));
+    }
 
     #[test]
     fn after_greeting_waits_for_its_line() {

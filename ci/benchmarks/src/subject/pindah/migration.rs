@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Pindah, Protection, write_configuration};
 use crate::migration::link::Connector;
 use crate::migration::socket::ControlSocket;
-use crate::migration::{Migrates, Move, Moved, Mover};
+use crate::migration::{Migrates, Move, Moved, Mover, Outcome};
 
 /// Control, and one for memory: the default.
 const CONNECTIONS: usize = 2;
@@ -62,6 +62,7 @@ impl Migrates for Pindah {
         };
         Ok(Box::new(Ready {
             api: ControlSocket::connect(&order.source_socket())?,
+            socket: order.source_socket(),
             events,
             body: self.body(order).to_string(),
             keys,
@@ -112,6 +113,7 @@ fn open_keys(directory: &Path) -> Result<Vec<File>> {
 /// Source and destination, and what the request carries.
 struct Ready {
     api: ControlSocket,
+    socket: PathBuf,
     events: ControlSocket,
     body: String,
     keys: Vec<File>,
@@ -119,15 +121,15 @@ struct Ready {
 }
 
 impl Mover for Ready {
-    fn go(&mut self, deadline: Instant) -> Result<Option<Moved>> {
+    fn go(&mut self, deadline: Instant) -> Result<Outcome> {
         let start = Instant::now();
         let sockets = self.connector.connect(CONNECTIONS)?;
         let sockets = sockets.iter().map(AsRawFd::as_raw_fd);
         let keys = self.keys.iter().map(AsRawFd::as_raw_fd);
         let descriptors: Vec<RawFd> = sockets.chain(keys).collect();
         let request = format!(
-            "POST /api/v1/migrate HTTP/1.1\r\nHost: vmm\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{}",
+            "POST /api/v1/migrate HTTP/1.1\r\nHost: vmm\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
             self.body.len(),
             self.body
         );
@@ -135,25 +137,29 @@ impl Mover for Ready {
         await_ok(&mut self.api)?;
         while let Some(event) = self.events.object(deadline)? {
             match event["type"].as_str() {
-                Some("migration_completed") => return completed(start, &event["report"]).map(Some),
+                Some("migration_completed") => return completed(start, &event["report"]),
                 Some("migration_failed") => bail!("given up: {}", event["reason"]),
                 Some("lagged") => bail!("events were lost"),
                 _ => {}
             }
         }
-        Ok(None)
+        let mut api = ControlSocket::connect(&self.socket)?;
+        let request = "GET /api/v1/migrate HTTP/1.1\r\nHost: vmm\r\nConnection: close\r\n\r\n";
+        api.send(request.as_bytes(), &[])?;
+        let status = api.object(Instant::now() + ANSWERS_WITHIN)?;
+        Ok(Outcome::NotInTime(status.unwrap_or_default()))
     }
 }
 
-fn completed(start: Instant, report: &Value) -> Result<Moved> {
+fn completed(start: Instant, report: &Value) -> Result<Outcome> {
     let total = start.elapsed();
     let downtime = report["downtime_us"].as_u64();
     let downtime = downtime.with_context(|| format!("no downtime in the report: {report}"))?;
-    Ok(Moved {
+    Ok(Outcome::Moved(Moved {
         total,
         downtime: Duration::from_micros(downtime),
         report: report.clone(),
-    })
+    }))
 }
 
 /// Reads the first line of an answer.

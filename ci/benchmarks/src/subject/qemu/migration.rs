@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::qmp::Qmp;
 use super::{Board, Qemu, version};
-use crate::migration::{Migrates, Move, Moved, Mover};
+use crate::migration::{Migrates, Move, Moved, Mover, Outcome};
 use crate::subject::{Bench, Machine, Subject};
 
 /// Above that of any link.
@@ -133,30 +133,37 @@ struct Ready {
 }
 
 impl Mover for Ready {
-    fn go(&mut self, deadline: Instant) -> Result<Option<Moved>> {
+    fn go(&mut self, deadline: Instant) -> Result<Outcome> {
         let start = Instant::now();
         self.source
             .execute("migrate", &json!({ "uri": self.uri }))?;
         if self.mode == Mode::Postcopy {
             if !reaches(&mut self.source, "active", deadline)? {
-                return Ok(None);
+                return self.not_in_time();
             }
             self.source.execute("migrate-start-postcopy", &json!({}))?;
         }
-        for side in [&mut self.source, &mut self.destination] {
-            if !reaches(side, "completed", deadline)? {
-                return Ok(None);
-            }
+        if !reaches(&mut self.source, "completed", deadline)?
+            || !reaches(&mut self.destination, "completed", deadline)?
+        {
+            return self.not_in_time();
         }
         let total = start.elapsed();
         let report = self.source.execute("query-migrate", &json!({}))?;
         let downtime = report["downtime"].as_u64();
         let downtime = downtime.with_context(|| format!("no downtime in the report: {report}"))?;
-        Ok(Some(Moved {
+        Ok(Outcome::Moved(Moved {
             total,
             downtime: Duration::from_millis(downtime),
             report,
         }))
+    }
+}
+
+impl Ready {
+    fn not_in_time(&mut self) -> Result<Outcome> {
+        let status = self.source.execute("query-migrate", &json!({}))?;
+        Ok(Outcome::NotInTime(status))
     }
 }
 
