@@ -68,7 +68,7 @@ const STUDY_SUBJECTS: &[&str] = &[PINDAH, "qemu", "qemu-multifd-zstd"];
 
 /// All cases, in the order in which they are measured.
 pub const CASES: &[Plan] = &[
-    plan(IDLE, 512, LO),
+    plan(IDLE, 512, LO).quick(),
     plan(COUNTER, 512, LO).quick(),
     plan(TEXT, 512, LO),
     plan(RANDOM, 512, LO),
@@ -80,8 +80,8 @@ pub const CASES: &[Plan] = &[
     plan(TEXT, 512, GIGABIT),
     plan(RANDOM, 512, GIGABIT),
     plan(HOT, 512, GIGABIT),
-    plan(IDLE, 512, FAST_ETHERNET),
-    plan(STILL, 512, FAST_ETHERNET).quick(),
+    plan(IDLE, 512, FAST_ETHERNET).quick(),
+    plan(STILL, 512, FAST_ETHERNET),
     plan(COUNTER, 512, FAST_ETHERNET),
     plan(RANDOM, 512, FAST_ETHERNET),
     plan(STUDY, 512, FAST_ETHERNET).study(),
