@@ -5,7 +5,8 @@
 //! does meanwhile hits all alike ([`runner`]); a figure is the median of the runs.
 //!
 //! Whatever becomes of this program, nothing of it stays behind: the kernel kills its children
-//! with it, and its disk image and network namespace have no name, so they go with its descriptors.
+//! with it, and its disk image and network namespaces have no name, so they go with its descriptors.
+//! Its files are in `target/ci/bench`.
 
 mod artifacts;
 mod bench;

@@ -101,13 +101,14 @@ impl Case for Migrate {
 
     fn measure(&self, subject: &dyn Subject, _tuning: &str) -> Result<Vec<Sample>> {
         let migrates = subject.migrates().context("it moves no guests")?;
-        let directory = tempfile::Builder::new().prefix("pindah-bench-").tempdir()?;
+        let logs = &self.setup.artifacts.directory;
+        // Not in /tmp: a second signal ends us at once and leaves it.
+        let directory = tempfile::Builder::new().prefix("move-").tempdir_in(logs)?;
         let order = Move {
             machine: &self.machine,
             link: &self.link,
             directory: directory.path(),
         };
-        let logs = &self.setup.artifacts.directory;
         let mut pair = Pair::start(subject, migrates, &order, logs)?;
         let run = self.run(migrates, &order, &mut pair);
         run.map_err(|error| error.context(pair.messages()))
