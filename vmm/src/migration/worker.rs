@@ -123,10 +123,14 @@ impl Migrator {
         lock(&self.last).as_ref().map(|last| last.status())
     }
 
-    /// Whether a job is being done: the guest's machine is not to be changed meanwhile.
+    /// Whether a job is being done: the guest's machine is not to be changed meanwhile. A guest
+    /// that has come is its owner's at once, though the network is still being told.
     pub fn is_busy(&self) -> bool {
         let last = lock(&self.last);
-        last.as_ref().is_some_and(|last| !last.has_ended())
+        last.as_ref().is_some_and(|last| {
+            let has_come = !last.is_departure() && last.phase() == MigrationPhase::Completed;
+            !last.has_ended() && !has_come
+        })
     }
 
     /// Has the job give up; how that went shows in [`Self::status`].
@@ -198,6 +202,18 @@ mod tests {
             assert_eq!(status.phase, MigrationPhase::Failed);
             assert_eq!(migrator.cancel(), Err(CancelError::TooLate));
         }
+    }
+
+    #[test]
+    fn guest_that_has_come_may_be_changed_while_the_network_is_told() {
+        let migrator = Migrator::spawn(|_, progress| {
+            progress.update(|status| status.phase = MigrationPhase::Completed);
+            wait_until(|| progress.cancel().is_set());
+        })
+        .unwrap();
+        migrator.start(incoming()).unwrap();
+        wait_until(|| !migrator.is_busy());
+        assert!(migrator.cancel().is_ok());
     }
 
     #[test]
