@@ -101,8 +101,14 @@ fn attempt(
     });
     if let Err(error) = &outcome {
         // Whoever waits there need not wait for the connection's end.
+        let cancelled = progress.cancel().is_set();
+        let error = if cancelled {
+            &MigrationError::Cancelled
+        } else {
+            error
+        };
         let reason = Reason {
-            message: error.to_string(),
+            message: crate::causes::chain(error),
         };
         sender.control.ignore_cancel();
         let soon = Instant::now() + Duration::from_secs(1);
