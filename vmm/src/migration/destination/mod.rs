@@ -36,8 +36,10 @@ pub use error::ReceiveError;
 const SILENCE: Duration = Duration::from_secs(60);
 /// Acknowledge at least each so many bytes.
 const ACK_BYTES: u64 = 256 << 10;
-/// How long to wait for the right to run the guest, which the source has given up.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the right to run the guest. The source has given it up before COMMIT: if
+/// somebody has it now, that may be the source, which heard no answer and won it back. Whoever
+/// waited would get it when that guest ends, and run an older one on its disks.
+const PATIENCE: Duration = Duration::ZERO;
 /// How long a source that goes may take to say why.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// When the network is told where the guest is, from when it runs.
