@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,6 +16,9 @@ use serde_json::Value;
 
 /// How long a condition may take on the slowest host before the test has failed.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Lines of the probe's that a failure shows.
+const SEEN_MAX: usize = 400;
 
 /// Whether `/dev/kvm` opens; says so if not.
 pub fn kvm_opens() -> bool {
@@ -66,6 +70,17 @@ impl Setup {
         }
     }
 
+    /// The same guest in a directory of its own.
+    pub fn twin(&self) -> Self {
+        Self {
+            directory: tempfile::tempdir().expect("a temporary directory"),
+            toml: self.toml.clone(),
+            tables: self.tables.clone(),
+            memory: self.memory.clone(),
+            boot: self.boot.clone(),
+        }
+    }
+
     /// With so much RAM.
     pub fn memory_mib(mut self, mib: u64) -> Self {
         self.memory = format!("size_mib = {mib}\n");
@@ -103,6 +118,26 @@ impl Setup {
 
     /// Starts it.
     pub fn start(self) -> Guest {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pindah-vmm"));
+        command.arg("run").arg("--config").arg(self.write());
+        Guest::spawn(command, self.directory)
+    }
+
+    /// Starts a machine that waits for its guest, with more arguments of `receive`. Returns where
+    /// it listens, too.
+    pub fn receive(self, arguments: &[String]) -> (Guest, SocketAddr) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pindah-vmm"));
+        command
+            .args(["receive", "--listen", "127.0.0.1:0", "--config"])
+            .arg(self.write())
+            .args(arguments);
+        let mut guest = Guest::launch(command, self.directory, Stdio::piped());
+        let address = guest.listens_on();
+        (guest, address)
+    }
+
+    /// Writes its configuration.
+    fn write(&self) -> PathBuf {
         let config = format!(
             "serial = {{ socket = '{serial}' }}\n{}\n{}\n[memory]\n{}[boot]\n{}",
             self.toml,
@@ -113,9 +148,7 @@ impl Setup {
         );
         let file = self.path("guest.toml");
         fs::write(&file, config).expect("a file in a temporary directory");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pindah-vmm"));
-        command.arg("run").arg("--config").arg(file);
-        Guest::spawn(command, self.directory)
+        file
     }
 }
 
@@ -132,7 +165,11 @@ pub struct Guest {
 impl Guest {
     /// Runs `command`, whose guest's serial port is the socket `serial` in `directory`, with its
     /// API socket beside it.
-    pub fn spawn(mut command: Command, directory: tempfile::TempDir) -> Self {
+    pub fn spawn(command: Command, directory: tempfile::TempDir) -> Self {
+        Self::launch(command, directory, Stdio::null())
+    }
+
+    fn launch(mut command: Command, directory: tempfile::TempDir, output: Stdio) -> Self {
         let log = File::create(directory.path().join("log")).expect("a log file");
         let process = command
             .arg("--api")
@@ -140,7 +177,7 @@ impl Guest {
             .arg("--seccomp")
             .arg("on")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(output)
             .stderr(log)
             .spawn()
             .expect("pindah-vmm starts");
@@ -155,7 +192,25 @@ impl Guest {
         guest
     }
 
-    fn connect_serial(&mut self) {
+    /// What `receive` says on standard output.
+    fn listens_on(&mut self) -> SocketAddr {
+        let output = self.process.stdout.take().expect("it is piped");
+        let (sender, line) = channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let _ = BufReader::new(output).read_line(&mut line);
+            let _ = sender.send(line);
+        });
+        let line = line.recv_timeout(DEADLINE).unwrap_or_default();
+        let address = line.trim_end().strip_prefix("listening on ");
+        match address.and_then(|address| address.parse().ok()) {
+            Some(address) => address,
+            None => self.fail(&format!("it does not say where it listens: {line:?}")),
+        }
+    }
+
+    /// Connects to the serial port, or does so anew: its history comes first.
+    pub fn connect_serial(&mut self) {
         let path = self.path("serial");
         let end = Instant::now() + DEADLINE;
         self.serial = loop {
@@ -206,30 +261,44 @@ impl Guest {
         self.process.id()
     }
 
+    /// Whether the process has not ended.
+    pub fn is_alive(&mut self) -> bool {
+        let ended = self.process.try_wait().expect("a child of ours");
+        ended.is_none()
+    }
+
     /// What the VMM has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     /// The next of the probe's lines that `wanted` accepts.
-    pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let end = Instant::now() + DEADLINE;
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let line = match self.lines.recv_timeout(left) {
-                Ok(line) => line,
+            let value = match self.next_line(end) {
+                Ok(value) => value,
                 Err(RecvTimeoutError::Timeout) => self.fail(&format!("no {what} in time")),
                 Err(RecvTimeoutError::Disconnected) => self.fail(&format!("ended before {what}")),
             };
-            // A reset cuts a line short, and the next guest's first one follows it.
-            let last = line.rfind("{\"t_us\"").unwrap_or(0);
-            let value = serde_json::from_str(&line[last..]).unwrap_or(Value::Null);
-            self.seen.push_back(line);
-            self.seen.truncate(400);
             if wanted(&value) {
                 return value;
             }
         }
+    }
+
+    /// The probe's next line; null if it is none.
+    pub fn next_line(&mut self, deadline: Instant) -> Result<Value, RecvTimeoutError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = self.lines.recv_timeout(left)?;
+        // A reset cuts a line short, and the next guest's first one follows it.
+        let last = line.rfind("{\"t_us\"").unwrap_or(0);
+        let value = serde_json::from_str(&line[last..]).unwrap_or(Value::Null);
+        if self.seen.len() == SEEN_MAX {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(line);
+        Ok(value)
     }
 
     /// The next line of the probe's with this `ev`.
@@ -254,7 +323,8 @@ impl Guest {
         self.fail("pindah-vmm does not end")
     }
 
-    fn fail(&self, why: &str) -> ! {
+    /// Fails the test, and shows what the probe and the VMM said.
+    pub fn fail(&self, why: &str) -> ! {
         let seen: Vec<&str> = self.seen.iter().map(String::as_str).collect();
         panic!(
             "{why}\n--- probe\n{}\n--- log\n{}",

@@ -6,5 +6,6 @@
 mod api_client;
 mod harness;
 mod life;
+mod migration;
 mod sandbox;
 mod snapshot;
