@@ -21,3 +21,4 @@ pub mod pci;
 mod platform;
 pub mod queue;
 pub mod state;
+pub mod stream;

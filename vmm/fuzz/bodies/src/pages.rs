@@ -16,7 +16,9 @@ use crate::input::Input;
 const PAGE: usize = 4096;
 /// Two regions of as many pages, with a page of the host's before, between and behind them.
 const REGION_PAGES: usize = 8;
-const REGIONS: [u64; 2] = [0, 0x10_0000];
+pub(crate) const REGIONS: [u64; 2] = [0, 0x10_0000];
+/// Size of each.
+pub(crate) const REGION_BYTES: usize = REGION_PAGES * PAGE;
 const GUARD: u8 = 0xa5;
 /// A rate at which the encoder makes differences.
 const SLOW: u64 = 1_000_000;
@@ -37,7 +39,7 @@ fn offset(region: usize) -> usize {
 
 impl Fixture {
     fn new() -> Self {
-        let bytes = REGION_PAGES * PAGE;
+        let bytes = REGION_BYTES;
         let ranges = REGIONS.map(|start| (GuestAddress(start), bytes));
         let source = GuestMemory::from_ranges(&ranges).expect("a host that maps 64 KiB");
         let host = MmapRegion::new(offset(REGIONS.len())).expect("a host that maps 80 KiB");
@@ -198,7 +200,7 @@ fn corrupt(body: &mut Vec<u8>, input: &mut Input) {
 }
 
 /// Blocks with proper headers around anything.
-fn blocks(input: &mut Input) -> Vec<u8> {
+pub(crate) fn blocks(input: &mut Input) -> Vec<u8> {
     let mut body = Vec::new();
     for _ in 0..=input.below(3) {
         let encoding = input.below(5) as u8;

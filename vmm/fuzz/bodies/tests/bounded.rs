@@ -194,3 +194,8 @@ fn config() {
 fn pages() {
     bounded("pages", pindah_fuzz::pages::run);
 }
+
+#[test]
+fn stream() {
+    bounded("stream", pindah_fuzz::stream::run);
+}
