@@ -257,12 +257,14 @@ fn pauses(guest: &Guest) -> usize {
         .count()
 }
 
+/// Bytes a second.
+const CAP: f64 = (8 << 20) as f64;
+
 #[test]
 fn bandwidth_cap_holds() {
     if !kvm_opens() {
         return;
     }
-    const CAP: f64 = (8 << 20) as f64;
     let site = Site::new();
     let setup = probe("ws_mib=32 content=random").memory_mib(64);
     let mut source = setup.twin().start();

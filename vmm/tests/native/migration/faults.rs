@@ -218,17 +218,14 @@ fn run(name: &str, cases: &[Case], threads: usize) {
                     let began = Instant::now();
                     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| case.run()));
                     let took = began.elapsed().as_secs_f64();
-                    match outcome {
-                        Ok(verdict) => {
-                            println!("{case}: {verdict}, {took:.1} s");
-                            *counts.lock().unwrap().entry(verdict.outcome).or_default() += 1;
-                            let back = usize::from(verdict.rolled_back);
-                            rolled_back.fetch_add(back, Ordering::SeqCst);
-                        }
-                        Err(_) => {
-                            println!("{case}: FAILED, {took:.1} s");
-                            failed.fetch_add(1, Ordering::SeqCst);
-                        }
+                    if let Ok(verdict) = outcome {
+                        println!("{case}: {verdict}, {took:.1} s");
+                        *counts.lock().unwrap().entry(verdict.outcome).or_default() += 1;
+                        let back = usize::from(verdict.rolled_back);
+                        rolled_back.fetch_add(back, Ordering::SeqCst);
+                    } else {
+                        println!("{case}: FAILED, {took:.1} s");
+                        failed.fetch_add(1, Ordering::SeqCst);
                     }
                 }
             });

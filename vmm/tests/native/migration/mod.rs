@@ -13,7 +13,7 @@ mod verdict;
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -127,7 +127,7 @@ struct Sent {
 
 impl Sending {
     fn start(api: &Path, to: SocketAddr, protection: &[String], arguments: &[&str]) -> Self {
-        let outcome = watch_outcome(api.to_owned());
+        let outcome = watch_outcome(api);
         let started = Instant::now();
         let process = Command::new(env!("CARGO_BIN_EXE_pindah-vmm"))
             .args(["send", "--api"])
@@ -169,13 +169,13 @@ impl Sending {
         let took = self.started.elapsed();
         let output = self.process.wait_with_output().expect("a child of ours");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let report = match output.status.success() {
-            true => match self.outcome.recv_timeout(DEADLINE) {
-                Ok(EventKind::MigrationCompleted { report }) => Some(*report),
+        let report = output
+            .status
+            .success()
+            .then(|| match self.outcome.recv_timeout(DEADLINE) {
+                Ok(EventKind::MigrationCompleted { report }) => *report,
                 other => panic!("send succeeds, and the VMM says {other:?}"),
-            },
-            false => None,
-        };
+            });
         Sent {
             status: output.status,
             output: text(&output.stdout),
@@ -187,8 +187,8 @@ impl Sending {
 }
 
 /// The last event of the next migration of the guest with this API socket.
-fn watch_outcome(api: PathBuf) -> Receiver<EventKind> {
-    let client = Client::connect(&api).expect("the API listens");
+fn watch_outcome(api: &Path) -> Receiver<EventKind> {
+    let client = Client::connect(api).expect("the API listens");
     let events = client.events(None).expect("the API tells events");
     let (sender, outcome) = channel();
     std::thread::spawn(move || {

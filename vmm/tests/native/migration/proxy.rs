@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use pindah_vmm::migration::protocol::{
-    FrameHeader, HEADER_BYTES, Kind, MAX_PAGES_BYTES, PREAMBLE_BYTES,
-};
+use pindah_vmm::migration::protocol::{FrameHeader, HEADER_BYTES, Kind, PREAMBLE_BYTES};
 
 /// The header of a TLS record: its type, version and length (RFC 8446, 5.1).
 const RECORD_HEADER_BYTES: usize = 5;
@@ -282,7 +280,7 @@ impl Pump {
             }
             self.to.write_all(&preamble)?;
         }
-        while let Some((message, mut bytes)) = self.next()? {
+        while let Some((message, mut bytes)) = self.next() {
             self.shared.wait_while_stalled();
             let is_due = self.counted && self.shared.is_due(message);
             self.note(message, true);
@@ -292,7 +290,7 @@ impl Pump {
                     Fate::Cut => return Err(io::ErrorKind::ConnectionAborted.into()),
                     Fate::Stall => self.shared.wait_while_stalled(),
                     Fate::Corrupt if self.shared.encrypted => {
-                        *bytes.last_mut().expect("a record") ^= 4
+                        *bytes.last_mut().expect("a record") ^= 4;
                     }
                     // Reserved, and looked at in every frame.
                     Fate::Corrupt => bytes[2] ^= 4,
@@ -325,16 +323,14 @@ impl Pump {
     }
 
     /// The next message with all its bytes; nothing at the end.
-    fn next(&mut self) -> io::Result<Option<(Message, Vec<u8>)>> {
+    fn next(&mut self) -> Option<(Message, Vec<u8>)> {
         let header_bytes = if self.shared.encrypted {
             RECORD_HEADER_BYTES
         } else {
             HEADER_BYTES
         };
         let mut bytes = vec![0; header_bytes];
-        if self.from.read_exact(&mut bytes).is_err() {
-            return Ok(None);
-        }
+        self.from.read_exact(&mut bytes).ok()?;
         let (message, length) = if self.shared.encrypted {
             let length = usize::from(u16::from_be_bytes([bytes[3], bytes[4]]));
             (Message::Record(self.way), length)
@@ -343,11 +339,8 @@ impl Pump {
             let header = header.expect("both sides keep to the protocol");
             (Message::Plain(header.kind), header.length)
         };
-        assert!(length <= MAX_PAGES_BYTES.max(64 << 20));
         bytes.resize(header_bytes + length, 0);
-        match self.from.read_exact(&mut bytes[header_bytes..]) {
-            Ok(()) => Ok(Some((message, bytes))),
-            Err(_) => Ok(None),
-        }
+        self.from.read_exact(&mut bytes[header_bytes..]).ok()?;
+        Some((message, bytes))
     }
 }
