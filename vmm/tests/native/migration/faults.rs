@@ -236,7 +236,8 @@ fn run(name: &str, cases: &[Case], threads: usize) {
     let seconds = start.elapsed().as_secs();
     let total = cases.len();
     println!(
-        "{name}: {total} faults in {seconds} s: {counts:?}, {rolled_back} of them begun at the destination and gone on at the source; {failed} failed"
+        "{name}: {total} faults in {seconds} s: {counts:?}; {rolled_back} guests went on at the \
+         source after they had begun at the destination; {failed} cases failed"
     );
     assert_eq!(failed, 0, "{failed} of {total} cases");
 }
