@@ -74,6 +74,9 @@ const MIN_RTT_LIFE: Duration = Duration::from_secs(5);
 /// How many rounds without a faster rate end the start.
 const FLAT_ROUNDS: u8 = 3;
 
+/// How many rounds in a row with a queue end it.
+const LATE_ROUNDS: u8 = 2;
+
 /// How much may be on its way. Times are those since any one start; bytes are those of frames on
 /// all data connections, as in [`Ack`](super::protocol::Ack).
 ///
@@ -102,6 +105,8 @@ enum Phase {
         best: u64,
         /// Rounds in which it did not grow.
         flat: u8,
+        /// Rounds in a row with a queue: the first may be a thread that woke late.
+        late: u8,
     },
     Steady,
     /// The queue is let run dry to see the RTT without it.
@@ -144,7 +149,11 @@ impl Window {
             acked: 0,
             outstanding: Outstanding::default(),
             bytes: FIRST_WINDOW,
-            phase: Phase::Startup { best: 0, flat: 0 },
+            phase: Phase::Startup {
+                best: 0,
+                flat: 0,
+                late: 0,
+            },
             min_rtt: None,
             rate: Rate::default(),
             round: Round::new(now, 0, 0),
@@ -216,6 +225,15 @@ impl Window {
     /// within some 50 ms. Times in which the sender had nothing to send may only raise it.
     pub fn rate(&self) -> Option<u64> {
         self.rate.smooth()
+    }
+
+    /// What the link carries, in bytes a second; `None` as long as it was never full: it may carry
+    /// more than what was sent.
+    pub fn link_rate(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Startup { .. } => None,
+            Phase::Steady | Phase::Probe { .. } => self.rate.smooth(),
+        }
     }
 
     /// The least time from the sending of a frame to the word that it is in place.
@@ -300,7 +318,9 @@ impl Window {
         self.round = Round::new(now, self.acked, self.sent);
 
         match self.phase {
-            Phase::Startup { best, flat } => self.next_startup(best, flat, delay, idle),
+            Phase::Startup { best, flat, late } => {
+                self.next_startup(best, flat, late, delay, idle);
+            }
             Phase::Steady => {
                 let seen = self.min_rtt.map_or(now, |(_, seen)| seen);
                 if now.saturating_sub(seen) > MIN_RTT_LIFE {
@@ -313,15 +333,21 @@ impl Window {
         }
     }
 
-    fn next_startup(&mut self, best: u64, flat: u8, delay: Duration, idle: bool) {
+    fn next_startup(&mut self, best: u64, flat: u8, late: u8, delay: Duration, idle: bool) {
         let rate = self.rate.recent().unwrap_or(0);
         let grows = rate > best + best / 4;
         let flat = if grows { 0 } else { flat + u8::from(!idle) };
+        let late = if delay > self.target() / 2 {
+            late + 1
+        } else {
+            0
+        };
         self.phase = Phase::Startup {
             best: best.max(rate),
             flat,
+            late,
         };
-        if flat >= FLAT_ROUNDS || delay > self.target() / 2 {
+        if flat >= FLAT_ROUNDS || late >= LATE_ROUNDS {
             self.end_startup();
         }
     }

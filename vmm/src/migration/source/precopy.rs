@@ -219,7 +219,7 @@ impl<'a> Precopy<'a> {
             dirty_pages_per_s: self.dirty_pages_per_s,
             wire_bytes_per_page,
             rewrites_measured: self.rounds.len() > 1,
-            send_bytes_per_s: sender.link_rate().unwrap_or(u64::MAX),
+            send_bytes_per_s: sender.capped_rate().unwrap_or(u64::MAX),
             in_flight_bytes: 0,
             fixed_cost: self.fixed_cost,
             elapsed: self.progress.elapsed(),

@@ -1,5 +1,6 @@
 //! Pages on their way: encoded, paced, acknowledged.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,14 @@ use crate::migration::cap::Cap;
 use crate::migration::connection::{Connection, ConnectionError, wait_readable};
 use crate::migration::pages::{Encoder, EncoderOptions};
 use crate::migration::progress::Progress;
-use crate::migration::protocol::{Ack, Kind, Reason};
+use crate::migration::protocol::{Ack, FrameHeader, HEADER_BYTES, Kind, Reason};
 use crate::migration::window::Window;
 
 /// The destination must acknowledge something at least this often while something is on its way.
 const STALL: Duration = Duration::from_secs(30);
+/// Pages that are encoded at once. What a batch costs beside its pages (a record, a system call or
+/// two, the other side's wake-up) is the same for one page and for many.
+const BATCH_PAGES: u32 = 64;
 /// How long to wait for the destination before looking at the clock again.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -102,20 +106,25 @@ impl<'a> Sender<'a> {
 
     /// Sends pages at the pace of the link.
     pub fn send(&mut self, runs: &[Run]) -> Result<(), MigrationError> {
-        for batch in batches(runs, self.window.frame_bytes()) {
+        for batch in batches(runs) {
             self.encode(&batch)?;
-            self.wait_for_room()?;
-            self.put()?;
-            self.take_acks()?;
+            let mut start = 0;
+            while start < self.buffer.len() {
+                let end = start + whole_frames(&self.buffer[start..], self.window.frame_bytes());
+                self.wait_for_room((end - start) as u64)?;
+                self.put(start..end)?;
+                self.take_acks()?;
+                start = end;
+            }
         }
         Ok(())
     }
 
     /// Sends pages at once: the guest waits.
     pub fn send_now(&mut self, runs: &[Run]) -> Result<(), MigrationError> {
-        for batch in batches(runs, self.window.frame_bytes()) {
+        for batch in batches(runs) {
             self.encode(&batch)?;
-            self.put()?;
+            self.put(0..self.buffer.len())?;
         }
         Ok(())
     }
@@ -151,29 +160,35 @@ impl<'a> Sender<'a> {
     fn encode(&mut self, runs: &[Run]) -> Result<(), MigrationError> {
         self.buffer.clear();
         self.encoder.set_frame_bytes(self.window.frame_bytes());
-        if let Some(rate) = self.link_rate() {
+        // Until the link was full once nobody knows whether it pays to send less.
+        if let Some(rate) = self.capped(self.window.link_rate()) {
             self.encoder.set_link_rate(rate);
         }
         Ok(self.encoder.encode_runs(runs, &mut self.buffer)?)
     }
 
-    /// What the link carries or the cap lets through, in bytes a second.
-    pub fn link_rate(&self) -> Option<u64> {
-        match (self.window.rate(), &self.cap) {
+    /// What is acknowledged or what the cap lets through, in bytes a second.
+    pub fn capped_rate(&self) -> Option<u64> {
+        self.capped(self.window.rate())
+    }
+
+    fn capped(&self, rate: Option<u64>) -> Option<u64> {
+        match (rate, &self.cap) {
             (Some(rate), Some(cap)) => Some(rate.min(cap.bytes_per_s())),
             (None, Some(cap)) => Some(cap.bytes_per_s()),
             (rate, None) => rate,
         }
     }
 
-    fn put(&mut self) -> Result<(), MigrationError> {
-        if self.buffer.is_empty() {
+    /// Sends a part of the buffer: whole frames.
+    fn put(&mut self, part: Range<usize>) -> Result<(), MigrationError> {
+        if part.is_empty() {
             return Ok(());
         }
-        let bytes = self.buffer.len() as u64;
+        let bytes = part.len() as u64;
         let connection = self.next % self.data.len();
         self.next += 1;
-        self.data[connection].send(&self.buffer, Instant::now() + STALL)?;
+        self.data[connection].send(&self.buffer[part], Instant::now() + STALL)?;
         if self.window.in_flight() == 0 {
             self.last_ack = Instant::now();
         }
@@ -186,9 +201,8 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    /// Until what is in the buffer may go.
-    fn wait_for_room(&mut self) -> Result<(), MigrationError> {
-        let bytes = self.buffer.len() as u64;
+    /// Until so many bytes may go.
+    fn wait_for_room(&mut self, bytes: u64) -> Result<(), MigrationError> {
         // More than the window holds goes when nothing else is on its way.
         while self.window.in_flight() > 0 && self.window.available() < bytes {
             self.wait_for_acks(TICK)?;
@@ -251,13 +265,29 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// Splits `runs` so that each batch has at most as many pages as a frame holds raw.
-fn batches(runs: &[Run], frame_bytes: usize) -> impl Iterator<Item = Vec<Run>> {
-    let most = (frame_bytes as u64 / PAGE_SIZE).max(1) as u32;
+/// Length of the frames at the start of `frames` that have at most `most` bytes together; of the
+/// first one in any case.
+fn whole_frames(frames: &[u8], most: usize) -> usize {
+    let mut end = 0;
+    while let Some((header, _)) = frames[end..].split_first_chunk() {
+        let Some(header) = FrameHeader::decode(*header) else {
+            unreachable!("the encoder makes whole frames");
+        };
+        let next = end + HEADER_BYTES + header.length;
+        if end > 0 && next > most {
+            break;
+        }
+        end = next;
+    }
+    end
+}
+
+/// Splits `runs` so that each batch has [`BATCH_PAGES`] at most.
+fn batches(runs: &[Run]) -> impl Iterator<Item = Vec<Run>> {
     let mut rest = runs.iter().copied().peekable();
     let mut cut: Option<Run> = None;
     std::iter::from_fn(move || {
-        let (mut batch, mut room) = (Vec::new(), most);
+        let (mut batch, mut room) = (Vec::new(), BATCH_PAGES);
         while room > 0 {
             let Some((gpa, pages)) = cut.take().or_else(|| rest.next()) else {
                 break;
@@ -279,15 +309,31 @@ mod tests {
 
     #[test]
     fn batches_hold_every_page_once() {
-        let runs = [(0, 5), (0x10_0000, 1), (0x20_0000, 40)];
-        let batches: Vec<_> = batches(&runs, 16 * 4096).collect();
+        let runs = [(0, 5), (0x10_0000, 1), (0x20_0000, 150)];
+        let batches: Vec<_> = batches(&runs).collect();
         assert_eq!(
             batches,
             [
-                vec![(0, 5), (0x10_0000, 1), (0x20_0000, 10)],
-                vec![(0x20_0000 + 10 * 4096, 16)],
-                vec![(0x20_0000 + 26 * 4096, 14)],
+                vec![(0, 5), (0x10_0000, 1), (0x20_0000, 58)],
+                vec![(0x20_0000 + 58 * 4096, 64)],
+                vec![(0x20_0000 + 122 * 4096, 28)],
             ]
         );
+    }
+
+    #[test]
+    fn frames_are_cut_between_and_never_within() {
+        let frame = |length: usize| {
+            let header = FrameHeader {
+                kind: Kind::Pages,
+                length,
+            };
+            [&header.encode()[..], &vec![0; length]].concat()
+        };
+        let frames = [frame(100), frame(50), frame(300)].concat();
+        assert_eq!(whole_frames(&frames, 170), 166);
+        assert_eq!(whole_frames(&frames, 10), 108);
+        assert_eq!(whole_frames(&frames, 10_000), frames.len());
+        assert_eq!(whole_frames(&[], 10), 0);
     }
 }
