@@ -171,8 +171,12 @@ impl LastRound<'_, '_, '_> {
         }
         control.ignore_cancel();
         self.guest.give_up();
-        // From here on the destination may have it, whatever becomes of the sending.
+        let before = control.wire_bytes();
         if let Err(error) = control.send_message(Kind::Commit, &commit, deadline) {
+            // Once a byte of it has left, the destination may have it, whatever became of the rest.
+            if control.wire_bytes() == before && self.guest.take_back(ANSWER).is_ok() {
+                return Err(Uncommitted(error.into()));
+            }
             tracing::warn!("COMMIT: {error}");
         }
         report.commit_us = steps.next();
