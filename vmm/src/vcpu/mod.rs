@@ -16,6 +16,7 @@ mod state;
 use std::io;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -56,6 +57,8 @@ pub struct Vcpu {
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
     exits: Arc<ExitCounters>,
+    /// It was told to stay out of the guest, and has not been in it since.
+    held: Arc<AtomicBool>,
 }
 
 /// What a vCPU's thread starts with.
@@ -84,14 +87,17 @@ impl Vcpu {
         let (commands, receiver) = channel();
         let exits = Arc::new(ExitCounters::default());
         let counters = Arc::clone(&exits);
+        let held = Arc::new(AtomicBool::new(false));
+        let is_held = Arc::clone(&held);
         let name = format!("vcpu{}", setup.index);
         let thread = sandbox::spawn(&name, ThreadKind::Vcpu, move || {
-            Thread::new(setup, counters).serve(&receiver);
+            Thread::new(setup, counters, is_held).serve(&receiver);
         })?;
         Ok(Self {
             commands: Some(commands),
             thread: Some(thread),
             exits,
+            held,
         })
     }
 
@@ -115,10 +121,16 @@ impl Vcpu {
         answer
     }
 
-    /// Keeps a running vCPU out of the guest for so long, or until the next command.
-    pub fn hold(&self, time: Duration) {
+    /// Keeps a running vCPU out of the guest for so long, or until the next command. Returns
+    /// false, and does nothing, if it has not been in the guest since it was last held: on a busy
+    /// host it wakes late, and must not be held for good.
+    pub fn hold(&self, time: Duration) -> bool {
+        if self.held.swap(true, Ordering::AcqRel) {
+            return false;
+        }
         self.send(Command::Hold(time));
         self.kick();
+        true
     }
 
     fn kick(&self) {
@@ -187,18 +199,19 @@ impl Drop for Vcpu {
 struct Thread {
     setup: VcpuSetup,
     exits: Arc<ExitCounters>,
+    held: Arc<AtomicBool>,
 }
 
 impl Thread {
-    fn new(setup: VcpuSetup, exits: Arc<ExitCounters>) -> Self {
-        Self { setup, exits }
+    fn new(setup: VcpuSetup, exits: Arc<ExitCounters>, held: Arc<AtomicBool>) -> Self {
+        Self { setup, exits, held }
     }
 
     /// Until the handle goes.
     fn serve(mut self, commands: &Receiver<Command>) {
         let _kicks = Kicks::reach(&mut self.setup.fd);
         let mut running = false;
-        let mut held = Duration::ZERO;
+        let (mut held, mut was_held) = (Duration::ZERO, false);
         loop {
             // A command that comes after this look kicks, and the kick makes the next entry
             // return at once: none waits while the guest runs.
@@ -206,6 +219,9 @@ impl Thread {
                 match commands.recv_timeout(std::mem::take(&mut held)) {
                     Ok(command) => command,
                     Err(RecvTimeoutError::Timeout) => {
+                        if std::mem::take(&mut was_held) {
+                            self.held.store(false, Ordering::Release);
+                        }
                         running = self.run();
                         continue;
                     }
@@ -224,8 +240,12 @@ impl Thread {
                     let _ = self.setup.fd.kvmclock_ctrl();
                     running = true;
                 }
-                Command::Hold(time) if running => held = time,
-                Command::Hold(_) => {}
+                Command::Hold(time) => {
+                    was_held = true;
+                    if running {
+                        held = time;
+                    }
+                }
                 Command::Pause(reply) => {
                     running = false;
                     let _ = reply.send(());

@@ -102,8 +102,9 @@ pub trait MigrationSource: Migratable {
     /// Devices take requests again. Does nothing if they do.
     fn unquiesce(&self);
 
-    /// Holds all vCPUs for so long, beginning now, if the guest runs. Returns at once.
-    fn hold(&self, time: Duration);
+    /// Holds all vCPUs for so long, beginning now, if the guest runs. Returns at once; false if
+    /// some vCPU was not in the guest since it was last held, and is not held again.
+    fn hold(&self, time: Duration) -> bool;
 
     /// Gives up the right to run the guest. Only while paused; from then on it may run only after
     /// [`Self::take_back`].

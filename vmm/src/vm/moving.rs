@@ -54,12 +54,13 @@ impl MigrationSource for Vm {
         }
     }
 
-    fn hold(&self, time: Duration) {
-        if self.life.now().state == RunState::Running {
-            for vcpu in &self.vcpus {
-                vcpu.hold(time);
-            }
+    fn hold(&self, time: Duration) -> bool {
+        if self.life.now().state != RunState::Running {
+            return true;
         }
+        // All of them, whatever the ones before say.
+        let held = self.vcpus.iter().map(|vcpu| vcpu.hold(time));
+        held.fold(true, |all, this| all && this)
     }
 
     fn give_up(&self) {

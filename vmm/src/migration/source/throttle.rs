@@ -7,6 +7,9 @@ use crate::vm::migratable::MigrationSource;
 /// A vCPU is held once in each of these.
 const PERIOD: Duration = Duration::from_millis(20);
 
+/// When to ask again where a vCPU wakes late from being held.
+const SOON: Duration = Duration::from_millis(1);
+
 /// Holds all vCPUs for a share of their time. It has no clock of its own: who sends pages calls
 /// [`Self::tick`] all the while, and a sender that stands still holds nobody.
 pub struct Throttle<'a> {
@@ -38,8 +41,8 @@ impl<'a> Throttle<'a> {
         }
         let now = Instant::now();
         if now >= self.next {
-            self.guest.hold(PERIOD * self.percent.into() / 100);
-            self.next = now + PERIOD;
+            let all = self.guest.hold(PERIOD * self.percent.into() / 100);
+            self.next = now + if all { PERIOD } else { SOON };
         }
         most.min(self.next.saturating_duration_since(now))
     }

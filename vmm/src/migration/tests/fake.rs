@@ -178,8 +178,9 @@ impl MigrationSource for Fake {
 
     fn unquiesce(&self) {}
 
-    fn hold(&self, _: Duration) {
+    fn hold(&self, _: Duration) -> bool {
         self.holds.fetch_add(1, Ordering::SeqCst);
+        true
     }
 
     fn give_up(&self) {
