@@ -204,12 +204,19 @@ fn guest_that_never_converges_is_held_and_given_up_in_time() {
     rig.request.bandwidth_bytes_per_s = Some(4 << 20);
     rig.request.downtime_target_ms = 1;
     rig.request.timeout_s = 6;
+    // Content that neither a codec nor a difference makes less of.
+    let words = std::sync::atomic::AtomicU64::new(1);
     let (sent, _) = rig.run(|guest| {
+        let mut word = words.load(std::sync::atomic::Ordering::SeqCst);
         for page in 0..512_u64 {
-            let bytes =
-                [page as u8 ^ guest.holds.load(std::sync::atomic::Ordering::SeqCst) as u8; 64];
+            let mut bytes = [0; 4096];
+            for eight in bytes.as_chunks_mut().0 {
+                word = word.wrapping_mul(6364136223846793005).wrapping_add(1);
+                *eight = word.rotate_left(32).to_le_bytes();
+            }
             guest.write(page * 4096, &bytes);
         }
+        words.store(word, std::sync::atomic::Ordering::SeqCst);
     });
     assert!(
         matches!(sent, Err(MigrationError::GivenUp { .. })),
