@@ -1,10 +1,10 @@
-//! Processor priority: precopy leaves the processor to guests, a switchover does not, since one of
-//! them waits for it.
+//! Processor priority: precopy leaves the processor to guests. A switchover does not, since one of
+//! them waits for it, nor does precopy once a guest would have to be held for it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 
-/// About a tenth of a processor for which a guest competes (sched(7): the nice value).
-const LOW: i32 = 10;
+/// A quarter of a processor for which one vCPU competes (sched(7): the nice value).
+const LOW: i32 = 5;
 const NORMAL: i32 = 0;
 /// `RLIMIT_NICE` whose ceiling is [`NORMAL`] (getrlimit(2): 20 less the nice value).
 const RETURN_TO_NORMAL: u64 = 20;

@@ -94,7 +94,7 @@ fn attempt(
         progress,
     );
     guest.start_dirty_log()?;
-    let mut precopy = Precopy::new(guest, request, fixed_cost, progress);
+    let mut precopy = Precopy::new(guest, request, fixed_cost, priority, progress);
     let outcome = precopy.run(&mut sender).and_then(|()| {
         priority.restore();
         switchover::run(guest, request, precopy, &mut sender, progress)

@@ -11,6 +11,7 @@ use crate::memory::PAGE_SIZE;
 use crate::migration::convergence::{
     Decision, Observation, Prediction, Targets, decide, expected_switchover, predicted_downtime,
 };
+use crate::migration::priority::Priority;
 use crate::migration::progress::Progress;
 use crate::vm::migratable::MigrationSource;
 
@@ -27,6 +28,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub struct Precopy<'a> {
     guest: &'a dyn MigrationSource,
     progress: &'a Progress,
+    priority: Priority,
     targets: Targets,
     fixed_cost: Duration,
     /// Pages that the destination does not have as they are now.
@@ -49,12 +51,14 @@ impl<'a> Precopy<'a> {
         guest: &'a dyn MigrationSource,
         request: &MigrateRequest,
         fixed_cost: Duration,
+        priority: Priority,
         progress: &'a Progress,
     ) -> Self {
         let memory = guest.memory();
         Self {
             guest,
             progress,
+            priority,
             targets: Targets {
                 downtime: Duration::from_millis(request.downtime_target_ms),
                 timeout: Duration::from_secs(request.timeout_s),
@@ -119,6 +123,7 @@ impl<'a> Precopy<'a> {
     fn throttle(&mut self, percent: u8, sender: &mut Sender<'_>) {
         self.throttle_percent = percent;
         self.most_throttle_percent = self.most_throttle_percent.max(percent);
+        self.priority.restore();
         sender.set_throttle(percent);
     }
 

@@ -17,8 +17,9 @@ use crate::vm::migratable::{MigratableError, MigrationSource};
 
 /// How long the destination may take from COMMIT to its answer: pages, locks, disks' metadata.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How long to try to win the guest back from a destination that does not answer.
-const WIN_BACK: Duration = Duration::from_secs(5);
+/// How long to try to win the guest back from a destination that does not answer: a NAS whose
+/// leases last for 10 s frees the locks of a host that has gone by then.
+const WIN_BACK: Duration = Duration::from_secs(12);
 
 /// Moves a guest whose memory is there but for what is pending.
 pub fn run(
