@@ -17,6 +17,7 @@
 //! ([`NOT_SENT_LOW_WATER_BYTES`]), since what waits there delays the last pages of the guest.
 
 mod error;
+mod opening;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ mod tests;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::PollFlags;
 use serde::Serialize;
@@ -34,16 +35,14 @@ pub use error::{ConnectionError, Doing};
 pub use socket::NOT_SENT_LOW_WATER_BYTES;
 
 use super::buffer::Buffer;
-use super::protocol::{FrameHeader, HEADER_BYTES, Kind, MAGIC, PREAMBLE_BYTES, Preamble, VERSION};
-use super::tls::{Identity, Session, Step, TlsRefusal};
+use super::protocol::{FrameHeader, HEADER_BYTES, Kind};
+use super::tls::{Session, Step, TlsRefusal};
 use super::wait::{Cancel, wait};
 
 /// Room for each read: a page of the socket's queue costs the same call as a quarter of a MiB.
 const READ_BYTES: usize = 256 << 10;
 /// What is encrypted before it is written: full records, and small enough for a core's cache.
 const SEAL_BYTES: usize = 128 << 10;
-/// How long who is refused may take to hear it.
-const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One connection. See the module.
 pub struct Connection {
@@ -89,76 +88,6 @@ impl Frame<'_> {
 }
 
 impl Connection {
-    /// The source's side: makes `stream`, which is connected, one of a migration's connections.
-    /// With TLS the other side's certificate must carry `server_name`.
-    ///
-    /// # Errors
-    /// [`ConnectionError`].
-    pub fn connect(
-        stream: TcpStream,
-        identity: &Identity,
-        server_name: Option<&str>,
-        preamble: Preamble,
-        deadline: Instant,
-        cancel: &Cancel,
-    ) -> Result<Self, ConnectionError> {
-        let tls = match identity {
-            Identity::Plain => None,
-            Identity::Tls(identity) => Some(Session::client(identity, server_name.unwrap_or(""))?),
-        };
-        let mut connection = Self::new(stream, tls, cancel)?;
-        connection.handshake(deadline)?;
-        connection.send_as(Doing::Greeting, &preamble.encode(), deadline)?;
-        let answer = connection.receive_preamble(deadline)?;
-        connection.version = answer.version.min(VERSION);
-        let echoed = Preamble {
-            version: preamble.version,
-            ..answer
-        };
-        if echoed == preamble {
-            Ok(connection)
-        } else {
-            Err(ConnectionError::Foreign)
-        }
-    }
-
-    /// The destination's side: makes `stream`, which a listener gave, one of a migration's
-    /// connections. Which one the preamble tells.
-    ///
-    /// # Errors
-    /// [`ConnectionError`]. The other side has been told, as far as it listens.
-    pub fn accept(
-        stream: TcpStream,
-        identity: &Identity,
-        deadline: Instant,
-        cancel: &Cancel,
-    ) -> Result<(Self, Preamble), ConnectionError> {
-        let tls = match identity {
-            Identity::Plain => None,
-            Identity::Tls(identity) => Some(Session::server(identity)?),
-        };
-        let mut connection = Self::new(stream, tls, cancel)?;
-        match connection.welcome(deadline) {
-            Ok(preamble) => Ok((connection, preamble)),
-            Err(error) => {
-                connection.close(deadline.min(Instant::now() + FAREWELL));
-                Err(error)
-            }
-        }
-    }
-
-    fn welcome(&mut self, deadline: Instant) -> Result<Preamble, ConnectionError> {
-        self.handshake(deadline)?;
-        let preamble = self.receive_preamble(deadline)?;
-        self.version = preamble.version.min(VERSION);
-        let answer = Preamble {
-            version: VERSION,
-            ..preamble
-        };
-        self.send_as(Doing::Greeting, &answer.encode(), deadline)?;
-        Ok(preamble)
-    }
-
     fn new(
         stream: TcpStream,
         tls: Option<Session>,
@@ -477,56 +406,6 @@ impl Connection {
                 Step::Idle => return Ok(()),
                 Step::Closed => self.ended = true,
             }
-        }
-    }
-
-    fn handshake(&mut self, deadline: Instant) -> Result<(), ConnectionError> {
-        while self.tls.as_ref().is_some_and(Session::is_handshaking) {
-            match self.step(None) {
-                Ok(Step::Transmit) => self.flush(Doing::Handshake, deadline)?,
-                Ok(Step::Again | Step::Encrypted) => {}
-                Ok(Step::Idle) => self.read_handshake(deadline)?,
-                Ok(Step::Closed) => return Err(ConnectionError::Closed),
-                Err(refusal) => {
-                    self.send_alert();
-                    return Err(refusal.into());
-                }
-            }
-        }
-        self.flush(Doing::Handshake, deadline)?;
-        // What came right behind it.
-        self.decrypt()
-    }
-
-    fn read_handshake(&mut self, deadline: Instant) -> Result<(), ConnectionError> {
-        self.read_by(Doing::Handshake, deadline)?;
-        // Before TLS answers in its own way.
-        if MAGIC.starts_with(self.incoming.filled().first_chunk::<4>().unwrap_or(&[0; 4])) {
-            return Err(ConnectionError::PlainText);
-        }
-        Ok(())
-    }
-
-    /// Tells the other side why its part of the handshake is refused, if it listens.
-    fn send_alert(&mut self) {
-        if let Some(session) = &mut self.tls {
-            session.take_alert(&mut self.outgoing);
-        }
-        let _ = self.flush(Doing::Handshake, Instant::now());
-    }
-
-    fn receive_preamble(&mut self, deadline: Instant) -> Result<Preamble, ConnectionError> {
-        loop {
-            // A handshake, or an alert: RFC 8446, 5.1.
-            if let [0x15 | 0x16, 3, ..] = self.plain.filled() {
-                return Err(ConnectionError::Encrypted);
-            }
-            if let Some(bytes) = self.plain.filled().first_chunk::<PREAMBLE_BYTES>() {
-                let preamble = Preamble::decode(bytes).ok_or(ConnectionError::Foreign)?;
-                self.plain.take(PREAMBLE_BYTES);
-                return Ok(preamble);
-            }
-            self.read_by(Doing::Greeting, deadline)?;
         }
     }
 }

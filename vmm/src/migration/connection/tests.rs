@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
 use super::*;
-use crate::migration::protocol::{Ack, Channel};
-use crate::migration::tls::TlsIdentity;
+use crate::migration::protocol::{Ack, Channel, Preamble, VERSION};
+use crate::migration::tls::{Identity, TlsIdentity};
 
 const NAME: &str = "node2.example";
 
