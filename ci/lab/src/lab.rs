@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::artifacts::Artifacts;
+use crate::nas::Nas;
 use crate::network::Network;
 use crate::paths;
 use crate::server::{Server, ServerBuilder};
@@ -48,6 +49,14 @@ impl Lab {
     /// If its agent cannot be started.
     pub fn host(&self) -> Result<Server> {
         crate::server::host::start(self)
+    }
+
+    /// A NAS on its switch; one a lab.
+    ///
+    /// # Errors
+    /// If nfs-ganesha does not start.
+    pub fn nas(&self) -> Result<Nas> {
+        Nas::start(self)
     }
 
     /// The switch that its servers are on.

@@ -9,6 +9,7 @@
 //!  test ── Lab ── Network      a namespace without a name: bridge and taps
 //!           │
 //!           ├─ Artifacts       kernels, disks, initramfs; cached in .cache/lab
+//!           ├─ Nas             NFS 4 on the switch, where servers share disks
 //!           └─ Server ─ QEMU   serial log in target/lab/<lab>/<server>.log
 //!                └─ Channel ═ virtio-serial ═ agent ─ commands
 //! ```
@@ -31,6 +32,7 @@ mod channel;
 pub mod demo;
 pub mod guest;
 mod lab;
+pub mod nas;
 pub mod network;
 mod output;
 mod paths;

@@ -14,6 +14,15 @@ use super::initramfs::GUEST_CONSOLE;
 
 const GUEST_INIT: &str = "#!/bin/sh\nmount -t tmpfs tmpfs /tmp\nexec /sbin/guest-console\n";
 const GUEST_MIB: u64 = 64;
+const WORK_INIT: &str = "#!/bin/sh
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mkdir -p /dev/pts /dev/shm /run/sshd
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+ip link set lo up
+exec /usr/sbin/guest-console
+";
 
 /// A raw disk without partitions: ext4 with busybox.
 pub(super) fn guest(cache: &Cache) -> Result<PathBuf> {
@@ -33,6 +42,25 @@ pub(super) fn guest(cache: &Cache) -> Result<PathBuf> {
         write_program(&root.join("sbin/init"), GUEST_INIT)?;
         write_program(&root.join("sbin/guest-console"), GUEST_CONSOLE)?;
         make_ext4(&root, &path.join("disk.raw"), "guest-root", 0, GUEST_MIB)?;
+        Ok(fs::remove_dir_all(&root)?)
+    })?;
+    Ok(directory.join("disk.raw"))
+}
+
+const WORK_PACKAGES: &str = "busybox,fio,iproute2,iputils-ping,openssh-server,procps,stress-ng";
+const WORK_MIB: u64 = 1024;
+
+/// A raw disk without partitions: ext4 with Debian 12 and what makes load.
+pub(super) fn work(cache: &Cache) -> Result<PathBuf> {
+    let inputs = (WORK_PACKAGES, WORK_INIT, GUEST_CONSOLE, WORK_MIB, MIRROR);
+    let directory = cache.get("work-disk", &inputs, |path| {
+        let root = path.join("root");
+        bootstrap("bookworm", "minbase", WORK_PACKAGES, &root, &[])?;
+        let console = root.join("usr/sbin/guest-console");
+        write_program(&console, GUEST_CONSOLE)?;
+        write_program(&root.join("lab-init"), WORK_INIT)?;
+        symlink("../bin/busybox", root.join("usr/sbin/poweroff"))?;
+        make_ext4(&root, &path.join("disk.raw"), "work-root", 0, WORK_MIB)?;
         Ok(fs::remove_dir_all(&root)?)
     })?;
     Ok(directory.join("disk.raw"))

@@ -53,6 +53,7 @@ impl Artifacts {
         self.server_initramfs()?;
         self.server_root()?;
         self.guest_disk()?;
+        self.work_disk()?;
         self.boot_disk()?;
         Ok(())
     }
@@ -91,6 +92,15 @@ impl Artifacts {
     /// If `mkfs.ext4` fails.
     pub fn guest_disk(&self) -> Result<PathBuf> {
         disks::guest(&self.cache)
+    }
+
+    /// A raw ext4 disk with Debian 12, fio, stress-ng, an SSH and an HTTP server; answers on the
+    /// console.
+    ///
+    /// # Errors
+    /// If Debian's archive cannot be reached, or a tool fails.
+    pub fn work_disk(&self) -> Result<PathBuf> {
+        disks::work(&self.cache)
     }
 
     /// A qcow2 disk with Debian 12, systemd and GRUB for BIOS: an ordinary

@@ -1,0 +1,154 @@
+//! A guest at work, and those who would notice that it moves.
+
+use std::time::{Duration, Instant};
+
+use pindah_lab::guest::{ACTION_LIMIT, Guest};
+use pindah_lab::{Process, Server};
+
+use crate::site::{ADDRESS, Traveller};
+
+const LOAD: &str = include_str!("../../assets/guest-load");
+const GAP_WATCH: &str = include_str!("../../assets/guest-gap-watch");
+/// The last line of what the guest serves.
+const NUMBERS: u32 = 4_000_000;
+/// The download is slow enough to last for all moves of a test.
+const DOWNLOAD_RATE: &str = "60k";
+
+/// Who talks with the guest all the while.
+pub struct Observers {
+    download: Process,
+    session: Process,
+    ping: Process,
+}
+
+impl Observers {
+    /// Starts the load in the guest, and then these on the host.
+    pub fn start(guest: &mut Guest<'_>, host: &Server) -> Self {
+        guest.check(LOAD).unwrap();
+        guest.check(GAP_WATCH).unwrap();
+        let key = host.check("mktemp -d").unwrap().trim_end().to_string() + "/key";
+        host.check(&format!("ssh-keygen -q -t ed25519 -N '' -f {key}"))
+            .unwrap();
+        let public = host.check(&format!("cat {key}.pub")).unwrap();
+        guest
+            .check(&format!(
+                "echo '{}' >/root/.ssh/authorized_keys",
+                public.trim_end()
+            ))
+            .unwrap();
+        let url = format!("http://{ADDRESS}/numbers");
+        let download = ["curl", "-sS", "--limit-rate", DOWNLOAD_RATE, &url];
+        let target = format!("root@{ADDRESS}");
+        let count = "i=0; while :; do echo $i; i=$((i + 1)); sleep 0.2; done";
+        let session = [
+            &["ssh", "-i", &key, "-o", "BatchMode=yes"][..],
+            &["-o", "StrictHostKeyChecking=no"],
+            &["-o", "UserKnownHostsFile=/dev/null"],
+            &[&target, count],
+        ]
+        .concat();
+        let mut observers = Self {
+            download: host.spawn(&download).unwrap(),
+            session: host.spawn(&session).unwrap(),
+            ping: host.spawn(&["ping", "-n", "-i", "0.1", ADDRESS]).unwrap(),
+        };
+        observers.wait_for_more();
+        observers
+    }
+
+    /// Waits until each of them has had more from the guest, and looks at what came.
+    pub fn wait_for_more(&mut self) {
+        for (name, process, more) in [
+            ("numbers downloaded", &mut self.download, 20_000),
+            ("words in the session", &mut self.session, 10),
+            ("replies to ping", &mut self.ping, 200),
+        ] {
+            let before = process.stdout().len();
+            let wait = |output: &[u8]| (output.len() >= before + more).then_some(());
+            process.wait_for(name, ACTION_LIMIT, wait).unwrap();
+        }
+        assert_counts(self.download.stdout(), 1);
+        assert_counts(self.session.stdout(), 0);
+    }
+
+    /// How many pings were answered, and the longest row that was not, in tenths of a second.
+    pub fn pings(&self) -> (usize, u64) {
+        let text = String::from_utf8_lossy(self.ping.stdout());
+        let number = |line: &str| -> Option<u64> {
+            let (_, rest) = line.split_once("icmp_seq=")?;
+            let (number, _) = rest.split_once(' ')?;
+            line.contains("time=").then(|| number.parse().ok())?
+        };
+        let numbers: Vec<u64> = text.lines().filter_map(number).collect();
+        let missing = numbers
+            .windows(2)
+            .map(|pair| pair[1].saturating_sub(pair[0] + 1));
+        (numbers.len(), missing.max().unwrap_or(0))
+    }
+}
+
+/// Whole lines count up from `first`, without a gap.
+fn assert_counts(output: &[u8], first: u32) {
+    let text = String::from_utf8_lossy(output);
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    for (line, expected) in whole.lines().zip(first..=NUMBERS) {
+        assert_eq!(line, expected.to_string(), "line by line");
+    }
+}
+
+/// What the guest itself says of its work.
+#[derive(Debug)]
+pub struct Work {
+    /// Verified passes over its file.
+    pub fio_rounds: u64,
+    /// The longest time between two steps of a watcher in the guest, in ms.
+    pub gap_ms: f64,
+}
+
+impl Work {
+    /// Looks, and has the watcher begin anew.
+    ///
+    /// # Panics
+    /// If anything that verifies has found something, or a clock has stepped back.
+    pub fn look(guest: &mut Guest<'_>) -> Self {
+        let bad = guest.check("cat /tmp/bad 2>/dev/null || true").unwrap();
+        assert_eq!(bad, "", "the guest's work went wrong");
+        guest.check("pgrep -x stress-ng >/dev/null").unwrap();
+        let gap = guest.check("cat /tmp/gap; touch /tmp/gap-reset").unwrap();
+        let (gap_ms, back) = gap.split_once(' ').expect("gap and steps back");
+        assert_eq!(back, "0", "a clock stepped back");
+        let rounds = guest.check("cat /tmp/fio-rounds 2>/dev/null || echo 0");
+        Self {
+            fio_rounds: rounds.unwrap().parse().expect("a number"),
+            gap_ms: gap_ms.parse().expect("a number of ms"),
+        }
+    }
+
+    /// Waits until fio has verified its file once more.
+    pub fn wait_for_disk(traveller: &mut Traveller<'_>) {
+        let (first, end) = (
+            Self::look(traveller.guest()).fio_rounds,
+            Instant::now() + ACTION_LIMIT,
+        );
+        // The round in which the guest moved, and a whole one after it.
+        while Self::look(traveller.guest()).fio_rounds < first + 2 {
+            assert!(Instant::now() < end, "fio does not go on");
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+/// By how much the guest's wall clock is ahead of its server's, in seconds: of five looks the
+/// quickest. The servers' clocks go each their own way.
+pub fn clock_offset(guest: &mut Guest<'_>, server: &Server) -> f64 {
+    let seconds = |text: String| -> f64 { text.trim().parse().expect("seconds") };
+    let date = "date +%s.%N";
+    let looks = (0..5).map(|_| {
+        let before = seconds(server.check(date).unwrap());
+        let there = seconds(guest.check(date).unwrap());
+        let after = seconds(server.check(date).unwrap());
+        (after - before, there - f64::midpoint(before, after))
+    });
+    let quickest = looks.min_by(|a, b| a.0.total_cmp(&b.0));
+    quickest.expect("there are five").1
+}
