@@ -63,6 +63,8 @@ impl Observers {
             ("words in the session", &mut self.session, 10),
             ("replies to ping", &mut self.ping, 200),
         ] {
+            assert!(!process.has_ended().unwrap(), "no {name} any more");
+            // All that has come by now: what counts is what comes from here on.
             let before = process.stdout().len();
             let wait = |output: &[u8]| (output.len() >= before + more).then_some(());
             process.wait_for(name, ACTION_LIMIT, wait).unwrap();
@@ -72,7 +74,8 @@ impl Observers {
     }
 
     /// How many pings were answered, and the longest row that was not, in tenths of a second.
-    pub fn pings(&self) -> (usize, u64) {
+    pub fn pings(&mut self) -> (usize, u64) {
+        assert!(!self.ping.has_ended().unwrap(), "ping has ended");
         let text = String::from_utf8_lossy(self.ping.stdout());
         let number = |line: &str| -> Option<u64> {
             let (_, rest) = line.split_once("icmp_seq=")?;
@@ -138,17 +141,18 @@ impl Work {
     }
 }
 
-/// By how much the guest's wall clock is ahead of its server's, in seconds: of five looks the
-/// quickest. The servers' clocks go each their own way.
-pub fn clock_offset(guest: &mut Guest<'_>, server: &Server) -> f64 {
+/// By how much the guest's wall clock is ahead of its server's, and by how much that may be wrong,
+/// in seconds: of five looks the quickest. The servers' clocks go each their own way.
+pub fn clock_offset(guest: &mut Guest<'_>, server: &Server) -> (f64, f64) {
     let seconds = |text: String| -> f64 { text.trim().parse().expect("seconds") };
     let date = "date +%s.%N";
     let looks = (0..5).map(|_| {
         let before = seconds(server.check(date).unwrap());
         let there = seconds(guest.check(date).unwrap());
         let after = seconds(server.check(date).unwrap());
-        (after - before, there - f64::midpoint(before, after))
+        let middle = f64::midpoint(before, after);
+        (there - middle, after - middle)
     });
-    let quickest = looks.min_by(|a, b| a.0.total_cmp(&b.0));
-    quickest.expect("there are five").1
+    let quickest = looks.min_by(|a, b| a.1.total_cmp(&b.1));
+    quickest.expect("there are five")
 }

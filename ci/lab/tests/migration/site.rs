@@ -111,8 +111,9 @@ impl<'a> Traveller<'a> {
         self.guest.as_mut().expect("only the end takes it")
     }
 
-    /// By how much its wall clock is ahead of its server's, in seconds.
-    pub fn clock_offset(&mut self) -> f64 {
+    /// By how much its wall clock is ahead of its server's, and by how much that may be wrong, in
+    /// seconds.
+    pub fn clock_offset(&mut self) -> (f64, f64) {
         let server = &self.site.servers[self.at];
         clock_offset(self.guest(), server)
     }
