@@ -199,7 +199,7 @@ pub fn predicted_downtime(observation: &Observation) -> Duration {
 /// that cannot be told.
 pub fn expected_switchover(observation: &Observation, targets: &Targets) -> Option<Duration> {
     let targets = targets.leaving_room(observation.fixed_cost);
-    let allowed = targets.downtime - observation.fixed_cost;
+    let allowed = targets.downtime.checked_sub(observation.fixed_cost)?;
     let unsent = transfer(observation, observation.unsent_bytes as f64);
     let growth = growth(observation);
     let dirty = wire_bytes(observation, observation.dirty_pages as f64);

@@ -58,9 +58,11 @@ impl MigrationSource for Vm {
         if self.life.now().state != RunState::Running {
             return true;
         }
-        // All of them, whatever the ones before say.
-        let held = self.vcpus.iter().map(|vcpu| vcpu.hold(time));
-        held.fold(true, |all, this| all && this)
+        let mut all = true;
+        for vcpu in &self.vcpus {
+            all &= vcpu.hold(time);
+        }
+        all
     }
 
     fn give_up(&self) {

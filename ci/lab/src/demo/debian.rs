@@ -17,51 +17,54 @@ const TAP: &str = "guest0";
 const PORT: u16 = 4444;
 const KEYS: &str = "/srv/nas/keys";
 const MOVE_LIMIT: Duration = Duration::from_secs(300);
+const TWO_MORE_ROUNDS: &str = "cd /tmp/work; n=$(($(cat round) + 2)); \
+                               while [ $(cat round) -lt $n ]; do sleep 1; done";
 const WORKLOAD: &str = include_str!("../../assets/guest-workload");
 
 /// Where the guest lives.
-enum Place {
-    Host([Server; 1]),
-    Site { servers: [Server; 2], nas: Nas },
+struct Place {
+    servers: Vec<Server>,
+    /// What servers share, where there are two.
+    nas: Option<Nas>,
 }
 
 impl Place {
+    /// This host.
+    fn host(lab: &Lab) -> Result<Self> {
+        Ok(Self {
+            servers: vec![lab.host()?],
+            nas: None,
+        })
+    }
+
     /// Two servers and a NAS.
     fn site(lab: &Lab) -> Result<Self> {
         let nas = lab.nas()?;
         let server = |name| lab.server(name).memory_mib(1024);
-        let servers = start_all([server("one"), server("two")])?;
+        let servers = Vec::from(start_all([server("one"), server("two")])?);
         for server in &servers {
             nas.mount(server)?;
         }
-        Ok(Self::Site { servers, nas })
-    }
-
-    fn server(&self, at: usize) -> &Server {
-        match self {
-            Self::Host(servers) => &servers[at],
-            Self::Site { servers, .. } => &servers[at],
-        }
+        Ok(Self {
+            servers,
+            nas: Some(nas),
+        })
     }
 
     /// Makes taps for the guest, and a copy of its disk.
     fn disk(&self, lab: &Lab) -> Result<String> {
-        let tap = format!("ip tuntap add {TAP} mode tap && ip link set dev {TAP} master br0 up");
-        let original = lab.artifacts().guest_disk()?;
-        match self {
-            Self::Host([server]) => {
-                server.check(&tap)?;
-                let from = server.artifact(&original);
-                server.check(&format!("cp {} /run/guest.raw", from.display()))?;
-                Ok("/run/guest.raw".to_string())
-            }
-            Self::Site { servers, nas } => {
-                for server in servers {
-                    server.check(&tap)?;
-                }
-                nas.put(&original, "guest.raw")
-            }
+        for server in &self.servers {
+            let tap = format!("{TAP} mode tap && ip link set dev {TAP} master br0 up");
+            server.check(&format!("ip tuntap add {tap}"))?;
         }
+        let original = lab.artifacts().guest_disk()?;
+        if let Some(nas) = &self.nas {
+            return nas.put(&original, "guest.raw");
+        }
+        let server = &self.servers[0];
+        let from = server.artifact(&original);
+        server.check(&format!("cp {} /run/guest.raw", from.display()))?;
+        Ok("/run/guest.raw".to_string())
     }
 }
 
@@ -70,17 +73,17 @@ fn move_at_work<'a>(
     page: &Page,
     mut guest: Guest<'a>,
     there: GuestBuilder<'a>,
-    servers: &[Server; 2],
+    [one, two]: [&Server; 2],
 ) -> Result<Guest<'a>> {
     guest.check("mkdir -p /disk")?;
     guest.check(WORKLOAD)?;
-    let [one, two] = [servers[0].address(), servers[1].address()];
-    let vmm = servers[0].program("pindah-vmm");
-    servers[0].check(&format!("{vmm} keys {KEYS} {one} {two}"))?;
+    let vmm = one.program("pindah-vmm");
+    let (here, there_address) = (one.address(), two.address());
+    one.check(&format!("{vmm} keys {KEYS} {here} {there_address}"))?;
 
     let start = Instant::now();
     let mut arrived = there.receive(&format!("0.0.0.0:{PORT}"), KEYS)?;
-    let client = guest.send(&format!("{two}:{PORT}"), KEYS)?;
+    let client = guest.send(&format!("{there_address}:{PORT}"), KEYS)?;
     let output = client.wait(MOVE_LIMIT)?.ok()?;
     page.step(
         start,
@@ -94,7 +97,7 @@ fn move_at_work<'a>(
         page.line(summary);
     }
     drop(guest);
-    arrived.check("n=$(cat /tmp/work/round); while [ $(cat /tmp/work/round) -lt $((n + 2)) ]; do sleep 1; done")?;
+    arrived.check(TWO_MORE_ROUNDS)?;
     let bad = arrived.check("cat /tmp/work/bad 2>/dev/null || true")?;
     if !bad.is_empty() {
         bail!("the guest's work went wrong: {bad}");
@@ -116,7 +119,7 @@ pub(super) fn show(page: &Page, on_host: bool) -> Result<()> {
 
     let start = Instant::now();
     let place = if on_host {
-        Place::Host([lab.host()?])
+        Place::host(&lab)?
     } else {
         let place = Place::site(&lab)?;
         page.step(
@@ -125,7 +128,7 @@ pub(super) fn show(page: &Page, on_host: bool) -> Result<()> {
         );
         place
     };
-    let server = place.server(0);
+    let server = &place.servers[0];
     let kernel = lab.artifacts().kernel("6.12", Flavour::Generic)?;
     let disk = place.disk(&lab)?;
     let build = |server| -> Result<GuestBuilder<'_>> {
@@ -162,8 +165,8 @@ pub(super) fn show(page: &Page, on_host: bool) -> Result<()> {
     lab.network().run("ping -c 1 -W 30 10.9.0.100")?;
     page.step(start, "guest and host have pinged each other");
 
-    if let Place::Site { servers, .. } = &place {
-        guest = move_at_work(page, guest, build(&servers[1])?, servers)?;
+    if let [one, two] = place.servers.as_slice() {
+        guest = move_at_work(page, guest, build(two)?, [one, two])?;
     }
 
     let start = Instant::now();

@@ -9,8 +9,8 @@ const PERIOD: Duration = Duration::from_millis(20);
 /// From this share on, in per cent, the guest has to stand nearly still: in a fifth of a millisecond
 /// a vCPU writes a hundred pages, and fifty such times a second are more than a slow link carries.
 const MOST: u8 = 99;
-const LAST_PERIOD: Duration = Duration::from_millis(100);
-const LAST_RUN: Duration = Duration::from_micros(200);
+/// So long it is held then, and so long it runs.
+const LAST: (Duration, Duration) = (Duration::from_micros(99_800), Duration::from_micros(200));
 
 /// Holds all vCPUs for a share of their time. It has no clock of its own: who sends pages calls
 /// [`Self::tick`] all the while, and a sender that stands still holds nobody.
@@ -43,13 +43,14 @@ impl<'a> Throttle<'a> {
         }
         let now = Instant::now();
         if now >= self.next {
-            let (period, run) = match self.percent {
-                0..MOST => (PERIOD, PERIOD * (100 - self.percent).into() / 100),
-                _ => (LAST_PERIOD, LAST_RUN),
+            let percent = u32::from(self.percent);
+            let (held, run) = match self.percent {
+                0..MOST => (PERIOD * percent / 100, PERIOD * (100 - percent) / 100),
+                _ => LAST,
             };
-            let all = self.guest.hold(period - run);
+            let all = self.guest.hold(held);
             // One that woke late gets its share of the period, and no more.
-            self.next = now + if all { period } else { run };
+            self.next = now + if all { held + run } else { run };
         }
         most.min(self.next.saturating_duration_since(now))
     }
