@@ -12,7 +12,7 @@ const GAP_WATCH: &str = include_str!("../../assets/guest-gap-watch");
 /// The last line of what the guest serves.
 const NUMBERS: u32 = 4_000_000;
 /// The download is slow enough to last for all moves of a test.
-const DOWNLOAD_RATE: &str = "60k";
+const DOWNLOAD_RATE: &str = "10k";
 
 /// Who talks with the guest all the while.
 pub struct Observers {
