@@ -19,9 +19,6 @@ pub struct MigrateRequest {
     /// Name or IP address that the destination's certificate must carry; needed with TLS.
     #[serde(default)]
     pub server_name: Option<String>,
-    /// What is done for a guest that writes faster than the link carries.
-    #[serde(default)]
-    pub mode: MigrationMode,
     /// The guest is stopped only when it is predicted to stand no longer than this, in
     /// milliseconds; or, on hosts that need more than half of that for what is no page, than that
     /// and half of this.
@@ -53,7 +50,6 @@ impl Default for MigrateRequest {
             data_connections: one(),
             encryption: Encryption::default(),
             server_name: None,
-            mode: MigrationMode::default(),
             downtime_target_ms: default_downtime_target(),
             timeout_s: default_timeout(),
             bandwidth_bytes_per_s: None,
@@ -86,16 +82,6 @@ pub enum Encryption {
     Tls,
     /// Nothing: whoever is on the link reads the guest's memory, and may write it.
     Plaintext,
-}
-
-/// What is done for a guest that writes faster than the link carries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum MigrationMode {
-    /// Its vCPUs are slowed down until it converges.
-    #[default]
-    Precopy,
 }
 
 /// How pages are compressed.

@@ -93,7 +93,6 @@ fn request(arguments: &SendArguments) -> MigrateRequest {
         compression: arguments.compression,
         delta_cache_mib: arguments.delta_cache,
         verify_memory: arguments.verify_memory,
-        ..MigrateRequest::default()
     }
 }
 

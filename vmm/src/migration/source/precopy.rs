@@ -40,9 +40,8 @@ pub struct Precopy<'a> {
     predictions: Vec<Prediction>,
     dirty_pages_per_s: f64,
     logged: Instant,
-    throttle_percent: u8,
-    /// The most that vCPUs were held.
-    pub most_throttle_percent: u8,
+    /// What vCPUs are held for, in per cent of their time; it only rises.
+    pub throttle_percent: u8,
 }
 
 impl<'a> Precopy<'a> {
@@ -71,7 +70,6 @@ impl<'a> Precopy<'a> {
             dirty_pages_per_s: 0.0,
             logged: Instant::now(),
             throttle_percent: 0,
-            most_throttle_percent: 0,
         }
     }
 
@@ -122,7 +120,6 @@ impl<'a> Precopy<'a> {
 
     fn throttle(&mut self, percent: u8, sender: &mut Sender<'_>) {
         self.throttle_percent = percent;
-        self.most_throttle_percent = self.most_throttle_percent.max(percent);
         self.priority.restore();
         sender.set_throttle(percent);
     }
@@ -207,7 +204,7 @@ impl<'a> Precopy<'a> {
     }
 
     fn chunk_words(sender: &Sender<'_>) -> usize {
-        let rate = sender.rate().unwrap_or(0) as f64;
+        let rate = sender.capped_rate().unwrap_or(0) as f64;
         let words = rate * CHUNK_TIME.as_secs_f64() / (64 * PAGE_SIZE) as f64;
         (words as u64).clamp(*CHUNK_WORDS.start(), *CHUNK_WORDS.end()) as usize
     }
@@ -225,7 +222,7 @@ impl<'a> Precopy<'a> {
             wire_bytes_per_page,
             rewrites_measured: self.rounds.len() > 1,
             send_bytes_per_s: sender.capped_rate().unwrap_or(u64::MAX),
-            in_flight_bytes: 0,
+            in_flight_bytes: sender.in_flight(),
             fixed_cost: self.fixed_cost,
             elapsed: self.progress.elapsed(),
             throttle_percent: self.throttle_percent,

@@ -84,9 +84,9 @@ impl<'a> Sender<'a> {
         data + self.control.wire_bytes()
     }
 
-    /// What the destination acknowledges, in bytes a second.
-    pub fn rate(&self) -> Option<u64> {
-        self.window.rate()
+    /// Sent and not acknowledged, in bytes.
+    pub fn in_flight(&self) -> u64 {
+        self.window.in_flight()
     }
 
     /// What became of the pages.

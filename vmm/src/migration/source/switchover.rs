@@ -76,7 +76,7 @@ pub fn run(
                 rounds: precopy.rounds,
                 switchover: report,
                 state_bytes,
-                throttle_percent: precopy.most_throttle_percent,
+                throttle_percent: precopy.throttle_percent,
             })
         }
         Err(NoAnswer::Aborted(message)) => {
