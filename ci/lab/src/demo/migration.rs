@@ -39,7 +39,7 @@ pub(super) fn show(page: &Page) -> Result<()> {
     );
 
     let start = Instant::now();
-    let keys = keys(&first)?;
+    let keys = keys(&here, &first)?;
     let listen = format!("{THERE}:{PORT}");
     let mut arrived = probe(&second, "arriving").receive(&listen, &keys)?;
     page.step(
@@ -88,8 +88,8 @@ fn probe<'a>(server: &'a Server, name: &str) -> GuestBuilder<'a> {
 }
 
 /// Makes keys for both; they see one file system.
-fn keys(server: &Server) -> Result<String> {
-    let directory = server.check("mktemp -d")?.trim_end().to_string() + "/keys";
+fn keys(lab: &Lab, server: &Server) -> Result<String> {
+    let directory = lab.directory().join("keys").display().to_string();
     let vmm = server.program("pindah-vmm");
     server.check(&format!("{vmm} keys {directory} {HERE} {THERE}"))?;
     Ok(directory)

@@ -1,5 +1,6 @@
 //! A guest at work, and those who would notice that it moves.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pindah_lab::guest::{ACTION_LIMIT, Guest};
@@ -12,7 +13,7 @@ const GAP_WATCH: &str = include_str!("../../assets/guest-gap-watch");
 /// The last line of what the guest serves.
 const NUMBERS: u32 = 4_000_000;
 /// The download is slow enough to last for all moves of a test.
-const DOWNLOAD_RATE: &str = "10k";
+const DOWNLOAD_RATE: &str = "5k";
 
 /// Who talks with the guest all the while.
 pub struct Observers {
@@ -22,11 +23,11 @@ pub struct Observers {
 }
 
 impl Observers {
-    /// Starts the load in the guest, and then these on the host.
-    pub fn start(guest: &mut Guest<'_>, host: &Server) -> Self {
+    /// Starts the load in the guest, and then these on the host, with a key of SSH in `directory`.
+    pub fn start(guest: &mut Guest<'_>, host: &Server, directory: &Path) -> Self {
         guest.check(LOAD).unwrap();
         guest.check(GAP_WATCH).unwrap();
-        let key = host.check("mktemp -d").unwrap().trim_end().to_string() + "/key";
+        let key = directory.join("key").display().to_string();
         host.check(&format!("ssh-keygen -q -t ed25519 -N '' -f {key}"))
             .unwrap();
         let public = host.check(&format!("cat {key}.pub")).unwrap();

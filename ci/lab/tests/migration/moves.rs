@@ -11,7 +11,7 @@ fn guest_moves_while_everybody_talks_with_it(name: &str, moves: usize) {
         .guest()
         .check("cat /proc/sys/kernel/random/boot_id")
         .unwrap();
-    let mut observers = Observers::start(traveller.guest(), &host);
+    let mut observers = Observers::start(traveller.guest(), &host, site.directory());
     let (offset, error) = traveller.clock_offset();
     Work::wait_for_disk(&mut traveller);
     for number in 1..=moves {

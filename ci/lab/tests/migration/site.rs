@@ -1,5 +1,6 @@
 //! Two servers, a NAS and a guest that moves between them.
 
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +68,11 @@ impl Site {
     /// The harness's host, on the same switch.
     pub fn host(&self) -> Server {
         self.lab.host().unwrap()
+    }
+
+    /// Where the harness keeps what is of this site; made anew each time.
+    pub fn directory(&self) -> &Path {
+        self.lab.directory()
     }
 
     /// The guest as each server starts or receives it.
