@@ -6,13 +6,18 @@
 //! round (the time in which what was sent at its beginning is acknowledged) from what was measured:
 //!
 //! ```text
-//! window = rate × min_rtt + max(rate × target − frame, rate × target / 4)
+//! window = rate × (min_rtt + held) + max(rate × target − frame, rate × target / 4)
 //! target = 25 kB / rate, within 0.5 … 2 ms
 //! ```
 //!
 //! The first term fills the link, the second is the queue. It is allowed for less than its target
 //! by a frame, since `min_rtt` holds the time that a frame takes on the link. While the link is not
 //! full, `rate` is `window / rtt`, so the window grows by itself, quickly where the RTT is short.
+//!
+//! An acknowledgement is late for two reasons. What the kernel's own RTT shows ([`LinkTime`]) is a
+//! queue on the link, and calls for a shorter window. The rest, `held`, is a thread of either side
+//! that waited for a processor: on a busy host that takes many times the link's RTT. It calls for
+//! a longer window, or there would be one window a wait and less with every round.
 //!
 //! ```text
 //! Startup ──── delay, or a rate that no longer grows ────► Steady ◄─── sample ─── Probe
@@ -32,8 +37,10 @@ use std::time::Duration;
 use outstanding::Outstanding;
 use rate::Rate;
 
-/// The window at first, in bytes: 2.6 ms of 100 Mbit/s.
-const FIRST_WINDOW: u64 = 32 << 10;
+use super::connection::LinkTime;
+
+/// The window at first, in bytes: 1.3 ms of 100 Mbit/s.
+const FIRST_WINDOW: u64 = 16 << 10;
 
 /// The least window, in bytes: two of the smallest frames, one on the link and one behind it.
 const MIN_WINDOW: u64 = 2 * MIN_FRAME;
@@ -68,6 +75,13 @@ const MAX_TARGET: Duration = Duration::from_millis(2);
 /// A round lasts for this long at least: shorter ones measure the scheduler.
 const MIN_ROUND: Duration = Duration::from_micros(500);
 
+/// Threads that wait for a processor are made up for to this time; the destination may then owe as
+/// much.
+const MAX_HELD: Duration = Duration::from_millis(20);
+
+/// The same in bytes, for fast links: what both sides' caches hold is sent and taken fastest.
+const MAX_HELD_BYTES: u64 = 2 << 20;
+
 /// So long the least RTT is believed without being seen again.
 const MIN_RTT_LIFE: Duration = Duration::from_secs(5);
 
@@ -91,6 +105,9 @@ pub struct Window {
     phase: Phase,
     /// The least RTT, and when one like it was last seen.
     min_rtt: Option<(Duration, Duration)>,
+    pace: Option<u64>,
+    /// How long threads have waited of late.
+    held: Duration,
     rate: Rate,
     round: Round,
     /// Since when the sender may send and does not.
@@ -125,8 +142,19 @@ struct Round {
     ends: u64,
     /// The least RTT in it.
     min_rtt: Option<Duration>,
+    /// The shortest queue in it by the kernel's word.
+    queue: Option<Duration>,
     /// How long the sender could have sent and did not.
     idle: Duration,
+}
+
+/// By how much acknowledgements are later than at best, and why.
+#[derive(Clone, Copy, Debug)]
+struct Delay {
+    /// A queue on the link.
+    queue: Duration,
+    /// Threads that waited for a processor, or for the destination's memory.
+    held: Duration,
 }
 
 impl Round {
@@ -136,6 +164,7 @@ impl Round {
             acked,
             ends,
             min_rtt: None,
+            queue: None,
             idle: Duration::ZERO,
         }
     }
@@ -155,6 +184,8 @@ impl Window {
                 late: 0,
             },
             min_rtt: None,
+            pace: None,
+            held: Duration::ZERO,
             rate: Rate::default(),
             round: Round::new(now, 0, 0),
             open_since: Some(now),
@@ -179,6 +210,12 @@ impl Window {
         }
     }
 
+    /// What the kernel has measured on the link until now. To be told before [`Self::on_ack`].
+    pub fn on_link(&mut self, time: LinkTime) {
+        let queue = time.rtt.saturating_sub(time.min_rtt);
+        self.round.queue = Some(self.round.queue.map_or(queue, |least| least.min(queue)));
+    }
+
     /// The destination has the first `total_acked` bytes in place. What it cannot have, and what it
     /// has said before, is ignored.
     pub fn on_ack(&mut self, now: Duration, total_acked: u64) {
@@ -195,7 +232,7 @@ impl Window {
             // The bursts of a start queue up even on a long link that is far from full.
             let limit = (self.target() / 2).max(rtt / 8);
             let starting = matches!(self.phase, Phase::Startup { .. });
-            if starting && was_full && self.delay(rtt) <= limit {
+            if starting && was_full && self.delay(rtt, None).queue <= limit {
                 self.bytes = (self.bytes + newly).min(MAX_WINDOW);
             }
         }
@@ -234,6 +271,13 @@ impl Window {
             Phase::Startup { .. } => None,
             Phase::Steady | Phase::Probe { .. } => self.rate.smooth(),
         }
+    }
+
+    /// How fast the kernel should let bytes go, in bytes a second, where this side's threads come
+    /// too late to do it themselves: what they send at once must not queue up on the link. `None`
+    /// where they need no help.
+    pub fn pace(&self) -> Option<u64> {
+        self.pace
     }
 
     /// The least time from the sending of a frame to the word that it is in place.
@@ -286,9 +330,14 @@ impl Window {
         }
     }
 
-    /// What of `rtt` is queue.
-    fn delay(&self, rtt: Duration) -> Duration {
-        rtt.saturating_sub(self.min_rtt().unwrap_or(rtt))
+    /// Why an acknowledgement with this RTT came later than the earliest one.
+    fn delay(&self, rtt: Duration, queue: Option<Duration>) -> Delay {
+        let all = rtt.saturating_sub(self.min_rtt().unwrap_or(rtt));
+        let queue = queue.map_or(all, |queue| queue.min(all));
+        Delay {
+            queue,
+            held: (all - queue).min(MAX_HELD),
+        }
     }
 
     /// How long the queue should be.
@@ -308,13 +357,15 @@ impl Window {
 
         let delivered = self.acked - self.round.acked;
         let idle = self.round.idle * 4 > length;
-        let delay = self.delay(self.round.min_rtt.unwrap_or_default());
-        let late = delay > self.target() * 3 / 2;
+        let delay = self.delay(self.round.min_rtt.unwrap_or_default(), self.round.queue);
+        let late = delay.queue > self.target() * 3 / 2;
         if late && !idle {
             self.rate.forget();
         }
         let starting = matches!(self.phase, Phase::Startup { .. });
         self.rate.add(delivered, length, idle || starting);
+        self.held = delay.held.max(self.held * 7 / 8);
+        self.pace = self.next_pace();
         self.round = Round::new(now, self.acked, self.sent);
 
         match self.phase {
@@ -333,11 +384,11 @@ impl Window {
         }
     }
 
-    fn next_startup(&mut self, best: u64, flat: u8, late: u8, delay: Duration, idle: bool) {
+    fn next_startup(&mut self, best: u64, flat: u8, late: u8, delay: Delay, idle: bool) {
         let rate = self.rate.recent().unwrap_or(0);
         let grows = rate > best + best / 4;
         let flat = if grows { 0 } else { flat + u8::from(!idle) };
-        let late = if delay > self.target() / 2 {
+        let late = if delay.queue > self.target() / 2 {
             late + 1
         } else {
             0
@@ -364,16 +415,33 @@ impl Window {
         let (rate, rtt) = (self.rate.recent()?, self.min_rtt()?);
         let queue = bytes_in(rate, self.target());
         let queue = queue.saturating_sub(self.frame()).max(queue / 4);
-        Some((bytes_in(rate, rtt) + queue).clamp(MIN_WINDOW, MAX_WINDOW))
+        let held = if self.is_held() {
+            bytes_in(rate, self.held).min(MAX_HELD_BYTES)
+        } else {
+            0
+        };
+        Some((bytes_in(rate, rtt) + queue + held).clamp(MIN_WINDOW, MAX_WINDOW))
     }
 
-    fn next_window(&mut self, delay: Duration, idle: bool, late: bool) {
+    /// Whether threads wait for so long that it counts: what is less is within what the queue is
+    /// allowed for, and may be an error of the clocks.
+    fn is_held(&self) -> bool {
+        self.held > self.target() / 2
+    }
+
+    /// Somewhat faster than now, so that a link that could carry more shows it.
+    fn next_pace(&self) -> Option<u64> {
+        let rate = self.rate.smooth().filter(|&rate| rate < FAST_LINK)?;
+        self.is_held().then_some(rate + rate / 4)
+    }
+
+    fn next_window(&mut self, delay: Delay, idle: bool, late: bool) {
         let Some(measured) = self.measured() else {
             return;
         };
         self.bytes = if idle && !late {
             self.bytes.max(measured)
-        } else if !idle && delay < self.target() / 4 {
+        } else if !idle && delay.queue + delay.held < self.target() / 4 {
             // The link is not full: on a long one the formula alone would take its time.
             measured.max(self.bytes + self.bytes / 4).min(MAX_WINDOW)
         } else {

@@ -275,15 +275,30 @@ const TCP_QUERIES: &[Rule] = &[
     free(c::SYS_getpeername),
 ];
 
-/// Options of a migration's connections: no delays.
-const TCP: &[Rule] = &[when(
-    c::SYS_setsockopt,
-    Test::With(
-        1,
-        c::IPPROTO_TCP as u32,
-        (2, &[c::TCP_NODELAY as u32, c::TCP_NOTSENT_LOWAT as u32]),
+/// Options of a migration's connections: no delays, and a pace. And what the kernel knows about
+/// their link.
+const TCP: &[Rule] = &[
+    when(
+        c::SYS_setsockopt,
+        Test::With(
+            1,
+            c::IPPROTO_TCP as u32,
+            (2, &[c::TCP_NODELAY as u32, c::TCP_NOTSENT_LOWAT as u32]),
+        ),
     ),
-)];
+    when(
+        c::SYS_setsockopt,
+        Test::With(
+            1,
+            c::SOL_SOCKET as u32,
+            (2, &[c::SO_MAX_PACING_RATE as u32]),
+        ),
+    ),
+    when(
+        c::SYS_getsockopt,
+        Test::With(1, c::IPPROTO_TCP as u32, (2, &[c::TCP_INFO as u32])),
+    ),
+];
 
 /// Leaving the processor to guests: this thread's own priority.
 const PRIORITY: &[Rule] = &[when(

@@ -32,7 +32,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::{ConnectionError, Doing};
-pub use socket::NOT_SENT_LOW_WATER_BYTES;
+pub use socket::{LinkTime, NOT_SENT_LOW_WATER_BYTES};
 
 use super::buffer::Buffer;
 use super::protocol::{FrameHeader, HEADER_BYTES, Kind};
@@ -120,6 +120,19 @@ impl Connection {
     /// Bytes that went to the socket so far, as they are on the wire.
     pub fn wire_bytes(&self) -> u64 {
         self.wire_bytes
+    }
+
+    /// What the kernel has measured on the link; `None` before it has, or if it does not tell.
+    pub fn link_time(&self) -> Option<LinkTime> {
+        socket::link_time(&self.stream).ok().flatten()
+    }
+
+    /// Has the kernel let bytes go no faster than this, in bytes a second; `None` for as fast as
+    /// it finds good.
+    pub fn set_pace(&self, bytes_per_s: Option<u64>) {
+        if let Err(error) = socket::set_pace(&self.stream, bytes_per_s) {
+            tracing::debug!("the kernel does not pace a migration: {error}");
+        }
     }
 
     /// From now on only deadlines end a wait: to say that the migration is cancelled, and after

@@ -32,6 +32,8 @@ pub struct Sender<'a> {
     next: usize,
     encoder: Encoder,
     window: Window,
+    /// What the kernel was told last.
+    pace: Option<u64>,
     cap: Option<Cap>,
     throttle: Throttle<'a>,
     progress: &'a Progress,
@@ -62,6 +64,7 @@ impl<'a> Sender<'a> {
             next: 0,
             encoder: Encoder::new(Arc::clone(memory), options),
             window: Window::new(now),
+            pace: None,
             cap: request
                 .bandwidth_bytes_per_s
                 .map(|bytes_per_s| Cap::new(now, bytes_per_s)),
@@ -122,6 +125,7 @@ impl<'a> Sender<'a> {
 
     /// Sends pages at once: the guest waits.
     pub fn send_now(&mut self, runs: &[Run]) -> Result<(), MigrationError> {
+        self.set_pace(None);
         for batch in batches(runs) {
             self.encode(&batch)?;
             self.put(0..self.buffer.len())?;
@@ -233,6 +237,32 @@ impl<'a> Sender<'a> {
         self.take_acks()
     }
 
+    fn on_ack(&mut self, bytes: u64) {
+        // The word of the slowest connection.
+        let links = self.data.iter().filter_map(Connection::link_time);
+        if let Some(time) = links.max_by_key(|time| time.rtt) {
+            self.window.on_link(time);
+        }
+        self.window.on_ack(self.progress.elapsed(), bytes);
+        self.last_ack = Instant::now();
+        self.set_pace(self.window.pace());
+    }
+
+    /// Has the kernel pace all connections together, unless that makes little difference.
+    fn set_pace(&mut self, pace: Option<u64>) {
+        let alike = match (pace, self.pace) {
+            (Some(pace), Some(last)) => pace.abs_diff(last) < last / 16,
+            (pace, last) => pace == last,
+        };
+        if alike {
+            return;
+        }
+        self.pace = pace;
+        for connection in &self.data {
+            connection.set_pace(pace.map(|pace| pace / self.data.len() as u64));
+        }
+    }
+
     /// What the destination has said so far.
     fn take_acks(&mut self) -> Result<(), MigrationError> {
         self.throttle.tick(TICK);
@@ -243,8 +273,7 @@ impl<'a> Sender<'a> {
                     if bytes > self.sent {
                         return Err(MigrationError::Unexpected("an acknowledgement of nothing"));
                     }
-                    self.window.on_ack(self.progress.elapsed(), bytes);
-                    self.last_ack = Instant::now();
+                    self.on_ack(bytes);
                 }
                 Kind::Aborted | Kind::Refuse => {
                     let Reason { message } = frame.message()?;
