@@ -336,7 +336,7 @@ impl Window {
         let queue = queue.map_or(all, |queue| queue.min(all));
         Delay {
             queue,
-            held: (all - queue).min(MAX_HELD),
+            held: all.saturating_sub(queue).min(MAX_HELD),
         }
     }
 

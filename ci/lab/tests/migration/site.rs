@@ -146,6 +146,7 @@ impl<'a> Traveller<'a> {
         self.guest = Some(arriving);
         self.at = 1 - self.at;
         let text = output.text();
+        println!("{text}");
         let (_, rest) = text
             .split_once("the guest stood for ")
             .unwrap_or_else(|| panic!("no downtime in the report: {text}"));
