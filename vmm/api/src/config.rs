@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::CpuFeatures;
+
 /// Everything that the VMM must know to build one guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -72,6 +74,10 @@ pub struct CpusConfig {
     /// CPU features that the guest may see: `host`, `x86-64-v1`, `x86-64-v2` or `x86-64-v3`.
     #[serde(default)]
     pub baseline: Baseline,
+    /// Of these only what is in this set, as `pindah-vmm check --json` tells a host's: what
+    /// several hosts have in common. Absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<CpuFeatures>,
 }
 
 impl Default for CpusConfig {
@@ -81,6 +87,7 @@ impl Default for CpusConfig {
             threads_per_core: 1,
             cores_per_socket: None,
             baseline: Baseline::default(),
+            features: None,
         }
     }
 }

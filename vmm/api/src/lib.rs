@@ -8,6 +8,7 @@
 //! `openapi.json` beside this crate's manifest is the API's description, made from these types.
 
 mod config;
+mod cpu;
 mod error;
 mod event;
 mod info;
@@ -16,6 +17,7 @@ mod migration;
 mod request;
 
 pub use config::*;
+pub use cpu::*;
 pub use error::*;
 pub use event::*;
 pub use info::*;

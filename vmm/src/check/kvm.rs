@@ -10,8 +10,13 @@ use kvm_bindings::{
     KVM_CAP_KVMCLOCK_CTRL, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_NESTED_STATE, KVM_CAP_PIT2,
     KVM_CAP_READONLY_MEM, KVM_CAP_STEAL_TIME, KVM_CAP_SYNC_REGS, KVM_CAP_TSC_CONTROL,
     KVM_CAP_USER_MEMORY, KVM_CAP_XSAVE2, KVM_CLOCK_REALTIME, KVM_DIRTY_LOG_INITIALLY_SET,
+    KVM_MAX_CPUID_ENTRIES,
 };
 use kvm_ioctls::Kvm;
+use pindah_vmm_api::{Baseline, CpuFeatures, CpusConfig};
+
+use crate::arch::x86_64::cpuid::GuestCpuid;
+use crate::arch::x86_64::topology::Topology;
 
 use super::processor::{self, Vendor};
 use super::{Finding, Host, Section};
@@ -39,13 +44,26 @@ fn extent(kvm: &Kvm, capability: u32) -> u32 {
     kvm.check_extension_raw(capability.into()).max(0) as u32
 }
 
+fn open(host: &Host) -> io::Result<Kvm> {
+    let file = host.open_device("dev/kvm")?;
+    // SAFETY: the descriptor is open and nobody else's.
+    Ok(unsafe { Kvm::from_raw_fd(file.into_raw_fd()) })
+}
+
+/// What a guest of baseline `host` is shown here; `None` without KVM.
+pub(super) fn features(host: &Host) -> Option<CpuFeatures> {
+    let kvm = open(host).ok()?;
+    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).ok()?;
+    let topology = Topology::new(&CpusConfig::default());
+    let shown = GuestCpuid::new(supported.as_slice(), Baseline::Host, None, topology).ok()?;
+    Some(shown.features())
+}
+
 pub(super) fn look(host: &Host) -> Section {
     let mut findings = vec![module(host)];
-    match host.open_device("dev/kvm") {
-        Ok(file) => {
+    match open(host) {
+        Ok(kvm) => {
             findings.push(Finding::good("/dev/kvm", "can be opened"));
-            // SAFETY: the descriptor is open and nobody else's.
-            let kvm = unsafe { Kvm::from_raw_fd(file.into_raw_fd()) };
             abilities(&kvm, &mut findings);
         }
         Err(error) => findings.push(no_device(host, &error)),

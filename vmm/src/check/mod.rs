@@ -17,6 +17,7 @@ mod render;
 #[cfg(test)]
 mod tests;
 
+use pindah_vmm_api::CpuFeatures;
 use serde::Serialize;
 
 pub use host::Host;
@@ -30,6 +31,9 @@ pub struct Report {
     pub vmm_version: &'static str,
     /// What was looked at, part by part.
     pub sections: Vec<Section>,
+    /// What a guest may see of the processor here (`cpus.features` of a configuration).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_features: Option<CpuFeatures>,
 }
 
 /// One part of the host.
@@ -120,6 +124,7 @@ impl Report {
             usable,
             vmm_version: env!("CARGO_PKG_VERSION"),
             sections,
+            cpu_features: kvm::features(host),
         }
     }
 

@@ -109,6 +109,7 @@ impl GuestArguments {
                 threads_per_core: self.threads_per_core,
                 cores_per_socket: self.cores_per_socket,
                 baseline: self.baseline,
+                features: None,
             },
             memory: self.memory,
             boot: BootConfig {

@@ -161,8 +161,13 @@ fn build_vcpus(
         .kvm
         .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
         .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
-    let cpuid = GuestCpuid::new(supported.as_slice(), config.cpus.baseline, topology)?;
-    let host_cpuid = GuestCpuid::new(supported.as_slice(), Baseline::Host, topology)?;
+    let cpuid = GuestCpuid::new(
+        supported.as_slice(),
+        config.cpus.baseline,
+        config.cpus.features.as_ref(),
+        topology,
+    )?;
+    let host_cpuid = GuestCpuid::new(supported.as_slice(), Baseline::Host, None, topology)?;
     let mut shape = None;
     let mut vcpus = Vec::new();
     for index in 0..config.cpus.count {

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::Vm;
 use super::state::{VmState, VmStateError};
-use crate::arch::x86_64::compatibility::lacking;
+use crate::arch::x86_64::features;
 use crate::state::{Section, StateError};
 use crate::vcpu::{Vcpu, VcpuError, VcpuState};
 
@@ -190,8 +190,9 @@ impl Vm {
                 Ok(section.parse(VERSION_VCPU)?)
             })
             .collect::<Result<Vec<VcpuState>, SavingError>>()?;
-        for (vcpu, index) in vcpus.iter().zip(0..) {
-            let missing = lacking(&vcpu.cpuid, &self.host_cpuid.for_vcpu(index));
+        let host = features::of(&self.host_cpuid.for_vcpu(0));
+        for vcpu in &vcpus {
+            let missing = features::of(&vcpu.cpuid).lacking_in(&host);
             if !missing.is_empty() {
                 return Err(SavingError::Processor { missing });
             }

@@ -6,51 +6,20 @@
 //! among them, as they differ from host to host.
 
 use kvm_bindings::kvm_cpuid_entry2;
-use pindah_vmm_api::Baseline;
+use pindah_vmm_api::{Baseline, CpuidRegister as Register, cpu_feature_name};
 
-/// The register of a CPUID answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Register {
-    /// EAX.
-    Eax,
-    /// EBX.
-    Ebx,
-    /// ECX.
-    Ecx,
-    /// EDX.
-    Edx,
-}
-
-impl Register {
-    /// This register of an answer.
-    pub fn of(self, entry: &mut kvm_cpuid_entry2) -> &mut u32 {
-        match self {
-            Self::Eax => &mut entry.eax,
-            Self::Ebx => &mut entry.ebx,
-            Self::Ecx => &mut entry.ecx,
-            Self::Edx => &mut entry.edx,
-        }
-    }
-}
+use super::features::register;
 
 /// One bit that a level requires.
 struct Feature {
-    name: &'static str,
     level: Baseline,
     leaf: u32,
     register: Register,
     bit: u32,
 }
 
-const fn feature(
-    level: Baseline,
-    leaf: u32,
-    register: Register,
-    bit: u32,
-    name: &'static str,
-) -> Feature {
+const fn feature(level: Baseline, leaf: u32, register: Register, bit: u32) -> Feature {
     Feature {
-        name,
         level,
         leaf,
         register,
@@ -58,34 +27,33 @@ const fn feature(
     }
 }
 
-const REQUIRED: [Feature; 23] = [
-    feature(Baseline::V1, 1, Register::Edx, 0, "fpu"),
-    feature(Baseline::V1, 1, Register::Edx, 8, "cx8"),
-    feature(Baseline::V1, 1, Register::Edx, 15, "cmov"),
-    feature(Baseline::V1, 1, Register::Edx, 23, "mmx"),
-    feature(Baseline::V1, 1, Register::Edx, 24, "fxsr"),
-    feature(Baseline::V1, 1, Register::Edx, 25, "sse"),
-    feature(Baseline::V1, 1, Register::Edx, 26, "sse2"),
-    feature(Baseline::V1, 0x8000_0001, Register::Edx, 11, "syscall"),
-    feature(Baseline::V2, 1, Register::Ecx, 0, "sse3"),
-    feature(Baseline::V2, 1, Register::Ecx, 9, "ssse3"),
-    feature(Baseline::V2, 1, Register::Ecx, 13, "cx16"),
-    feature(Baseline::V2, 1, Register::Ecx, 19, "sse4.1"),
-    feature(Baseline::V2, 1, Register::Ecx, 20, "sse4.2"),
-    feature(Baseline::V2, 1, Register::Ecx, 23, "popcnt"),
-    feature(Baseline::V2, 0x8000_0001, Register::Ecx, 0, "lahf"),
-    feature(Baseline::V3, 1, Register::Ecx, 12, "fma"),
-    feature(Baseline::V3, 1, Register::Ecx, 22, "movbe"),
-    feature(Baseline::V3, 1, Register::Ecx, 26, "xsave"),
-    feature(Baseline::V3, 1, Register::Ecx, 28, "avx"),
-    feature(Baseline::V3, 1, Register::Ecx, 29, "f16c"),
-    feature(Baseline::V3, 7, Register::Ebx, 3, "bmi1"),
-    feature(Baseline::V3, 7, Register::Ebx, 5, "avx2"),
-    feature(Baseline::V3, 7, Register::Ebx, 8, "bmi2"),
+const REQUIRED: [Feature; 24] = [
+    feature(Baseline::V1, 1, Register::Edx, 0),
+    feature(Baseline::V1, 1, Register::Edx, 8),
+    feature(Baseline::V1, 1, Register::Edx, 15),
+    feature(Baseline::V1, 1, Register::Edx, 23),
+    feature(Baseline::V1, 1, Register::Edx, 24),
+    feature(Baseline::V1, 1, Register::Edx, 25),
+    feature(Baseline::V1, 1, Register::Edx, 26),
+    feature(Baseline::V1, 0x8000_0001, Register::Edx, 11),
+    feature(Baseline::V2, 1, Register::Ecx, 0),
+    feature(Baseline::V2, 1, Register::Ecx, 9),
+    feature(Baseline::V2, 1, Register::Ecx, 13),
+    feature(Baseline::V2, 1, Register::Ecx, 19),
+    feature(Baseline::V2, 1, Register::Ecx, 20),
+    feature(Baseline::V2, 1, Register::Ecx, 23),
+    feature(Baseline::V2, 0x8000_0001, Register::Ecx, 0),
+    feature(Baseline::V3, 1, Register::Ecx, 12),
+    feature(Baseline::V3, 1, Register::Ecx, 22),
+    feature(Baseline::V3, 1, Register::Ecx, 26),
+    feature(Baseline::V3, 1, Register::Ecx, 28),
+    feature(Baseline::V3, 1, Register::Ecx, 29),
+    feature(Baseline::V3, 7, Register::Ebx, 3),
+    feature(Baseline::V3, 7, Register::Ebx, 5),
+    feature(Baseline::V3, 7, Register::Ebx, 8),
+    // LZCNT, which AMD calls ABM.
+    feature(Baseline::V3, 0x8000_0001, Register::Ecx, 5),
 ];
-
-/// `lzcnt` stands apart: it is the last bit of level 3 and AMD's name for it is `abm`.
-const LZCNT: Feature = feature(Baseline::V3, 0x8000_0001, Register::Ecx, 5, "lzcnt");
 
 /// Bits that are shown at every level where the host has them: `(leaf, register, mask)`.
 const COMMON: [(u32, Register, u32); 6] = [
@@ -114,33 +82,21 @@ fn level(baseline: Baseline) -> u8 {
 fn required(baseline: Baseline) -> impl Iterator<Item = &'static Feature> {
     REQUIRED
         .iter()
-        .chain([&LZCNT])
         .filter(move |feature| level(feature.level) <= level(baseline))
 }
 
 /// Names of the features that `baseline` needs and `supported` lacks, lowest level first.
-pub fn missing(baseline: Baseline, supported: &[kvm_cpuid_entry2]) -> Vec<&'static str> {
+pub fn missing(baseline: Baseline, supported: &[kvm_cpuid_entry2]) -> Vec<String> {
     required(baseline)
         .filter(|feature| {
             !supported.iter().any(|entry| {
                 entry.function == feature.leaf
                     && entry.index == 0
-                    && *feature.register.of(&mut entry.clone()) & (1 << feature.bit) != 0
+                    && *register(&mut entry.clone(), feature.register) & (1 << feature.bit) != 0
             })
         })
-        .map(|feature| feature.name)
+        .map(|feature| cpu_feature_name(feature.leaf, 0, feature.register, feature.bit))
         .collect()
-}
-
-/// Name of one feature bit, if a level requires it.
-pub fn name(leaf: u32, index: u32, register: Register, bit: u32) -> Option<&'static str> {
-    REQUIRED
-        .iter()
-        .chain([&LZCNT])
-        .find(|feature| {
-            (feature.leaf, 0, feature.register, feature.bit) == (leaf, index, register, bit)
-        })
-        .map(|feature| feature.name)
 }
 
 /// Whether the answer to `leaf` is made of feature bits that a named baseline filters.

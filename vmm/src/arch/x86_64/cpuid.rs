@@ -1,24 +1,36 @@
 //! What CPUID answers in the guest (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
-use pindah_vmm_api::Baseline;
+use pindah_vmm_api::{Baseline, CpuFeatures, CpuidRegister};
 use thiserror::Error;
 
-use super::baseline::{self, Register};
 use super::topology::Topology;
+use super::{baseline, features};
 
 /// This host cannot give what the guest asks for.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error(
-    "this host lacks {} of CPU baseline {}; choose a lower baseline or another host",
-    missing.join(", "),
-    baseline_name(*baseline)
-)]
-pub struct CpuidError {
-    /// The baseline.
-    pub baseline: Baseline,
-    /// Names of the features that it lacks.
-    pub missing: Vec<&'static str>,
+pub enum CpuidError {
+    /// A level.
+    #[error(
+        "this host lacks {} of CPU baseline {}; choose a lower baseline or another host",
+        missing.join(", "),
+        baseline_name(*baseline)
+    )]
+    Baseline {
+        /// The level.
+        baseline: Baseline,
+        /// Names of the features that it lacks.
+        missing: Vec<String>,
+    },
+    /// A set of features.
+    #[error(
+        "this host lacks {} of cpus.features; leave that out of them or choose another host",
+        missing.join(", ")
+    )]
+    Features {
+        /// Names of what it lacks.
+        missing: Vec<String>,
+    },
 }
 
 fn baseline_name(baseline: Baseline) -> &'static str {
@@ -38,18 +50,20 @@ pub struct GuestCpuid {
 }
 
 impl GuestCpuid {
-    /// From what `KVM_GET_SUPPORTED_CPUID` answers on this host.
+    /// From what `KVM_GET_SUPPORTED_CPUID` answers on this host: what `wanted` lets through, and
+    /// of that what is in `shown`.
     ///
     /// # Errors
     /// [`CpuidError`] naming the features that the host lacks.
     pub fn new(
         supported: &[kvm_cpuid_entry2],
         wanted: Baseline,
+        shown: Option<&CpuFeatures>,
         topology: Topology,
     ) -> Result<Self, CpuidError> {
         let missing = baseline::missing(wanted, supported);
         if wanted != Baseline::Host && !missing.is_empty() {
-            return Err(CpuidError {
+            return Err(CpuidError::Baseline {
                 baseline: wanted,
                 missing,
             });
@@ -62,6 +76,7 @@ impl GuestCpuid {
             .filter(|entry| {
                 wanted == Baseline::Host || baseline::shows_leaf(wanted, entry.function)
             })
+            .filter(|entry| shown.is_none() || is_known_leaf(entry.function))
             .collect();
         let is_amd = entries
             .iter()
@@ -72,12 +87,24 @@ impl GuestCpuid {
                 apply(wanted, entry);
             }
         }
+        if let Some(shown) = shown {
+            let missing = shown.lacking_in(&features::of(&entries));
+            if !missing.is_empty() {
+                return Err(CpuidError::Features { missing });
+            }
+            features::hide_all_but(shown, &mut entries);
+        }
         limit_leaves(&mut entries);
         Ok(Self {
             entries,
             topology,
             is_amd,
         })
+    }
+
+    /// The features in the answers, which are the same for each vCPU.
+    pub fn features(&self) -> CpuFeatures {
+        features::of(&self.entries)
     }
 
     /// The answers for vCPU `index`.
@@ -187,16 +214,22 @@ fn hide_what_cannot_move(entry: &mut kvm_cpuid_entry2) {
     }
 }
 
+/// Leaves that a set of features is about, and those that hold none. What others tell is not in
+/// the set, and may not be the same elsewhere.
+fn is_known_leaf(leaf: u32) -> bool {
+    baseline::shows_leaf(Baseline::V3, leaf) || leaf == 0x8000_0021
+}
+
 fn apply(wanted: Baseline, entry: &mut kvm_cpuid_entry2) {
     let leaf = entry.function;
-    for register in [Register::Eax, Register::Ebx, Register::Ecx, Register::Edx] {
+    for register in CpuidRegister::ALL {
         if baseline::is_feature_register(leaf, register) {
             let mask = if entry.index == 0 {
                 baseline::mask(wanted, leaf, register)
             } else {
                 0
             };
-            *register.of(entry) &= mask;
+            *features::register(entry, register) &= mask;
         }
     }
     match (leaf, entry.index) {
@@ -273,7 +306,7 @@ mod tests {
 
     #[test]
     fn host_baseline_hides_nested_virtualization_and_invariant_tsc() {
-        let cpuid = GuestCpuid::new(&rich_host(), Baseline::Host, topology()).unwrap();
+        let cpuid = GuestCpuid::new(&rich_host(), Baseline::Host, None, topology()).unwrap();
         let entries = cpuid.for_vcpu(3);
         assert_eq!(find(&entries, 1, 0).ecx & (1 << 5), 0);
         assert_eq!(find(&entries, 0x8000_0001, 0).ecx & (1 << 2), 0);
@@ -284,7 +317,7 @@ mod tests {
 
     #[test]
     fn named_baseline_shows_its_own_bits_and_nothing_beyond() {
-        let cpuid = GuestCpuid::new(&rich_host(), Baseline::V2, topology()).unwrap();
+        let cpuid = GuestCpuid::new(&rich_host(), Baseline::V2, None, topology()).unwrap();
         let entries = cpuid.for_vcpu(0);
         let one = find(&entries, 1, 0);
         assert_ne!(one.ecx & (1 << 20), 0, "sse4.2");
@@ -308,11 +341,34 @@ mod tests {
     fn baseline_that_the_host_lacks_is_refused_by_name() {
         let mut host = rich_host();
         host[1].ecx &= !(1 << 13);
-        let refused = GuestCpuid::new(&host, Baseline::V2, topology())
+        let refused = GuestCpuid::new(&host, Baseline::V2, None, topology())
             .err()
             .unwrap();
-        assert_eq!(refused.missing, ["cx16"]);
-        assert!(refused.to_string().contains("x86-64-v2"));
-        assert!(GuestCpuid::new(&host, Baseline::V1, topology()).is_ok());
+        let text = refused.to_string();
+        assert!(
+            text.contains("lacks cx16 of CPU baseline x86-64-v2"),
+            "{text}"
+        );
+        assert!(GuestCpuid::new(&host, Baseline::V1, None, topology()).is_ok());
+    }
+
+    #[test]
+    fn set_of_features_is_shown_whole_or_refused_by_name() {
+        let both = |host: &[kvm_cpuid_entry2], shown: &CpuFeatures| {
+            GuestCpuid::new(host, Baseline::Host, Some(shown), topology())
+        };
+        let mut poor = rich_host();
+        poor[1].ecx &= !(1 << 28);
+        poor[2].ebx = 0;
+        let shown = GuestCpuid::new(&poor, Baseline::Host, None, topology()).unwrap();
+        let shown = shown.features();
+        let entries = both(&rich_host(), &shown).unwrap().for_vcpu(0);
+        assert_eq!(find(&entries, 1, 0).ecx & (1 << 28), 0, "avx");
+        assert_eq!(find(&entries, 7, 0).ebx, 0);
+        assert!(entries.iter().all(|entry| entry.function != 0x14));
+
+        poor[1].ecx &= !(1 << 13);
+        let refused = both(&poor, &shown).err().unwrap().to_string();
+        assert!(refused.contains("lacks cx16 of cpus.features"), "{refused}");
     }
 }

@@ -2,8 +2,8 @@
 
 pub mod acpi;
 pub mod baseline;
-pub mod compatibility;
 pub mod cpuid;
+pub mod features;
 pub mod layout;
 pub mod memory_map;
 pub mod msr;
