@@ -1,13 +1,20 @@
 //! Processor priority: precopy leaves the processor to guests. A switchover does not, since one of
-//! them waits for it, nor does precopy once a guest would have to be held for it.
+//! them waits for it, nor does precopy once a guest would have to be held for it, or where guests
+//! leave so little that it would take many times as long.
+
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
 
 /// A quarter of a processor for which one vCPU competes (sched(7): the nice value).
 const LOW: i32 = 5;
 const NORMAL: i32 = 0;
 /// `RLIMIT_NICE` whose ceiling is [`NORMAL`] (getrlimit(2): 20 less the nice value).
 const RETURN_TO_NORMAL: u64 = 20;
+
+/// What the thread gets of a processor is looked at over this time.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What the host lets the thread that migrates do with its priority.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,6 +26,8 @@ impl Priority {
     /// Asks the host for the right to return to normal priority. Call while the process still has
     /// its own rights; without that one, priority is never lowered.
     pub fn of_host() -> Self {
+        // Asking for the time for the first time takes a call that the sandbox forbids later.
+        used();
         let limit = getrlimit(Resource::Nice);
         let suffices = |limit: Option<u64>| limit.is_none_or(|limit| limit >= RETURN_TO_NORMAL);
         if suffices(limit.current) {
@@ -56,6 +65,53 @@ impl Priority {
     }
 }
 
+/// What the calling thread gets of a processor.
+#[derive(Debug)]
+pub struct Share {
+    since: Instant,
+    /// What it had waited and used by then.
+    waited: Duration,
+    used: Duration,
+}
+
+impl Share {
+    /// Nothing so far.
+    pub fn from_now() -> Self {
+        Self {
+            since: Instant::now(),
+            waited: Duration::ZERO,
+            used: used(),
+        }
+    }
+
+    /// Whether others left it less than half of what it had use for, over the last
+    /// [`LOOK`]. `waited` is how long it has waited for anything but a processor so far.
+    pub fn is_short(&mut self, waited: Duration) -> bool {
+        let passed = self.since.elapsed();
+        if passed < LOOK {
+            return false;
+        }
+        let before = std::mem::replace(
+            self,
+            Self {
+                since: Instant::now(),
+                waited,
+                used: used(),
+            },
+        );
+        let needed = passed.saturating_sub(waited.saturating_sub(before.waited));
+        let got = self.used.saturating_sub(before.used);
+        needed > passed / 2 && got < needed / 2
+    }
+}
+
+/// Processor time of the calling thread.
+fn used() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime)
+        .try_into()
+        .unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use rustix::process::getpriority_process;
@@ -71,5 +127,16 @@ mod tests {
         assert_eq!(lowered > before, priority.may_return && before < LOW);
         priority.restore();
         assert!(getpriority_process(None).unwrap() <= before);
+    }
+
+    #[test]
+    fn share_is_short_only_for_who_wants_it() {
+        let mut share = Share::from_now();
+        assert!(!share.is_short(Duration::ZERO), "too early to tell");
+        std::thread::sleep(LOOK);
+        // That it slept was all its own choice, or somebody kept it from running.
+        let mut other = Share { ..share };
+        assert!(!share.is_short(other.since.elapsed()));
+        assert!(other.is_short(Duration::ZERO));
     }
 }

@@ -11,7 +11,7 @@ use crate::memory::PAGE_SIZE;
 use crate::migration::convergence::{
     Decision, Observation, Prediction, Targets, decide, expected_switchover, predicted_downtime,
 };
-use crate::migration::priority::Priority;
+use crate::migration::priority::{Priority, Share};
 use crate::migration::progress::Progress;
 use crate::vm::migratable::MigrationSource;
 
@@ -29,6 +29,8 @@ pub struct Precopy<'a> {
     guest: &'a dyn MigrationSource,
     progress: &'a Progress,
     priority: Priority,
+    /// Looked at while the priority is low.
+    share: Option<Share>,
     targets: Targets,
     fixed_cost: Duration,
     /// Pages that the destination does not have as they are now.
@@ -58,6 +60,7 @@ impl<'a> Precopy<'a> {
             guest,
             progress,
             priority,
+            share: Some(Share::from_now()),
             targets: Targets {
                 downtime: Duration::from_millis(request.downtime_target_ms),
                 timeout: Duration::from_secs(request.timeout_s),
@@ -120,8 +123,23 @@ impl<'a> Precopy<'a> {
 
     fn throttle(&mut self, percent: u8, sender: &mut Sender<'_>) {
         self.throttle_percent = percent;
-        self.priority.restore();
+        self.end_low_priority();
         sender.set_throttle(percent);
+    }
+
+    fn end_low_priority(&mut self) {
+        self.share = None;
+        self.priority.restore();
+    }
+
+    /// Guests that leave nothing of a processor share it.
+    fn mind_share(&mut self, sender: &Sender<'_>) {
+        if let Some(share) = &mut self.share
+            && share.is_short(sender.waited())
+        {
+            tracing::info!("the host is busy: the migration goes on at normal priority");
+            self.end_low_priority();
+        }
     }
 
     /// Within a round of which so many pages are left: a guest that writes too fast is held at
@@ -159,6 +177,7 @@ impl<'a> Precopy<'a> {
             self.pending.remove(chunk, &all);
             self.show_remaining();
             sender.send(&runs)?;
+            self.mind_share(sender);
         }
         self.end_round(sender, start, before, pages)
     }
@@ -181,6 +200,7 @@ impl<'a> Precopy<'a> {
                 sender.send(&runs)?;
                 unsent -= runs.iter().map(|&(_, pages)| u64::from(pages)).sum::<u64>();
                 self.look(unsent, sender)?;
+                self.mind_share(sender);
             }
         }
         self.before = dirty;

@@ -40,6 +40,7 @@ pub struct Sender<'a> {
     buffer: Vec<u8>,
     sent: u64,
     last_ack: Instant,
+    waited: Duration,
 }
 
 impl<'a> Sender<'a> {
@@ -73,7 +74,13 @@ impl<'a> Sender<'a> {
             buffer: Vec::new(),
             sent: 0,
             last_ack: Instant::now(),
+            waited: Duration::ZERO,
         }
+    }
+
+    /// How long it has waited for the destination, for a cap or for the guest to write.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Bytes of page frames so far.
@@ -223,9 +230,11 @@ impl<'a> Sender<'a> {
 
     fn wait_for_acks(&mut self, time: Duration) -> Result<(), MigrationError> {
         let wait = self.throttle.tick(time);
-        let deadline = Instant::now() + wait;
+        let start = Instant::now();
         let cancel = Some(self.progress.cancel());
-        match wait_readable(&[&self.control], deadline, cancel) {
+        let ready = wait_readable(&[&self.control], start + wait, cancel);
+        self.waited += start.elapsed();
+        match ready {
             Ok(_) => {}
             Err(ConnectionError::TimedOut { .. }) => {
                 if self.window.in_flight() > 0 && self.last_ack.elapsed() > STALL {
