@@ -46,7 +46,7 @@ fn guest_moves_while_everybody_talks_with_it(name: &str, moves: usize) {
 
 #[test]
 #[ignore = "lab"]
-fn full_guest_at_work_moves_there_and_back() {
+fn guest_at_work_moves_there_and_back() {
     guest_moves_while_everybody_talks_with_it("moves", 2);
 }
 
