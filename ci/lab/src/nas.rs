@@ -27,8 +27,11 @@ impl Nas {
     pub(crate) fn start(lab: &Lab) -> Result<Self> {
         let directory = lab.directory().join("nas");
         let share = directory.join("share");
-        fs::create_dir_all(&share)?;
-        fs::write(directory.join("nas.conf"), config(&share))?;
+        let recovery = directory.join("recovery");
+        for directory in [&share, &recovery] {
+            fs::create_dir_all(directory)?;
+        }
+        fs::write(directory.join("nas.conf"), config(&share, &recovery))?;
         let mut command = Command::new("ganesha.nfsd");
         command.arg("-F");
         command.arg("-f").arg(directory.join("nas.conf"));
@@ -74,15 +77,18 @@ impl Drop for Nas {
     }
 }
 
-/// Short leases: the locks of a server that has gone are free again within ten seconds.
-fn config(share: &Path) -> String {
+/// Short leases: the locks of a server that has gone are free again within ten seconds. What is
+/// remembered of clients lies apart from that of other labs on this host.
+fn config(share: &Path, recovery: &Path) -> String {
     format!(
         "NFS_CORE_PARAM {{ Protocols = 4; Bind_addr = {HOST_ADDRESS}; NFS_Port = 2049;\n\
            Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }}\n\
-         NFSv4 {{ Grace_Period = 5; Lease_Lifetime = 10; RecoveryBackend = fs; }}\n\
+         NFSv4 {{ Grace_Period = 5; Lease_Lifetime = 10; RecoveryBackend = fs;\n\
+           RecoveryRoot = {}; }}\n\
          EXPORT {{ Export_Id = 1; Path = {}; Pseudo = /share; Protocols = 4; Transports = TCP;\n\
            Access_Type = RW; Squash = No_Root_Squash; SecType = sys; FSAL {{ Name = VFS; }} }}\n\
          LOG {{ Default_Log_Level = EVENT; }}\n",
+        recovery.display(),
         share.display()
     )
 }
