@@ -1,0 +1,302 @@
+//! The node's configuration: a TOML file, checked once.
+//!
+//! Without a file everything has a default, and several agents share a machine if each has its own
+//! state directory, listen address and bridge.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+/// Longest path of the state directory, in bytes: sockets below it must fit into a `sockaddr_un`.
+const STATE_DIRECTORY_MAX: usize = 48;
+/// Where the state is if nothing else is said.
+pub const STATE_DIRECTORY: &str = "/var/lib/pindah";
+/// Where the configuration is if nothing else is said.
+pub const CONFIG_FILE: &str = "/etc/pindah/pindahd.toml";
+
+/// Why there is no valid configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Place and reason.
+        message: String,
+    },
+    /// A value that cannot be.
+    #[error("{field} = {value:?}: {must}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// What it says.
+        value: String,
+        /// What it must be.
+        must: &'static str,
+    },
+}
+
+/// The file as a person writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfigFile {
+    /// The node's name; absent: the host's name.
+    pub node: Option<String>,
+    /// Where the agent keeps everything; absent: [`STATE_DIRECTORY`].
+    pub state_dir: Option<PathBuf>,
+    /// Address and port of the API; absent: all addresses, port 7480.
+    pub listen: Option<SocketAddr>,
+    /// The VMM's program; absent: `pindah-vmm` beside the agent's own.
+    pub vmm: Option<PathBuf>,
+    /// How long a guest has for its shutdown, in seconds; absent: 60.
+    pub stop_deadline_s: Option<u64>,
+    /// Memory that guests may not take, in MiB; absent: 256.
+    pub reserved_memory_mib: Option<u64>,
+    /// The node's own network for guests.
+    pub network: NetworkFile,
+}
+
+/// The `[network]` table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkFile {
+    /// Whether there is one; absent: yes.
+    pub enabled: Option<bool>,
+    /// The bridge's name; absent: `pindah0`.
+    pub bridge: Option<String>,
+    /// The bridge's address with the prefix length, 8 to 29; absent: `10.87.0.1/22`.
+    pub address: Option<String>,
+    /// Whether guests reach what the host reaches, by NAT; absent: yes.
+    pub nat: Option<bool>,
+    /// Whether the node gives addresses and resolves names; absent: yes.
+    pub dhcp: Option<bool>,
+}
+
+/// The valid configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The node's name.
+    pub node: String,
+    /// Where the agent keeps everything; absolute.
+    pub state_dir: PathBuf,
+    /// Address and port of the API.
+    pub listen: SocketAddr,
+    /// The VMM's program.
+    pub vmm: PathBuf,
+    /// How long a guest has for its shutdown.
+    pub stop_deadline: Duration,
+    /// Memory that guests may not take, in MiB.
+    pub reserved_memory_mib: u64,
+    /// The node's own network for guests, if there is one.
+    pub network: Option<NetworkConfig>,
+}
+
+/// The node's own network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// The bridge's name.
+    pub bridge: String,
+    /// The bridge's address.
+    pub address: Ipv4Addr,
+    /// Length of the prefix, 8 to 29.
+    pub prefix: u8,
+    /// NAT.
+    pub nat: bool,
+    /// DHCP and DNS.
+    pub dhcp: bool,
+}
+
+impl ConfigFile {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`], [`ConfigError::Parse`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            message: error.to_string().trim_end().to_owned(),
+        })
+    }
+
+    /// Checks every value and fills in what is absent. `host_name` is the host's name, `program`
+    /// the agent's own path.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn validate(self, host_name: &str, program: &Path) -> Result<Config, ConfigError> {
+        let state_dir = self.state_dir.unwrap_or_else(|| STATE_DIRECTORY.into());
+        let fits = state_dir.as_os_str().len() <= STATE_DIRECTORY_MAX;
+        if !(state_dir.is_absolute() && fits) {
+            return Err(ConfigError::Value {
+                field: "state_dir",
+                value: state_dir.display().to_string(),
+                must: "must be an absolute path of at most 48 bytes",
+            });
+        }
+        let listen = self.listen.unwrap_or_else(|| ([0, 0, 0, 0], 7480).into());
+        let vmm = self
+            .vmm
+            .unwrap_or_else(|| program.with_file_name("pindah-vmm"));
+        Ok(Config {
+            node: node_name(self.node.as_deref().unwrap_or(host_name))?,
+            state_dir,
+            listen,
+            vmm,
+            stop_deadline: Duration::from_secs(self.stop_deadline_s.unwrap_or(60)),
+            reserved_memory_mib: self.reserved_memory_mib.unwrap_or(256),
+            network: self.network.validate()?,
+        })
+    }
+}
+
+fn node_name(name: &str) -> Result<String, ConfigError> {
+    let name = name.split('.').next().unwrap_or_default();
+    if crate::domain::is_label(name) {
+        Ok(name.to_owned())
+    } else {
+        Err(ConfigError::Value {
+            field: "node",
+            value: name.to_owned(),
+            must: "must be 1 to 63 lower-case letters, digits and hyphens, from a letter on",
+        })
+    }
+}
+
+impl NetworkFile {
+    fn validate(self) -> Result<Option<NetworkConfig>, ConfigError> {
+        if self.enabled == Some(false) {
+            return Ok(None);
+        }
+        let bridge = self.bridge.unwrap_or_else(|| "pindah0".to_owned());
+        let valid = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if bridge.is_empty() || bridge.len() > 15 || !bridge.chars().all(valid) {
+            return Err(ConfigError::Value {
+                field: "network.bridge",
+                value: bridge,
+                must: "must be 1 to 15 letters, digits, hyphens and underscores",
+            });
+        }
+        let text = self.address.unwrap_or_else(|| "10.87.0.1/22".to_owned());
+        let (address, prefix) = parse_network(&text).ok_or(ConfigError::Value {
+            field: "network.address",
+            value: text,
+            must: "must be a host's IPv4 address with a prefix of 8 to 29, as in 10.87.0.1/22",
+        })?;
+        Ok(Some(NetworkConfig {
+            bridge,
+            address,
+            prefix,
+            nat: self.nat.unwrap_or(true),
+            dhcp: self.dhcp.unwrap_or(true),
+        }))
+    }
+}
+
+fn parse_network(text: &str) -> Option<(Ipv4Addr, u8)> {
+    let (address, prefix) = text.split_once('/')?;
+    let address: Ipv4Addr = address.parse().ok()?;
+    let prefix: u8 = prefix.parse().ok()?;
+    if !(8..=29).contains(&prefix) {
+        return None;
+    }
+    let host = address.to_bits() & !mask(prefix);
+    let is_host = host != 0 && host != !mask(prefix);
+    is_host.then_some((address, prefix))
+}
+
+fn mask(prefix: u8) -> u32 {
+    u32::MAX << (32 - u32::from(prefix))
+}
+
+impl NetworkConfig {
+    /// The network's own address.
+    pub fn base(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.address.to_bits() & mask(self.prefix))
+    }
+
+    /// The network's mask.
+    pub fn mask(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(mask(self.prefix))
+    }
+
+    /// First and last address that guests get: the network's larger part beside the node's own
+    /// address.
+    pub fn guests(&self) -> (Ipv4Addr, Ipv4Addr) {
+        let base = self.base().to_bits();
+        let own = self.address.to_bits();
+        let last = base | !mask(self.prefix);
+        if own - base <= last - own {
+            (Ipv4Addr::from_bits(own + 1), Ipv4Addr::from_bits(last - 1))
+        } else {
+            (Ipv4Addr::from_bits(base + 1), Ipv4Addr::from_bits(own - 1))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(toml: &str) -> Result<Config, String> {
+        let file: ConfigFile = toml::from_str(toml).map_err(|error| error.to_string())?;
+        file.validate("host.example.org", Path::new("/usr/bin/pindahd"))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn empty_file_gives_a_node_that_works() {
+        let config = parse("").unwrap();
+        assert_eq!(config.node, "host");
+        assert_eq!(config.vmm, Path::new("/usr/bin/pindah-vmm"));
+        let network = config.network.unwrap();
+        assert_eq!(network.bridge, "pindah0");
+        assert_eq!(network.base().to_string(), "10.87.0.0");
+        assert_eq!(network.mask().to_string(), "255.255.252.0");
+        let (first, last) = network.guests();
+        assert_eq!(
+            (first.to_string().as_str(), last.to_string().as_str()),
+            ("10.87.0.2", "10.87.3.254")
+        );
+    }
+
+    #[test]
+    fn guests_get_the_larger_part_of_the_network() {
+        let config = parse("network.address = '192.168.7.254/24'").unwrap();
+        let (first, last) = config.network.unwrap().guests();
+        assert_eq!(first.to_string(), "192.168.7.1");
+        assert_eq!(last.to_string(), "192.168.7.253");
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_field_and_reason() {
+        for (toml, expected) in [
+            ("nod = 'x'", "unknown field `nod`"),
+            ("node = 'Web_1'", "node = \"Web_1\": must be 1 to 63"),
+            ("state_dir = 'x'", "must be an absolute path"),
+            ("network.bridge = 'a/b'", "network.bridge = \"a/b\""),
+            ("network.address = '10.0.0.0/24'", "must be a host's IPv4"),
+            ("network.address = '10.0.0.1/30'", "prefix of 8 to 29"),
+            ("listen = 'here'", "invalid socket address"),
+        ] {
+            let message = parse(toml).unwrap_err();
+            assert!(message.contains(expected), "{toml} gives {message}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! What a guest and a task are, and what may be asked of them. Pure: no file, no clock, no store.
+
+mod edit;
+mod guest;
+mod invalid;
+mod name;
+mod spec;
+mod task;
+
+pub use edit::GuestEdit;
+pub use guest::{
+    Autostart, Boot, CrashPolicy, Disk, Guest, Interface, NameOwner, Network, Volume, Wanted,
+};
+pub use invalid::Invalid;
+pub use name::{FileName, GuestName, is_label};
+pub use spec::{DiskSpec, GuestSpec, InterfaceSpec, KernelSpec, Plan};
+pub use task::{Progress, Task, TaskKind, TaskState};

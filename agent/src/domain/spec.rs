@@ -1,0 +1,410 @@
+//! A request for a new guest, and the record that follows from it.
+
+use std::collections::BTreeSet;
+
+use pindah_vmm_api::{Baseline, DiskFormat};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::invalid::within;
+use super::{
+    Autostart, Boot, CrashPolicy, Disk, FileName, Guest, GuestName, Interface, Invalid, Network,
+    Volume, Wanted,
+};
+
+/// Most disks of a guest.
+const DISKS_MAX: usize = 16;
+/// Most interfaces of a guest.
+const INTERFACES_MAX: usize = 8;
+/// Longest kernel command line, in bytes (Linux `COMMAND_LINE_SIZE` on x86, without the end).
+const CMDLINE_MAX: usize = 2047;
+/// The only pool for now that every node has.
+pub(super) const LOCAL_POOL: &str = "local";
+
+/// A new guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GuestSpec {
+    /// Its name: unique.
+    pub name: GuestName,
+    /// Virtual CPUs, 1 to 64.
+    #[serde(default = "one")]
+    pub cpus: u8,
+    /// RAM in MiB, 16 to 1048576.
+    pub memory_mib: u64,
+    /// CPU features that it may see: `host`, `x86-64-v1`, `x86-64-v2`, `x86-64-v3`.
+    #[serde(default)]
+    #[schema(value_type = String, example = "host")]
+    pub baseline: Baseline,
+    /// A kernel to boot; absent: the first disk's own boot loader.
+    #[serde(default)]
+    pub kernel: Option<KernelSpec>,
+    /// Disks, in slot order.
+    #[serde(default)]
+    pub disks: Vec<DiskSpec>,
+    /// Network interfaces, in slot order; absent: one on the node's own network.
+    #[serde(default = "one_interface")]
+    pub interfaces: Vec<InterfaceSpec>,
+    /// Whether and when it starts with its node.
+    #[serde(default)]
+    pub autostart: Autostart,
+    /// What becomes of it when it crashes.
+    #[serde(default)]
+    pub on_crash: CrashPolicy,
+    /// Free labels.
+    #[serde(default)]
+    pub tags: BTreeSet<String>,
+    /// Free text.
+    #[serde(default)]
+    pub notes: String,
+    /// Start it when it is there.
+    #[serde(default)]
+    pub start: bool,
+}
+
+fn one() -> u8 {
+    1
+}
+
+fn one_interface() -> Vec<InterfaceSpec> {
+    vec![InterfaceSpec::default()]
+}
+
+/// A kernel to boot, from the images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KernelSpec {
+    /// A bzImage or an ELF image.
+    pub image: FileName,
+    /// An initial RAM disk.
+    #[serde(default)]
+    pub initrd: Option<FileName>,
+    /// Its command line.
+    #[serde(default)]
+    pub cmdline: String,
+}
+
+/// A disk of a new guest: empty, or a copy of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiskSpec {
+    /// Size in MiB; absent: the image's.
+    #[serde(default)]
+    pub size_mib: Option<u64>,
+    /// The image to copy.
+    #[serde(default)]
+    pub image: Option<FileName>,
+    /// Format to keep it in: `qcow2` grows as it is written, `raw` is faster.
+    #[serde(default = "qcow2")]
+    #[schema(value_type = String, example = "qcow2")]
+    pub format: DiskFormat,
+}
+
+fn qcow2() -> DiskFormat {
+    DiskFormat::Qcow2
+}
+
+/// An interface of a new guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InterfaceSpec {
+    /// What it is connected to.
+    #[serde(default)]
+    pub network: Network,
+    /// MAC address; absent: made from the guest's UUID.
+    #[serde(default)]
+    pub mac: Option<String>,
+}
+
+/// A record, and the images from which its disks are to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The record, incomplete.
+    pub guest: Guest,
+    /// For each disk the image, if it is a copy. A size of 0 stands for the image's.
+    pub sources: Vec<Option<FileName>>,
+}
+
+impl GuestSpec {
+    /// What is to be made: everything checked that can be without looking at the node.
+    ///
+    /// # Errors
+    /// [`Invalid`], naming the field.
+    pub fn plan(&self, uuid: Uuid, node: &str, now_unix_ms: u64) -> Result<Plan, Invalid> {
+        check_cpus(self.cpus)?;
+        check_memory(self.memory_mib)?;
+        check_texts(&self.tags, &self.notes)?;
+        if self.kernel.is_none() && self.disks.is_empty() {
+            let must = "must have at least one disk to boot from, or the guest a kernel";
+            return Err(Invalid::text("disks", "", must));
+        }
+        let guest = Guest {
+            uuid,
+            name: self.name.clone(),
+            cpus: self.cpus,
+            memory_mib: self.memory_mib,
+            baseline: self.baseline,
+            boot: self.boot()?,
+            disks: self.plan_disks()?,
+            interfaces: self.plan_interfaces(uuid)?,
+            autostart: self.autostart.clone(),
+            on_crash: self.on_crash,
+            tags: self.tags.clone(),
+            notes: self.notes.clone(),
+            wanted: Wanted::Stopped,
+            node: node.to_owned(),
+            epoch: 0,
+            incomplete: true,
+            created_unix_ms: now_unix_ms,
+        };
+        let sources = self.disks.iter().map(|disk| disk.image.clone()).collect();
+        Ok(Plan { guest, sources })
+    }
+
+    fn boot(&self) -> Result<Boot, Invalid> {
+        let Some(kernel) = &self.kernel else {
+            return Ok(Boot::Firmware);
+        };
+        let printable = kernel.cmdline.chars().all(|c| (' '..='~').contains(&c));
+        if kernel.cmdline.len() > CMDLINE_MAX || !printable {
+            let must = "must be at most 2047 printable ASCII characters";
+            return Err(Invalid::text("kernel.cmdline", &kernel.cmdline, must));
+        }
+        Ok(Boot::Kernel {
+            kernel: kernel.image.clone(),
+            initrd: kernel.initrd.clone(),
+            cmdline: kernel.cmdline.clone(),
+        })
+    }
+
+    fn plan_disks(&self) -> Result<Vec<Disk>, Invalid> {
+        at_most("disks", self.disks.len(), DISKS_MAX)?;
+        let disks = self.disks.iter().enumerate();
+        disks.map(|(index, disk)| plan_disk(index, disk)).collect()
+    }
+
+    fn plan_interfaces(&self, uuid: Uuid) -> Result<Vec<Interface>, Invalid> {
+        at_most("interfaces", self.interfaces.len(), INTERFACES_MAX)?;
+        let mut planned: Vec<Interface> = Vec::new();
+        for (index, interface) in self.interfaces.iter().enumerate() {
+            let mac = match &interface.mac {
+                Some(mac) => parse_mac(index, mac)?,
+                None => derived_mac(uuid, index),
+            };
+            if planned.iter().any(|other| other.mac == mac) {
+                let field = format!("interfaces[{index}].mac");
+                return Err(Invalid::text(field, &mac, "must differ from the others"));
+            }
+            planned.push(Interface {
+                id: format!("net{index}"),
+                network: interface.network,
+                mac,
+                tap: tap_name(uuid, index),
+            });
+        }
+        Ok(planned)
+    }
+}
+
+fn at_most(field: &str, count: usize, most: usize) -> Result<(), Invalid> {
+    if count <= most {
+        return Ok(());
+    }
+    let value = format!("{count} of them");
+    Err(Invalid::number(
+        field,
+        value,
+        format!("must be at most {most}"),
+    ))
+}
+
+fn plan_disk(index: usize, disk: &DiskSpec) -> Result<Disk, Invalid> {
+    let field = format!("disks[{index}].size_mib");
+    match (disk.size_mib, &disk.image) {
+        (Some(size), _) => within(&field, size, 1..=64 << 20, " MiB")?,
+        (None, Some(_)) => {}
+        (None, None) => {
+            let must = "must say a size, or the disk name an image";
+            return Err(Invalid::number(field, "null", must));
+        }
+    }
+    let extension = match disk.format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    let file = FileName::try_from(format!("disk{index}.{extension}"))?;
+    let pool = LOCAL_POOL.to_owned();
+    Ok(Disk {
+        id: format!("disk{index}"),
+        volume: Volume { pool, file },
+        format: disk.format,
+        size_mib: disk.size_mib.unwrap_or(0),
+    })
+}
+
+/// Refuses a number of vCPUs that no guest can have.
+pub(super) fn check_cpus(cpus: u8) -> Result<(), Invalid> {
+    within("cpus", cpus.into(), 1..=64, "")
+}
+
+/// Refuses a size of RAM that no guest can have.
+pub(super) fn check_memory(mib: u64) -> Result<(), Invalid> {
+    within("memory_mib", mib, 16..=1 << 20, " MiB")
+}
+
+/// Refuses labels and text that do not fit.
+pub(super) fn check_texts(tags: &BTreeSet<String>, notes: &str) -> Result<(), Invalid> {
+    at_most("tags", tags.len(), 32)?;
+    for tag in tags {
+        let valid = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+        if tag.is_empty() || tag.len() > 63 || !tag.chars().all(valid) {
+            let must = "must be 1 to 63 letters, digits and -_.: each";
+            return Err(Invalid::text("tags", tag, must));
+        }
+    }
+    let printable = |c: char| c == '\n' || c == '\t' || !c.is_control();
+    if notes.len() > 16 << 10 || !notes.chars().all(printable) {
+        let must = "must be at most 16 KiB of text without control characters";
+        return Err(Invalid::text("notes", notes, must));
+    }
+    Ok(())
+}
+
+/// A unicast address in lower case.
+fn parse_mac(index: usize, text: &str) -> Result<String, Invalid> {
+    let octets: Option<Vec<u8>> = text
+        .split(':')
+        .map(|part| {
+            let digits = part.len() == 2 && part.chars().all(|c| c.is_ascii_hexdigit());
+            digits.then(|| u8::from_str_radix(part, 16).ok()).flatten()
+        })
+        .collect();
+    match octets.as_deref() {
+        Some(octets @ [first, ..])
+            if octets.len() == 6 && first & 1 == 0 && octets.iter().any(|&octet| octet != 0) =>
+        {
+            Ok(text.to_ascii_lowercase())
+        }
+        _ => Err(Invalid::text(
+            format!("interfaces[{index}].mac"),
+            text,
+            "must be six octets of a unicast address, as in 52:54:00:12:34:56",
+        )),
+    }
+}
+
+fn derived_mac(uuid: Uuid, index: usize) -> String {
+    let bytes = uuid.as_bytes();
+    let last = bytes[15].wrapping_add(index as u8);
+    format!("52:54:00:{:02x}:{:02x}:{last:02x}", bytes[13], bytes[14])
+}
+
+/// At most 15 bytes, as the kernel wants it.
+fn tap_name(uuid: Uuid, index: usize) -> String {
+    // 40 bits of it: two guests of one node with the same ones are not to be expected.
+    let short = uuid.as_u128() >> 88;
+    format!("pt{short:010x}n{index}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn plan(extra: &serde_json::Value) -> Result<Plan, String> {
+        let mut body = json!({ "name": "web", "memory_mib": 512, "disks": [{ "size_mib": 1 }] });
+        for (key, value) in extra.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        let spec: GuestSpec = serde_json::from_value(body).map_err(|error| error.to_string())?;
+        let uuid = Uuid::from_u128(0xA1A2_A3A4_B1B2_41C2_8182_D3D4_D5D6_D7FF);
+        spec.plan(uuid, "node1", 7)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn least_request_gives_a_guest_with_a_disk_and_an_interface() {
+        let plan = plan(&json!({})).unwrap();
+        assert_eq!(plan.guest.disks[0].volume.file.as_str(), "disk0.qcow2");
+        let interface = &plan.guest.interfaces[0];
+        assert_eq!(interface.mac, "52:54:00:d5:d6:ff".replace("d5:d6", "d6:d7"));
+        assert_eq!(interface.tap, "pta1a2a3a4b1n0");
+        assert!(plan.guest.incomplete);
+        assert_eq!(plan.sources, [None]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_field_and_reason() {
+        let many: Vec<_> = (0..17).map(|_| json!({ "size_mib": 1 })).collect();
+        for (extra, expected) in [
+            (
+                json!({ "name": "../x" }),
+                "name = \"../x\": must be 1 to 63",
+            ),
+            (
+                json!({ "memory_mib": 15 }),
+                "memory_mib = 15: must be 16 to 1048576 MiB",
+            ),
+            (json!({ "memory_mib": -1 }), "invalid value"),
+            (json!({ "memory_mib": "512M" }), "invalid type"),
+            (json!({ "cpus": 0 }), "cpus = 0: must be 1 to 64"),
+            (json!({ "disks": [] }), "must have at least one disk"),
+            (
+                json!({ "disks": many }),
+                "disks = 17 of them: must be at most 16",
+            ),
+            (
+                json!({ "disks": [{}] }),
+                "disks[0].size_mib = null: must say a size",
+            ),
+            (
+                json!({ "disks": [{ "size_mib": 0 }] }),
+                "disks[0].size_mib = 0",
+            ),
+            (
+                json!({ "disks": [{ "image": "/etc/shadow" }] }),
+                "file name = \"/etc/shadow\"",
+            ),
+            (
+                json!({ "interfaces": [{ "mac": "01:00:00:00:00:01" }] }),
+                "unicast address",
+            ),
+            (
+                json!({ "interfaces": [{ "mac": "52:54:00:00:01" }] }),
+                "six octets",
+            ),
+            (
+                json!({ "interfaces": [{ "mac": "52:54:00:00:00:01" }, { "mac": "52:54:00:00:00:01" }] }),
+                "interfaces[1].mac = \"52:54:00:00:00:01\": must differ",
+            ),
+            (json!({ "tags": ["a b"] }), "tags = \"a b\""),
+            (
+                json!({ "notes": "\u{1b}[2J" }),
+                "without control characters",
+            ),
+            (
+                json!({ "kernel": { "image": "k", "cmdline": "a\nb" } }),
+                "printable ASCII",
+            ),
+            (json!({ "surprise": 1 }), "unknown field `surprise`"),
+        ] {
+            let message = plan(&extra).unwrap_err();
+            assert!(message.contains(expected), "{extra} gives {message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn names_of_taps_fit_the_kernel_and_macs_are_ours(number in any::<u128>()) {
+            let uuid = Uuid::from_u128(number);
+            for index in 0..INTERFACES_MAX {
+                prop_assert!(tap_name(uuid, index).len() <= 15);
+                let mac = derived_mac(uuid, index);
+                prop_assert!(parse_mac(0, &mac).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The agent: `pindahd`, one daemon a node, and `pindah`, its command line.
+//!
+//! ```text
+//! cli ──HTTPS──► api ──► guests ──► domain            what a guest is, pure
+//!                 │        ├──────► store             intent, in one transaction
+//!                 │        ├──────► supervisor, vmm_client   one process a guest
+//!                 │        ├──────► network           bridge, taps, DHCP
+//!                 │        └──────► storage           pools, images, volumes
+//!                 └──────► tasks, events, security
+//! ```
+//!
+//! The agent owns intent and resources. A guest's process is a session of its own, and lives
+//! through the agent's end: everything here can be killed and started again at any moment.
+#![forbid(unsafe_code)]
+
+pub mod causes;
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod store;
