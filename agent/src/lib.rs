@@ -18,3 +18,5 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod store;
+pub mod supervisor;
+pub mod vmm_client;

@@ -1,0 +1,208 @@
+//! Supervision without systemd: the agent starts the VMM itself, and adopts it after a restart.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use pindah_vmm_api::VmConfig;
+use thiserror::Error;
+use tokio::process::{Child, Command};
+
+use super::Identity;
+
+/// Written by us, in the guest's directory.
+const CONFIG: &str = "vm.json";
+const IDENTITY: &str = "process.json";
+const API_SOCKET: &str = "api";
+const LOG: &str = "vmm.log";
+/// Put before a log that has grown beyond [`LOG_MAX`].
+const OLD_LOG: &str = "vmm.log.1";
+/// Size from which the log of earlier starts is put aside, in bytes.
+const LOG_MAX: u64 = 1 << 20;
+/// How much of the log an error repeats, in bytes.
+const LOG_TAIL: usize = 600;
+
+/// Starts and adopts VMMs.
+#[derive(Clone, Debug)]
+pub struct Direct {
+    /// The VMM's program.
+    vmm: PathBuf,
+}
+
+/// Why there is no process.
+#[derive(Debug, Error)]
+pub enum SpawnError {
+    /// A file in the guest's directory.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The program does not start.
+    #[error("cannot start {program}")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A VMM that runs, or ran when we last looked.
+#[derive(Debug)]
+pub struct GuestProcess {
+    identity: Identity,
+    /// Present if it is our child: then we reap it.
+    child: Option<Child>,
+}
+
+impl Direct {
+    /// Starts guests by this program.
+    pub fn new(vmm: PathBuf) -> Self {
+        Self { vmm }
+    }
+
+    /// The API socket of the VMM in `directory`.
+    pub fn api_socket(directory: &Path) -> PathBuf {
+        directory.join(API_SOCKET)
+    }
+
+    /// Starts a guest whose files lie in `directory`. It may have ended again when this returns.
+    ///
+    /// # Errors
+    /// [`SpawnError`].
+    pub fn spawn(&self, directory: &Path, config: &VmConfig) -> Result<GuestProcess, SpawnError> {
+        let config_path = directory.join(CONFIG);
+        write_json(&config_path, config)?;
+        let log = open_log(directory)?;
+        // A session of its own; setsid(1) becomes the program, so that its number stays.
+        let mut command = Command::new("setsid");
+        command
+            .arg(&self.vmm)
+            .args(["--log-level", "info", "run", "--config"])
+            .arg(&config_path)
+            .arg("--api")
+            .arg(Self::api_socket(directory))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let started = |source| SpawnError::Start {
+            program: self.vmm.clone(),
+            source,
+        };
+        let child = command.spawn().map_err(started)?;
+        let pid = child.id().unwrap_or_default();
+        // Not reaped yet, so the number is its own even if it has ended.
+        let identity = Identity::of(pid).unwrap_or(Identity {
+            pid,
+            start_ticks: 0,
+            boot_id: String::new(),
+        });
+        write_json(&directory.join(IDENTITY), &identity)?;
+        Ok(GuestProcess {
+            identity,
+            child: Some(child),
+        })
+    }
+
+    /// The VMM in `directory` that an agent before us started, if it runs.
+    pub fn adopt(&self, directory: &Path) -> Option<GuestProcess> {
+        let written = fs::read(directory.join(IDENTITY)).ok();
+        let identity = written
+            .and_then(|bytes| serde_json::from_slice::<Identity>(&bytes).ok())
+            .filter(Identity::is_alive)
+            .or_else(|| find_process(&Self::api_socket(directory)))?;
+        Some(GuestProcess {
+            identity,
+            child: None,
+        })
+    }
+
+    /// Removes what only a running process needs.
+    pub fn forget(directory: &Path) {
+        for name in [IDENTITY, API_SOCKET] {
+            let path = directory.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!("cannot remove {}: {error}", path.display());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The last that the VMM in `directory` said, in one line.
+    pub fn last_words(directory: &Path) -> String {
+        let log = fs::read(directory.join(LOG)).unwrap_or_default();
+        let tail = &log[log.len().saturating_sub(LOG_TAIL)..];
+        let tail = String::from_utf8_lossy(tail);
+        let lines = tail.lines().rev().find(|line| !line.trim().is_empty());
+        let line = lines.unwrap_or("it said nothing").trim();
+        line.strip_prefix("pindah-vmm: ").unwrap_or(line).to_owned()
+    }
+}
+
+/// An agent that was killed between start and note left a VMM that only its arguments tell of.
+fn find_process(api_socket: &Path) -> Option<Identity> {
+    let wanted = api_socket.as_os_str().as_encoded_bytes();
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let arguments = fs::read(entry.path().join("cmdline")).ok()?;
+        let mut arguments = arguments.split(|&byte| byte == 0);
+        arguments.find(|argument| *argument == b"--api")?;
+        (arguments.next() == Some(wanted))
+            .then(|| Identity::of(pid).ok())
+            .flatten()
+    })
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), SpawnError> {
+    let failed = |source| SpawnError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    let bytes = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
+    let new = path.with_extension("new");
+    fs::write(&new, bytes).map_err(failed)?;
+    fs::rename(&new, path).map_err(failed)
+}
+
+fn open_log(directory: &Path) -> Result<fs::File, SpawnError> {
+    let path = directory.join(LOG);
+    let failed = |source| SpawnError::Write {
+        path: path.clone(),
+        source,
+    };
+    if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LOG_MAX) {
+        fs::rename(&path, directory.join(OLD_LOG)).map_err(failed)?;
+    }
+    let mut options = fs::OpenOptions::new();
+    options.append(true).create(true).mode(0o600);
+    options.open(&path).map_err(failed)
+}
+
+impl GuestProcess {
+    /// Which process it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Waits until it has ended. The exit code is known only of our own child, and only if no
+    /// signal ended it.
+    ///
+    /// # Errors
+    /// The host has no descriptors left.
+    pub async fn ended(&mut self) -> io::Result<Option<i32>> {
+        match &mut self.child {
+            Some(child) => Ok(child.wait().await?.code()),
+            None => self.identity.ended().await.map(|()| None),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The processes of guests: started, found again, seen to end.
+//!
+//! Each VMM is the leader of a session of its own, so that neither the agent's end nor a signal to
+//! its group reaches it. What is needed to find it again lies in the guest's directory.
+
+mod direct;
+mod identity;
+
+pub use direct::{Direct, GuestProcess, SpawnError};
+pub use identity::Identity;
