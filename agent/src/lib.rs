@@ -17,6 +17,7 @@ pub mod causes;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod security;
 pub mod store;
 pub mod supervisor;
 pub mod vmm_client;
