@@ -18,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod security;
+pub mod storage;
 pub mod store;
 pub mod supervisor;
 pub mod vmm_client;
