@@ -17,6 +17,7 @@ pub mod causes;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod network;
 pub mod security;
 pub mod storage;
 pub mod store;
