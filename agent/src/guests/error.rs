@@ -1,0 +1,112 @@
+//! Why a guest does not do what it was asked for.
+
+use thiserror::Error;
+
+use super::GuestState;
+use crate::domain::Invalid;
+use crate::network::NetworkError;
+use crate::storage::StorageError;
+use crate::store::StoreError;
+use crate::supervisor::SpawnError;
+use crate::vmm_client::VmmError;
+
+/// Why a guest does not do what it was asked for.
+#[derive(Debug, Error)]
+pub enum GuestError {
+    /// There is none.
+    #[error("there is no guest {0}; `pindah guest list` shows what there is")]
+    NotFound(String),
+    /// Another guest has the name.
+    #[error("there is a guest {0} already; choose another name")]
+    NameTaken(String),
+    /// Another operation changes it.
+    #[error("guest {0} is busy with another operation; `pindah task list` shows it")]
+    Busy(String),
+    /// It does something in which that cannot be done.
+    #[error("guest {name} is {state}; {hint}")]
+    State {
+        /// The guest.
+        name: String,
+        /// What it does.
+        state: GuestState,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// Its disks are not complete.
+    #[error("guest {0} is still being created; wait for its task to end")]
+    Incomplete(String),
+    /// Somebody else has changed it since it was read.
+    #[error("guest {0} has changed since you read it; read it again, then edit")]
+    Changed(String),
+    /// A value.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// Not enough memory.
+    #[error(
+        "guest {name} needs {needed_mib} MiB of memory, and of the node's {total_mib} MiB running \
+         guests have {used_mib} MiB and {reserved_mib} MiB are reserved; stop one, or make it \
+         smaller"
+    )]
+    NoMemory {
+        /// The guest.
+        name: String,
+        /// What it needs.
+        needed_mib: u64,
+        /// What the node has.
+        total_mib: u64,
+        /// What running guests have.
+        used_mib: u64,
+        /// What is kept for the node.
+        reserved_mib: u64,
+    },
+    /// The node has no network of its own.
+    #[error(
+        "guest {0} has an interface on the node's own network, which is switched off \
+         (network.enabled in the node's configuration) or could not be set up (see the agent's log)"
+    )]
+    NoNetwork(String),
+    /// The process ended at once.
+    #[error("guest {name} does not start: {reason}")]
+    Start {
+        /// The guest.
+        name: String,
+        /// What the VMM said last.
+        reason: String,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A pool.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The process.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// The guest's VMM.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
+    /// A file of the guest's.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The task was cancelled.
+    #[error("it was cancelled")]
+    Cancelled,
+}
+
+impl From<GuestError> for crate::tasks::Failure {
+    fn from(error: GuestError) -> Self {
+        match error {
+            GuestError::Cancelled | GuestError::Storage(StorageError::Cancelled) => Self::Cancelled,
+            error => Self::of(&error),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Guests by name or UUID, one or many, and changes to their records.
+
+use uuid::Uuid;
+
+use super::{GuestError, GuestState, Guests};
+use crate::domain::{Boot, FileName, Guest, GuestEdit, GuestName, NameOwner};
+use crate::store::{Collection, Outcome, Revision, Stored, Transaction, encode};
+
+impl Guests {
+    /// The guest with this name or UUID.
+    ///
+    /// # Errors
+    /// [`GuestError::NotFound`], [`GuestError::Store`].
+    pub async fn find(&self, name_or_uuid: &str) -> Result<Stored<Guest>, GuestError> {
+        let uuid = match Uuid::parse_str(name_or_uuid) {
+            Ok(uuid) => Some(uuid),
+            Err(_) if crate::domain::is_label(name_or_uuid) => {
+                let names = Collection::<NameOwner>::new(self.resources().store.clone());
+                let owner = names.get(name_or_uuid).await?;
+                owner.map(|owner| owner.value.uuid)
+            }
+            Err(_) => None,
+        };
+        let found = match uuid {
+            Some(uuid) => self.records().get(&uuid.to_string()).await?,
+            None => None,
+        };
+        found.ok_or_else(|| {
+            let shown: String = name_or_uuid.chars().take(64).collect();
+            GuestError::NotFound(shown)
+        })
+    }
+
+    /// At most `limit` guests after this UUID, and whether there are more.
+    ///
+    /// # Errors
+    /// [`GuestError::Store`].
+    pub async fn list(
+        &self,
+        after: Option<Uuid>,
+        limit: usize,
+    ) -> Result<(Vec<Stored<Guest>>, bool), GuestError> {
+        let after = after.map(|uuid| uuid.to_string());
+        Ok(self.records().list(after.as_deref(), limit).await?)
+    }
+
+    /// A guest that needs this image for its start.
+    ///
+    /// # Errors
+    /// [`GuestError::Store`].
+    pub async fn that_boots(&self, image: &FileName) -> Result<Option<GuestName>, GuestError> {
+        let guests = self.records().all().await?;
+        let found = guests.into_iter().find(|stored| match &stored.value.boot {
+            Boot::Firmware => false,
+            Boot::Kernel { kernel, initrd, .. } => {
+                kernel == image || initrd.as_ref() == Some(image)
+            }
+        });
+        Ok(found.map(|stored| stored.value.name))
+    }
+
+    /// Changes a guest's record if it is still the one of `revision`. Returns it, and whether the
+    /// running guest must start anew for that.
+    ///
+    /// # Errors
+    /// [`GuestError::Invalid`], [`GuestError::Changed`], [`GuestError::NameTaken`],
+    /// [`GuestError::Store`].
+    pub async fn edit(
+        &self,
+        stored: &Stored<Guest>,
+        edit: &GuestEdit,
+    ) -> Result<(Stored<Guest>, bool), GuestError> {
+        let (edited, restart) = edit.apply(&stored.value)?;
+        let id = edited.uuid.to_string();
+        let key = Collection::<Guest>::key(&id);
+        let mut transaction = Transaction::new()
+            .if_unchanged(&key, stored.revision)
+            .put(&key, encode(&key, &edited)?);
+        let renamed = edited.name != stored.value.name;
+        if renamed {
+            let new = Collection::<NameOwner>::key(edited.name.as_str());
+            let old = Collection::<NameOwner>::key(stored.value.name.as_str());
+            let owner = NameOwner { uuid: edited.uuid };
+            let owner = encode(&new, &owner)?;
+            transaction = transaction.if_absent(&new).put(&new, owner).delete(old);
+        }
+        match self.resources().store.commit(transaction).await? {
+            Outcome::Committed(revision) => {
+                self.tell_changed(&edited);
+                let running = self.status(edited.uuid).state.has_process();
+                let value = edited;
+                Ok((Stored { value, revision }, restart && running))
+            }
+            Outcome::Conflict => {
+                let now = self.records().get(&id).await?;
+                let unchanged = now.is_some_and(|now| now.revision == stored.revision);
+                if renamed && unchanged {
+                    Err(GuestError::NameTaken(edited.name.to_string()))
+                } else {
+                    Err(GuestError::Changed(stored.value.name.to_string()))
+                }
+            }
+        }
+    }
+
+    /// Writes the record if it is still the one of `revision`.
+    pub(super) async fn swap(
+        &self,
+        guest: &Guest,
+        revision: Revision,
+    ) -> Result<Revision, GuestError> {
+        let id = guest.uuid.to_string();
+        match self.records().replace(&id, guest, revision).await? {
+            Outcome::Committed(revision) => Ok(revision),
+            Outcome::Conflict => Err(GuestError::Changed(guest.name.to_string())),
+        }
+    }
+
+    /// Refuses a guest that does something in which `hint` is to be done first.
+    pub(super) fn require(
+        &self,
+        guest: &Guest,
+        states: &[GuestState],
+        hint: &'static str,
+    ) -> Result<(), GuestError> {
+        let state = self.status(guest.uuid).state;
+        if states.contains(&state) {
+            return Ok(());
+        }
+        let name = guest.name.to_string();
+        Err(GuestError::State { name, state, hint })
+    }
+}

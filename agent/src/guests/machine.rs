@@ -1,0 +1,118 @@
+//! A guest's runtime side: what it does now, and who may change that.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedMutexGuard, watch};
+use utoipa::ToSchema;
+
+use crate::clock::now_unix_ms;
+
+/// What a guest does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestState {
+    /// It is off.
+    #[default]
+    Stopped,
+    /// Its process starts.
+    Starting,
+    /// It runs.
+    Running,
+    /// It stands still and can go on.
+    Paused,
+    /// It was asked to shut down.
+    Stopping,
+    /// Its process has ended and should not have.
+    Crashed,
+}
+
+impl GuestState {
+    /// Whether there is a process.
+    pub fn has_process(self) -> bool {
+        !matches!(self, Self::Stopped | Self::Crashed)
+    }
+}
+
+impl std::fmt::Display for GuestState {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.pad(match self {
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Crashed => "crashed",
+        })
+    }
+}
+
+/// How a guest is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// What it does.
+    pub state: GuestState,
+    /// Why, if there is something to say.
+    pub reason: Option<String>,
+    /// Since when, in milliseconds since the Unix epoch; 0: since before the agent started.
+    pub since_unix_ms: u64,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// How often it has crashed since somebody started it.
+    pub crashes: u32,
+}
+
+/// A guest's runtime side.
+#[derive(Debug, Default)]
+pub(super) struct Machine {
+    operation: Arc<tokio::sync::Mutex<()>>,
+    status: watch::Sender<Status>,
+}
+
+/// The right to change what a guest does.
+pub(super) type Operation = OwnedMutexGuard<()>;
+
+impl Machine {
+    pub(super) fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// The right to change it; `None`: somebody has it.
+    pub(super) fn try_operate(&self) -> Option<Operation> {
+        Arc::clone(&self.operation).try_lock_owned().ok()
+    }
+
+    /// The right to change it, when it is free.
+    pub(super) async fn operate(&self) -> Operation {
+        Arc::clone(&self.operation).lock_owned().await
+    }
+
+    /// Returns whether that is something new.
+    pub(super) fn set(&self, state: GuestState, reason: Option<&str>) -> bool {
+        self.status.send_if_modified(|status| {
+            let same = status.state == state && status.reason.as_deref() == reason;
+            if same {
+                return false;
+            }
+            status.state = state;
+            status.reason = reason.map(str::to_owned);
+            status.since_unix_ms = now_unix_ms();
+            if !state.has_process() {
+                status.pid = None;
+            }
+            true
+        })
+    }
+
+    pub(super) fn set_pid(&self, pid: u32) {
+        self.status.send_modify(|status| status.pid = Some(pid));
+    }
+
+    pub(super) fn set_crashes(&self, crashes: u32) {
+        self.status.send_modify(|status| status.crashes = crashes);
+    }
+}

@@ -1,0 +1,125 @@
+//! After the agent's start: find the guests that run, start those that should, remove what was
+//! half-made.
+
+use std::fs;
+use std::time::Duration;
+
+use pindah_vmm_api::RunState;
+
+use super::{GuestError, GuestState, Guests};
+use crate::causes::chain;
+use crate::domain::{Guest, Wanted};
+use crate::supervisor::GuestProcess;
+
+impl Guests {
+    /// Brings this node's guests to where intent says. Those that run go on and notice nothing.
+    /// `host_restarted`: the host has started since an agent last ran here.
+    ///
+    /// # Errors
+    /// [`GuestError::Store`].
+    pub async fn recover(&self, host_restarted: bool) -> Result<(), GuestError> {
+        let mut to_start = Vec::new();
+        for stored in self.records().all().await? {
+            let guest = stored.value;
+            if guest.node != self.resources().node {
+                continue;
+            }
+            if guest.incomplete {
+                tracing::warn!("guest {} was never completed; removing it", guest.name);
+                self.remove(&guest).await?;
+                continue;
+            }
+            let directory = self.directory(guest.uuid);
+            if let Some(process) = self.resources().supervisor.adopt(&directory) {
+                self.adopt(&guest, process).await;
+                continue;
+            }
+            self.clean_up(&guest).await;
+            let autostart = host_restarted && guest.autostart.enabled;
+            if guest.wanted == Wanted::Running || autostart {
+                to_start.push(guest);
+            }
+        }
+        self.remove_strays().await?;
+        to_start.sort_by_key(|guest| guest.autostart.order);
+        let guests = self.clone();
+        tokio::spawn(async move { guests.start_in_order(to_start).await });
+        Ok(())
+    }
+
+    async fn adopt(&self, guest: &Guest, process: GuestProcess) {
+        let machine = self.machine(guest.uuid);
+        machine.set_pid(process.identity().pid);
+        let state = match self.client(guest.uuid).info().await {
+            Ok(info) if info.state == RunState::Paused => GuestState::Paused,
+            Ok(_) => GuestState::Running,
+            Err(error) => {
+                tracing::warn!("guest {}: {}", guest.name, chain(&error));
+                GuestState::Running
+            }
+        };
+        tracing::info!(
+            "guest {} runs as process {}",
+            guest.name,
+            process.identity().pid
+        );
+        self.set_state(guest, &machine, state, None);
+        self.watch(guest, process);
+        if guest.wanted == Wanted::Stopped {
+            // Its stop was under way when the agent before us ended; the person decides.
+            tracing::warn!("guest {} runs and should be off; stop it again", guest.name);
+        }
+    }
+
+    async fn start_in_order(&self, guests: Vec<Guest>) {
+        for guest in guests {
+            match self.start(&guest, "pindahd").await {
+                Ok(task) => {
+                    let ended = self
+                        .resources()
+                        .tasks
+                        .wait(task.id, Duration::from_secs(60));
+                    if let Ok(Some(task)) = ended.await
+                        && let Some(error) = task.error
+                    {
+                        tracing::error!("guest {}: {error}", guest.name);
+                        self.retry(&guest);
+                    }
+                }
+                Err(error) => {
+                    tracing::error!("guest {}: {}", guest.name, chain(&error));
+                    self.retry(&guest);
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(guest.autostart.delay_s.into())).await;
+        }
+    }
+
+    /// A guest that should run and does not start is tried again, less and less often.
+    fn retry(&self, guest: &Guest) {
+        let guests = self.clone();
+        let uuid = guest.uuid;
+        tokio::spawn(async move { guests.restart_later(uuid, 4).await });
+    }
+
+    /// Directories of guests that are no more.
+    async fn remove_strays(&self) -> Result<(), GuestError> {
+        let directory = &self.resources().directory;
+        let Ok(entries) = fs::read_dir(directory) else {
+            return Ok(());
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(id) = name.to_str() else { continue };
+            if self.records().get(id).await?.is_none()
+                && self.resources().supervisor.adopt(&entry.path()).is_none()
+            {
+                tracing::warn!("removing {}: no guest has it", entry.path().display());
+                if let Err(error) = fs::remove_dir_all(entry.path()) {
+                    tracing::warn!("cannot remove {}: {error}", entry.path().display());
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! What the work of a task sees of it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::log;
+use crate::causes::chain;
+use crate::domain::{Progress, Task};
+use crate::store::Collection;
+
+/// How often progress is written down.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
+
+/// Why a task did not do what it was to do.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Failure {
+    /// Something stood in the way: one sentence.
+    #[error("{0}")]
+    Failed(String),
+    /// Somebody cancelled it.
+    #[error("it was cancelled")]
+    Cancelled,
+}
+
+impl Failure {
+    /// An error with its causes.
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Failed(chain(error))
+    }
+}
+
+/// A task, as its work sees it.
+#[derive(Clone)]
+pub struct TaskContext {
+    id: Uuid,
+    log: PathBuf,
+    records: Collection<Task>,
+    cancel: CancellationToken,
+    reported: Arc<Mutex<Option<Instant>>>,
+}
+
+impl TaskContext {
+    pub(super) fn new(
+        id: Uuid,
+        log: PathBuf,
+        records: Collection<Task>,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self {
+            id,
+            log,
+            records,
+            cancel,
+            reported: Arc::default(),
+        }
+    }
+
+    /// Adds a line to the log.
+    pub fn log(&self, text: &str) {
+        if let Err(error) = log::append(&self.log, text) {
+            tracing::warn!("log of task {}: {error}", self.id);
+        }
+    }
+
+    /// Says how far it is, without waiting for the store. What comes within half a second of the
+    /// last is left out, but the end.
+    pub fn progress(&self, percent: u8, text: &str) {
+        {
+            let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+            let soon = reported.is_some_and(|last| last.elapsed() < PROGRESS_PERIOD);
+            if soon && percent < 100 {
+                return;
+            }
+            *reported = Some(Instant::now());
+        }
+        let progress = Progress {
+            percent,
+            text: text.to_owned(),
+        };
+        let (id, records) = (self.id, self.records.clone());
+        tokio::spawn(async move {
+            let key = id.to_string();
+            let updated = records.update(&key, |task| task.progress = Some(progress.clone()));
+            if let Err(error) = updated.await {
+                tracing::warn!("progress of task {id}: {error}");
+            }
+        });
+    }
+
+    /// Ends when the task is cancelled.
+    pub async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+
+    /// Whether it is cancelled.
+    ///
+    /// # Errors
+    /// [`Failure::Cancelled`], to be handed up.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.cancel.is_cancelled() {
+            Err(Failure::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+}

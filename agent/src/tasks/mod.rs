@@ -1,0 +1,258 @@
+//! Everything that lasts: a record in the store, a log in a file, and an end that always comes.
+//!
+//! A task runs in the agent that began it. When that agent ends the task ends with it: the next
+//! one finds the record still running and marks it failed.
+
+mod context;
+mod log;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub use context::{Failure, TaskContext};
+pub use log::LogLine;
+
+use crate::clock::now_unix_ms;
+use crate::domain::{Task, TaskKind, TaskState};
+use crate::events::{EventKind, Events};
+use crate::store::{Collection, Store, StoreError, Stored};
+
+/// Tasks that are kept, the oldest go first.
+const KEPT: usize = 1000;
+
+/// Why a task cannot be cancelled.
+#[derive(Debug, Error)]
+pub enum CancelError {
+    /// There is none with this id.
+    #[error("there is no task {0}")]
+    NotFound(Uuid),
+    /// It has ended.
+    #[error("task {0} has ended already")]
+    Ended(Uuid),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The tasks of this node.
+#[derive(Clone)]
+pub struct Tasks {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: String,
+    directory: PathBuf,
+    records: Collection<Task>,
+    events: Events,
+    running: Mutex<HashMap<Uuid, Running>>,
+}
+
+struct Running {
+    cancel: CancellationToken,
+    /// Closes when the task has ended and its record says so.
+    ended: watch::Receiver<()>,
+}
+
+impl Tasks {
+    /// Those of `node`, whose logs lie in `directory`.
+    pub fn new(node: &str, directory: PathBuf, store: Arc<dyn Store>, events: Events) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                node: node.to_owned(),
+                directory,
+                records: Collection::new(store),
+                events,
+                running: Mutex::default(),
+            }),
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<Uuid, Running>> {
+        let running = self.inner.running.lock();
+        running.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks as failed what an agent before us did not bring to an end, and removes old ones.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn recover(&self) -> Result<(), StoreError> {
+        let all = self.inner.records.all().await?;
+        let too_many = all.len().saturating_sub(KEPT);
+        for (index, Stored { value: task, .. }) in all.iter().enumerate() {
+            if task.node != self.inner.node {
+                continue;
+            }
+            if task.state == TaskState::Running {
+                let error =
+                    "the agent ended while the task ran; look at its log, and start it again";
+                self.end(task.id, Err(Failure::Failed(error.to_owned())))
+                    .await?;
+            } else if index < too_many {
+                self.remove(task.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, id: Uuid) -> Result<(), StoreError> {
+        self.inner.records.delete(&id.to_string()).await?;
+        // What has no record is found by nobody.
+        let _ = std::fs::remove_file(log::path(&self.inner.directory, id));
+        Ok(())
+    }
+
+    /// Begins a task. It runs on when the caller goes away.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing was begun.
+    pub async fn start<F, W>(
+        &self,
+        kind: TaskKind,
+        subject: &str,
+        user: &str,
+        work: W,
+    ) -> Result<Task, StoreError>
+    where
+        W: FnOnce(TaskContext) -> F,
+        F: Future<Output = Result<serde_json::Value, Failure>> + Send + 'static,
+    {
+        let task = Task {
+            id: Uuid::now_v7(),
+            kind,
+            subject: subject.to_owned(),
+            node: self.inner.node.clone(),
+            user: user.to_owned(),
+            state: TaskState::Running,
+            progress: None,
+            created_unix_ms: now_unix_ms(),
+            ended_unix_ms: None,
+            error: None,
+            result: None,
+        };
+        let id = task.id;
+        self.inner.records.create(&id.to_string(), &task).await?;
+        self.tell(&task);
+        let cancel = CancellationToken::new();
+        let (ending, ended) = watch::channel(());
+        let context = TaskContext::new(
+            id,
+            log::path(&self.inner.directory, id),
+            self.inner.records.clone(),
+            cancel.clone(),
+        );
+        let work = work(context.clone());
+        self.running().insert(id, Running { cancel, ended });
+        let tasks = self.clone();
+        tokio::spawn(async move {
+            let outcome = work.await;
+            match &outcome {
+                Ok(_) => context.log("done"),
+                Err(failure) => context.log(&failure.to_string()),
+            }
+            if let Err(error) = tasks.end(id, outcome).await {
+                tracing::error!("the end of task {id} cannot be recorded: {error}");
+            }
+            tasks.running().remove(&id);
+            drop(ending);
+        });
+        Ok(task)
+    }
+
+    async fn end(
+        &self,
+        id: Uuid,
+        outcome: Result<serde_json::Value, Failure>,
+    ) -> Result<(), StoreError> {
+        let (state, error, result) = match outcome {
+            Ok(result) => (TaskState::Done, None, Some(result)),
+            Err(Failure::Cancelled) => {
+                let error = Failure::Cancelled.to_string();
+                (TaskState::Cancelled, Some(error), None)
+            }
+            Err(Failure::Failed(error)) => (TaskState::Failed, Some(error), None),
+        };
+        let now = now_unix_ms();
+        let key = id.to_string();
+        let ended = self.inner.records.update(&key, |task| {
+            task.end(state, error.clone(), now);
+            task.result.clone_from(&result);
+        });
+        if let Some(Stored { value: task, .. }) = ended.await? {
+            self.tell(&task);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, task: &Task) {
+        self.inner.events.tell(EventKind::Task {
+            id: task.id,
+            kind: task.kind,
+            subject: task.subject.clone(),
+            state: task.state,
+        });
+    }
+
+    /// A task.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn get(&self, id: Uuid) -> Result<Option<Task>, StoreError> {
+        let stored = self.inner.records.get(&id.to_string()).await?;
+        Ok(stored.map(|stored| stored.value))
+    }
+
+    /// A task, when it has ended or when `patience` has: whichever is first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn wait(&self, id: Uuid, patience: Duration) -> Result<Option<Task>, StoreError> {
+        let ended = self.running().get(&id).map(|running| running.ended.clone());
+        if let Some(mut ended) = ended {
+            // An error here is the end that is waited for.
+            let _ = tokio::time::timeout(patience, ended.changed()).await;
+        }
+        self.get(id).await
+    }
+
+    /// All tasks, the newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list(&self) -> Result<Vec<Task>, StoreError> {
+        let all = self.inner.records.all().await?;
+        Ok(all.into_iter().rev().map(|stored| stored.value).collect())
+    }
+
+    /// Lines of a task's log after the first `after`.
+    pub fn log(&self, id: Uuid, after: usize) -> Vec<LogLine> {
+        log::read(&log::path(&self.inner.directory, id), after)
+    }
+
+    /// Asks a task to end. It does so at the next point where it can, and leaves nothing half-made.
+    ///
+    /// # Errors
+    /// [`CancelError`].
+    pub async fn cancel(&self, id: Uuid) -> Result<(), CancelError> {
+        if let Some(running) = self.running().get(&id) {
+            running.cancel.cancel();
+            return Ok(());
+        }
+        match self.get(id).await? {
+            Some(_) => Err(CancelError::Ended(id)),
+            None => Err(CancelError::NotFound(id)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+use serde_json::json;
+
+use super::*;
+use crate::store::SqliteStore;
+
+fn tasks(directory: &std::path::Path) -> Tasks {
+    let store = SqliteStore::open(&directory.join("store.db")).unwrap();
+    Tasks::new(
+        "node1",
+        directory.to_owned(),
+        Arc::new(store),
+        Events::new("node1"),
+    )
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn task_ends_with_log_progress_and_result() {
+    let directory = tempfile::tempdir().unwrap();
+    let tasks = tasks(directory.path());
+    let begun = tasks
+        .start(
+            TaskKind::CreateGuest,
+            "web",
+            "admin",
+            |context| async move {
+                context.log("half");
+                context.progress(50, "copying");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                Ok(json!({ "ok": true }))
+            },
+        )
+        .await
+        .unwrap();
+    let task = tasks.wait(begun.id, PATIENCE).await.unwrap().unwrap();
+    assert_eq!(task.state, TaskState::Done);
+    assert_eq!(task.progress.unwrap().percent, 50);
+    assert_eq!(task.result.unwrap()["ok"], true);
+    let log = tasks.log(begun.id, 0);
+    let log: Vec<_> = log.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(log, ["half", "done"]);
+    assert_eq!(tasks.log(begun.id, 1).len(), 1);
+    let late = tasks.cancel(begun.id).await.unwrap_err();
+    assert!(matches!(late, CancelError::Ended(_)));
+}
+
+#[tokio::test]
+async fn cancelled_task_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let tasks = tasks(directory.path());
+    let begun = tasks
+        .start(TaskKind::StopGuest, "web", "admin", |context| async move {
+            context.cancelled().await;
+            context.check().map(|()| json!(null))
+        })
+        .await
+        .unwrap();
+    tasks.cancel(begun.id).await.unwrap();
+    let task = tasks.wait(begun.id, PATIENCE).await.unwrap().unwrap();
+    assert_eq!(task.state, TaskState::Cancelled);
+    let unknown = tasks.cancel(Uuid::nil()).await.unwrap_err();
+    assert_eq!(
+        unknown.to_string(),
+        format!("there is no task {}", Uuid::nil())
+    );
+}
+
+#[tokio::test]
+async fn task_of_an_agent_that_ended_is_failed_by_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = tasks(directory.path());
+    let begun = first
+        .start(TaskKind::StartGuest, "web", "admin", |_| {
+            std::future::pending()
+        })
+        .await
+        .unwrap();
+    let second = tasks(directory.path());
+    second.recover().await.unwrap();
+    let task = second.get(begun.id).await.unwrap().unwrap();
+    assert_eq!(task.state, TaskState::Failed);
+    assert!(task.error.unwrap().starts_with("the agent ended"));
+    assert!(task.ended_unix_ms.is_some());
+}
