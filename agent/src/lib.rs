@@ -13,13 +13,16 @@
 //! through the agent's end: everything here can be killed and started again at any moment.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod causes;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod events;
 pub mod guests;
 pub mod network;
+pub mod node;
 pub mod security;
 pub mod storage;
 pub mod store;

@@ -1,0 +1,137 @@
+//! Login, users and tokens.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use axum::extract::{ConnectInfo, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::auth::Admin;
+use super::extract::{Body, Path};
+use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
+use crate::security::{NewToken, NewUser, Token, User};
+
+/// A user who wants a token.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+/// A token for 12 hours.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct LoginAnswer {
+    /// What to send as `Authorization: Bearer …`.
+    pub token: String,
+}
+
+/// Gives a token for a password. Who fails too often has to wait.
+#[utoipa::path(post, path = "/api/v1/login", tag = "accounts", request_body = Login, security(()),
+    responses((status = 200, body = Data<LoginAnswer>), (status = 401, body = ErrorBody),
+        (status = 429, body = ErrorBody)))]
+pub async fn login(
+    State(api): State<Api>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    Body(login): Body<Login>,
+) -> Result<Data<LoginAnswer>, ApiError> {
+    let address = address.ip();
+    let now = Instant::now();
+    if let Some(wait) = api.login_limit.must_wait(address, &login.user, now) {
+        let seconds = wait.as_secs() + 1;
+        let message = format!("too many failed logins; try again in {seconds} s");
+        return Err(ApiError::new(ErrorCode::TooManyRequests, message));
+    }
+    // Counted before the password is looked at: many tries at once are not free.
+    api.login_limit.failed(address, &login.user, now);
+    let token = api.accounts.login(&login.user, login.password).await?;
+    api.login_limit.succeeded(&login.user);
+    let data = LoginAnswer { token };
+    Ok(Data { data })
+}
+
+/// All users.
+#[utoipa::path(get, path = "/api/v1/users", tag = "accounts",
+    responses((status = 200, body = Listing<User>)))]
+pub async fn list_users(State(api): State<Api>, _: Admin) -> Result<Listing<User>, ApiError> {
+    Ok(Listing {
+        data: api.accounts.users().await?,
+        next: None,
+    })
+}
+
+/// Makes a user.
+#[utoipa::path(post, path = "/api/v1/users", tag = "accounts", request_body = NewUser,
+    responses((status = 201, body = Data<User>), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody)))]
+pub async fn create_user(
+    State(api): State<Api>,
+    _: Admin,
+    Body(new): Body<NewUser>,
+) -> Result<Response, ApiError> {
+    let data = api.accounts.create_user(new).await?;
+    Ok((StatusCode::CREATED, Data { data }).into_response())
+}
+
+/// Removes a user, and ends the logins there are.
+#[utoipa::path(delete, path = "/api/v1/users/{user}", tag = "accounts",
+    params(("user" = String, Path)),
+    responses((status = 204), (status = 404, body = ErrorBody)))]
+pub async fn delete_user(
+    State(api): State<Api>,
+    _: Admin,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    api.accounts.delete_user(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A token that was made.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct TokenCreated {
+    /// What it is.
+    pub token: Token,
+    /// Its text, which is shown only here.
+    pub text: String,
+}
+
+/// All tokens, logins too.
+#[utoipa::path(get, path = "/api/v1/tokens", tag = "accounts",
+    responses((status = 200, body = Listing<Token>)))]
+pub async fn list_tokens(State(api): State<Api>, _: Admin) -> Result<Listing<Token>, ApiError> {
+    Ok(Listing {
+        data: api.accounts.tokens().await?,
+        next: None,
+    })
+}
+
+/// Makes a token.
+#[utoipa::path(post, path = "/api/v1/tokens", tag = "accounts", request_body = NewToken,
+    responses((status = 201, body = Data<TokenCreated>), (status = 422, body = ErrorBody)))]
+pub async fn create_token(
+    State(api): State<Api>,
+    _: Admin,
+    Body(new): Body<NewToken>,
+) -> Result<Response, ApiError> {
+    let (token, text) = api.accounts.create_token(&new).await?;
+    let data = TokenCreated { token, text };
+    Ok((StatusCode::CREATED, Data { data }).into_response())
+}
+
+/// Revokes a token.
+#[utoipa::path(delete, path = "/api/v1/tokens/{token}", tag = "accounts",
+    params(("token" = String, Path)),
+    responses((status = 204), (status = 404, body = ErrorBody)))]
+pub async fn delete_token(
+    State(api): State<Api>,
+    _: Admin,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    api.accounts.delete_token(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

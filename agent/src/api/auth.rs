@@ -1,0 +1,109 @@
+//! Who asks, whether that may be, and the line in the audit log.
+
+use std::net::SocketAddr;
+
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::{Api, ApiError, ErrorCode};
+use crate::clock::now_unix_ms;
+use crate::security::{AuditEntry, Principal, Role};
+
+/// Finds out who asks, lets the request pass, and writes down what became of it. A request without
+/// token passes too: paths that need one refuse it.
+pub(super) async fn authenticate(
+    State(api): State<Api>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let principal = match bearer(request.headers()) {
+        None => None,
+        Some(token) => match api.accounts.authenticate(token).await {
+            Ok(principal) => Some(principal),
+            Err(error) => return ApiError::from(error).into_response(),
+        },
+    };
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let entry = changes.then(|| AuditEntry {
+        time_unix_ms: now_unix_ms(),
+        user: principal
+            .as_ref()
+            .map_or_else(String::new, |principal| principal.user.clone()),
+        token: principal
+            .as_ref()
+            .map_or_else(String::new, |principal| principal.token.clone()),
+        address: address.ip().to_string(),
+        method: request.method().to_string(),
+        path: request.uri().path().to_owned(),
+        status: 0,
+    });
+    if let Some(principal) = principal {
+        request.extensions_mut().insert(principal);
+    }
+    let response = next.run(request).await;
+    if let Some(mut entry) = entry {
+        entry.status = response.status().as_u16();
+        let api = api.clone();
+        tokio::task::spawn_blocking(move || api.audit.write(&entry));
+    }
+    response
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn require(parts: &Parts, role: Role) -> Result<Principal, ApiError> {
+    let Some(principal) = parts.extensions.get::<Principal>() else {
+        let message = "this needs a token: send Authorization: Bearer TOKEN";
+        return Err(ApiError::new(ErrorCode::Unauthorized, message));
+    };
+    if principal.role < role {
+        let message = format!(
+            "this needs the role {role}, and {} has the role {}",
+            principal.user, principal.role
+        );
+        return Err(ApiError::new(ErrorCode::Forbidden, message));
+    }
+    Ok(principal.clone())
+}
+
+/// Somebody who may look.
+pub struct Viewer;
+
+/// Somebody who may run guests.
+pub struct Operator(pub Principal);
+
+/// Somebody who may do everything.
+pub struct Admin;
+
+impl<S: Sync> FromRequestParts<S> for Viewer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        require(parts, Role::Viewer).map(|_| Self)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Operator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        require(parts, Role::Operator).map(Self)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        require(parts, Role::Admin).map(|_| Self)
+    }
+}

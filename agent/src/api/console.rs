@@ -1,0 +1,73 @@
+//! A guest's serial port over a WebSocket: binary messages both ways, as the bytes come.
+
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::auth::Operator;
+use super::extract::Path;
+use super::{Api, ApiError, ErrorBody, ErrorCode};
+use crate::vmm_client::Console;
+
+/// Largest message that a client may send, in bytes.
+const MESSAGE_MAX: usize = 64 << 10;
+/// How much is sent in one message, in bytes.
+const CHUNK: usize = 16 << 10;
+
+/// Attaches to the serial port. What the guest wrote last comes first.
+#[utoipa::path(get, path = "/api/v1/guests/{guest}/console", tag = "guests",
+    params(("guest" = String, Path, description = "Name or UUID")),
+    responses((status = 101, description = "a WebSocket of binary messages"),
+        (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody)))]
+pub async fn guest_console(
+    State(api): State<Api>,
+    _: Operator,
+    Path(name): Path<String>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let upgrade = upgrade.map_err(|error| {
+        let message = format!("the console is a WebSocket: {}", error.body_text());
+        ApiError::new(ErrorCode::BadRequest, message)
+    })?;
+    let guest = api.guests.find(&name).await?.value;
+    let console = api.guests.attach_console(&guest).await?;
+    Ok(upgrade
+        .max_message_size(MESSAGE_MAX)
+        .on_upgrade(|socket| pump(socket, console)))
+}
+
+/// Until either side ends.
+async fn pump(mut socket: WebSocket, console: Console) {
+    let (mut output, mut input) = tokio::io::split(console);
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        tokio::select! {
+            read = output.read(&mut chunk) => {
+                let count = read.unwrap_or(0);
+                if count == 0 {
+                    // The guest has ended; a client that is gone need not hear of it.
+                    let _ = socket.send(Message::Close(None)).await;
+                    return;
+                }
+                let message = Message::Binary(chunk[..count].to_vec().into());
+                if socket.send(message).await.is_err() {
+                    return;
+                }
+            }
+            message = socket.recv() => {
+                let typed = match message {
+                    Some(Ok(Message::Binary(bytes))) => bytes,
+                    Some(Ok(Message::Text(text))) => text.into(),
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                };
+                if input.write_all(&typed).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}

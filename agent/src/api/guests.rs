@@ -1,0 +1,191 @@
+//! Guests: create, list, show, edit, delete, log.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::auth::{Operator, Viewer};
+use super::extract::{Body, Path, Query};
+use super::idempotency::{Seen, look};
+use super::{Accepted, Api, ApiError, Data, ErrorBody, ErrorCode, GuestView, Listing};
+use crate::domain::{Guest, GuestEdit, GuestSpec};
+use crate::store::{Revision, Stored};
+
+/// Most guests in one answer.
+const PAGE_MAX: usize = 1000;
+/// Most of a console's log in one answer, in bytes.
+const LOG_MAX: u64 = 1 << 20;
+
+/// Which part of a list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct PageQuery {
+    /// At most so many, 1 to 1000.
+    limit: Option<usize>,
+    /// Those after this `next` of an answer before.
+    after: Option<Uuid>,
+}
+
+/// All guests, in order of their UUIDs.
+#[utoipa::path(get, path = "/api/v1/guests", tag = "guests", params(PageQuery), responses(
+    (status = 200, body = Listing<GuestView>), (status = 400, body = ErrorBody)))]
+pub async fn list_guests(
+    State(api): State<Api>,
+    _: Viewer,
+    Query(query): Query<PageQuery>,
+) -> Result<Listing<GuestView>, ApiError> {
+    let limit = query.limit.unwrap_or(PAGE_MAX);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        let message = format!("limit = {limit}: must be 1 to {PAGE_MAX}");
+        return Err(ApiError::new(ErrorCode::BadRequest, message));
+    }
+    let (guests, more) = api.guests.list(query.after, limit).await?;
+    let last = guests.last().map(|stored| stored.value.uuid.to_string());
+    let view = |stored: Stored<Guest>| GuestView::of(stored.value, &api.guests);
+    Ok(Listing {
+        data: guests.into_iter().map(view).collect(),
+        next: last.filter(|_| more),
+    })
+}
+
+/// Creates a guest. With `Idempotency-Key` the same request may be sent again.
+#[utoipa::path(post, path = "/api/v1/guests", tag = "guests", request_body = GuestSpec,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 64 letters, digits, - and _")),
+    responses((status = 202, body = Accepted), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody)))]
+pub async fn create_guest(
+    State(api): State<Api>,
+    Operator(principal): Operator,
+    headers: HeaderMap,
+    Body(spec): Body<GuestSpec>,
+) -> Result<Accepted, ApiError> {
+    let seen = look(&api, &headers, &principal, &spec).await?;
+    if let Seen::Before(task) = seen {
+        return Ok(Accepted { task: *task });
+    }
+    let created = api.guests.create(&spec, &principal.user).await;
+    match (created, seen) {
+        (Ok(created), Seen::Fresh(fresh)) => {
+            fresh.begun(&api, &created.task).await?;
+            Ok(Accepted { task: created.task })
+        }
+        (Ok(created), _) => Ok(Accepted { task: created.task }),
+        (Err(error), Seen::Fresh(fresh)) => {
+            fresh.refused(&api).await?;
+            Err(error.into())
+        }
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
+/// One guest, by name or UUID. Its `ETag` is what an edit must give as `If-Match`.
+#[utoipa::path(get, path = "/api/v1/guests/{guest}", tag = "guests",
+    params(("guest" = String, Path, description = "Name or UUID")),
+    responses((status = 200, body = Data<GuestView>), (status = 404, body = ErrorBody)))]
+pub async fn show_guest(
+    State(api): State<Api>,
+    _: Viewer,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    let stored = api.guests.find(&name).await?;
+    let etag = etag(stored.revision);
+    let data = GuestView::of(stored.value, &api.guests);
+    Ok(([(header::ETAG, etag)], Data { data }).into_response())
+}
+
+/// A guest that was edited.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct GuestEdited {
+    /// The guest as it is now.
+    pub guest: GuestView,
+    /// It runs, and must be stopped and started for all of it to count.
+    pub restart_needed: bool,
+}
+
+/// Changes a guest. `If-Match` must hold the `ETag` of what was read.
+#[utoipa::path(patch, path = "/api/v1/guests/{guest}", tag = "guests", request_body = GuestEdit,
+    params(("guest" = String, Path, description = "Name or UUID"),
+        ("If-Match" = String, Header, description = "The ETag that was read")),
+    responses((status = 200, body = Data<GuestEdited>), (status = 404, body = ErrorBody),
+        (status = 412, body = ErrorBody), (status = 422, body = ErrorBody),
+        (status = 428, body = ErrorBody)))]
+pub async fn edit_guest(
+    State(api): State<Api>,
+    _: Operator,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Body(edit): Body<GuestEdit>,
+) -> Result<Response, ApiError> {
+    let Some(expected) = headers.get(header::IF_MATCH) else {
+        let message = "an edit needs If-Match with the ETag of the guest that you read";
+        return Err(ApiError::new(ErrorCode::PreconditionRequired, message));
+    };
+    let stored = api.guests.find(&name).await?;
+    if expected.to_str().ok() != Some(etag(stored.revision).as_str()) {
+        let name = stored.value.name.to_string();
+        return Err(crate::guests::GuestError::Changed(name).into());
+    }
+    let (edited, restart_needed) = api.guests.edit(&stored, &edit).await?;
+    let etag = etag(edited.revision);
+    let data = GuestEdited {
+        guest: GuestView::of(edited.value, &api.guests),
+        restart_needed,
+    };
+    Ok(([(header::ETAG, etag)], Data { data }).into_response())
+}
+
+fn etag(revision: Revision) -> String {
+    format!("\"{}\"", revision.0)
+}
+
+/// How to delete.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteQuery {
+    /// Switch the guest off first.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Deletes a guest and its disks.
+#[utoipa::path(delete, path = "/api/v1/guests/{guest}", tag = "guests",
+    params(("guest" = String, Path, description = "Name or UUID"), DeleteQuery),
+    responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody)))]
+pub async fn delete_guest(
+    State(api): State<Api>,
+    Operator(principal): Operator,
+    Path(name): Path<String>,
+    Query(query): Query<DeleteQuery>,
+) -> Result<Accepted, ApiError> {
+    let guest = api.guests.find(&name).await?.value;
+    let task = api.guests.delete(&guest, query.force, &principal.user);
+    Ok(Accepted { task: task.await? })
+}
+
+/// How much of a log.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct LogQuery {
+    /// The last so many bytes, at most 1048576; absent: 65536.
+    bytes: Option<u64>,
+}
+
+/// What the guest wrote last on its serial port.
+#[utoipa::path(get, path = "/api/v1/guests/{guest}/log", tag = "guests",
+    params(("guest" = String, Path, description = "Name or UUID"), LogQuery),
+    responses((status = 200, content_type = "application/octet-stream"),
+        (status = 404, body = ErrorBody)))]
+pub async fn guest_log(
+    State(api): State<Api>,
+    _: Viewer,
+    Path(name): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Result<Vec<u8>, ApiError> {
+    let guest = api.guests.find(&name).await?.value;
+    let bytes = query.bytes.unwrap_or(64 << 10).min(LOG_MAX);
+    Ok(api.guests.read_console_log(guest.uuid, bytes)?)
+}

@@ -1,0 +1,106 @@
+//! The REST API: HTTPS, JSON, `/api/v1`.
+//!
+//! An answer has one of three envelopes: `{"data": …}` for what is known at once (a list has `next`
+//! too), `{"task": …}` with status 202 for what lasts, `{"error": {"code", "message"}}` for what is
+//! refused. `agent/api/openapi.json` describes all of it.
+
+mod accounts;
+mod auth;
+mod console;
+mod envelope;
+mod error;
+mod events;
+mod extract;
+mod guests;
+mod idempotency;
+mod images;
+mod nodes;
+mod openapi;
+mod power;
+mod server;
+mod tasks;
+mod view;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+
+pub use accounts::{Login, LoginAnswer, TokenCreated};
+pub use envelope::{Accepted, Data, Listing};
+pub use error::{ApiError, ErrorBody, ErrorCode, ErrorInfo};
+pub use guests::GuestEdited;
+pub use nodes::NodeView;
+pub use openapi::document;
+pub use server::{Running, ServeError, serve};
+pub use view::GuestView;
+
+use crate::events::Events;
+use crate::guests::Guests;
+use crate::security::{Accounts, AuditLog, LoginLimit};
+use crate::storage::DirPool;
+use crate::store::Store;
+use crate::tasks::Tasks;
+
+/// Largest JSON body, in bytes.
+const BODY_MAX: usize = 1 << 20;
+
+/// What requests work on.
+#[derive(Clone)]
+pub struct Api {
+    inner: Arc<Parts>,
+}
+
+/// What the API is made of.
+pub struct Parts {
+    /// The node's name.
+    pub node: String,
+    /// Its guests.
+    pub guests: Guests,
+    /// Its tasks.
+    pub tasks: Tasks,
+    /// Its events.
+    pub events: Events,
+    /// Its pool.
+    pub pool: DirPool,
+    /// Users and tokens.
+    pub accounts: Accounts,
+    /// Who guesses passwords.
+    pub login_limit: LoginLimit,
+    /// Who did what.
+    pub audit: AuditLog,
+    /// For what belongs to the API alone.
+    pub store: Arc<dyn Store>,
+}
+
+impl Api {
+    /// An API on these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            inner: Arc::new(parts),
+        }
+    }
+
+    /// All paths.
+    pub fn router(self) -> Router {
+        let (router, _) = openapi::routes().split_for_parts();
+        router
+            .route("/api/v1/openapi.json", axum::routing::get(openapi::serve))
+            .fallback(error::no_such_path)
+            .method_not_allowed_fallback(error::no_such_method)
+            .layer(DefaultBodyLimit::max(BODY_MAX))
+            .layer(axum::middleware::from_fn_with_state(
+                self.clone(),
+                auth::authenticate,
+            ))
+            .with_state(self)
+    }
+}
+
+impl std::ops::Deref for Api {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.inner
+    }
+}

@@ -1,0 +1,103 @@
+//! All routes, and the description that is made of them.
+
+use axum::http::header;
+use axum::response::IntoResponse;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Api, accounts, console, events, guests, images, nodes, power, tasks};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "pindahd",
+        version = "1",
+        description = "One node. HTTPS only; the certificate comes from the site's own authority. \
+            An answer is {\"data\": …}, {\"task\": …} or {\"error\": {\"code\", \"message\"}}.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    modifiers(&BearerToken),
+    security(("token" = []))
+)]
+struct Base;
+
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, document: &mut Document) {
+        let components = document.components.get_or_insert_default();
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        components.add_security_scheme("token", scheme);
+    }
+}
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Base::openapi())
+        .routes(routes!(guests::list_guests, guests::create_guest))
+        .routes(routes!(
+            guests::show_guest,
+            guests::edit_guest,
+            guests::delete_guest
+        ))
+        .routes(routes!(guests::guest_log))
+        .routes(routes!(power::start_guest))
+        .routes(routes!(power::stop_guest))
+        .routes(routes!(power::reset_guest))
+        .routes(routes!(power::pause_guest))
+        .routes(routes!(power::resume_guest))
+        .routes(routes!(console::guest_console))
+        .routes(routes!(tasks::list_tasks))
+        .routes(routes!(tasks::show_task))
+        .routes(routes!(tasks::task_log))
+        .routes(routes!(tasks::cancel_task))
+        .routes(routes!(events::stream_events))
+        .routes(routes!(nodes::list_nodes))
+        .routes(routes!(nodes::show_node))
+        .routes(routes!(images::list_images))
+        .routes(routes!(
+            images::show_image,
+            images::upload_image,
+            images::delete_image
+        ))
+        .routes(routes!(accounts::login))
+        .routes(routes!(accounts::list_users, accounts::create_user))
+        .routes(routes!(accounts::delete_user))
+        .routes(routes!(accounts::list_tokens, accounts::create_token))
+        .routes(routes!(accounts::delete_token))
+}
+
+/// The OpenAPI 3.1 description, as JSON.
+pub fn document() -> String {
+    let (_, document) = routes().split_for_parts();
+    let mut json = document.to_pretty_json().unwrap_or_default();
+    json.push('\n');
+    json
+}
+
+pub(super) async fn serve() -> impl IntoResponse {
+    let json = include_str!("../../api/openapi.json");
+    ([(header::CONTENT_TYPE, "application/json")], json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openapi_file_is_what_the_code_says() {
+        let expected = document();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/api/openapi.json");
+        if std::env::var_os("UPDATE_OPENAPI").is_some() {
+            std::fs::write(path, &expected).unwrap();
+        }
+        let checked_in = std::fs::read_to_string(path).unwrap();
+        assert!(
+            checked_in == expected,
+            "openapi.json differs from the code: UPDATE_OPENAPI=1 cargo test -p pindah-agent \
+             openapi writes it anew"
+        );
+    }
+}
