@@ -15,6 +15,7 @@
 
 pub mod api;
 pub mod causes;
+pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;

@@ -1,0 +1,166 @@
+//! `pindah guest create`.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use pindah_vmm_api::{Baseline, DiskFormat};
+use reqwest::Method;
+use serde::Deserialize;
+
+use crate::cli::output::Output;
+use crate::cli::progress::begin;
+use crate::cli::size::parse_mib;
+use crate::cli::upload::image_for;
+use crate::client::Client;
+use crate::domain::{
+    Autostart, CrashPolicy, DiskSpec, GuestName, GuestSpec, InterfaceSpec, KernelSpec,
+};
+
+/// A choice by the name that it has in JSON.
+pub(super) fn choice<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
+/// A new guest.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)]
+pub struct CreateArguments {
+    /// Its name.
+    name: String,
+    /// RAM, as in 512M or 2G.
+    #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
+    memory: u64,
+    /// Virtual CPUs.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    cpus: u8,
+    /// CPU features that it may see: host, x86-64-v1, x86-64-v2 or x86-64-v3.
+    #[arg(long, default_value = "host", value_parser = choice::<Baseline>)]
+    baseline: Baseline,
+    /// A disk of this size; the first one is a copy of --image if that is given. May be repeated.
+    #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
+    disk: Vec<u64>,
+    /// What the first disk is a copy of: a file, which is uploaded, or an image of the node.
+    #[arg(long, value_name = "FILE|IMAGE")]
+    image: Option<String>,
+    /// How disks are kept: qcow2 or raw.
+    #[arg(long, default_value = "qcow2", value_parser = choice::<DiskFormat>)]
+    format: DiskFormat,
+    /// A kernel to boot, in the place of the first disk's boot loader.
+    #[arg(long, value_name = "FILE|IMAGE")]
+    kernel: Option<String>,
+    /// An initial RAM disk for the kernel.
+    #[arg(long, value_name = "FILE|IMAGE", requires = "kernel")]
+    initrd: Option<String>,
+    /// The kernel's command line.
+    #[arg(
+        long,
+        default_value = "",
+        requires = "kernel",
+        allow_hyphen_values = true
+    )]
+    cmdline: String,
+    /// No network interface.
+    #[arg(long)]
+    no_network: bool,
+    /// MAC address of its network interface.
+    #[arg(long, conflicts_with = "no_network")]
+    mac: Option<String>,
+    /// What becomes of it when it crashes: restart or stay.
+    #[arg(long, default_value = "restart", value_parser = choice::<CrashPolicy>)]
+    on_crash: CrashPolicy,
+    /// Start it with its node.
+    #[arg(long)]
+    autostart: bool,
+    /// A free label. May be repeated.
+    #[arg(long)]
+    tag: Vec<String>,
+    /// Free text.
+    #[arg(long, default_value = "")]
+    notes: String,
+    /// Start it when it is there.
+    #[arg(long)]
+    start: bool,
+    /// Do not wait; print the task.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl CreateArguments {
+    pub(super) async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
+        let wait = !self.no_wait;
+        let spec = self.into_spec(client).await?;
+        // Sent again by whoever repeats the request, it is carried out once.
+        let key = uuid::Uuid::new_v4().to_string();
+        let request = client
+            .request(Method::POST, "/guests")
+            .header("Idempotency-Key", key)
+            .json(&spec);
+        begin(client, request, wait, output).await
+    }
+
+    async fn into_spec(self, client: &Client) -> anyhow::Result<GuestSpec> {
+        let name = GuestName::try_from(self.name.clone())?;
+        let kernel = match &self.kernel {
+            None => None,
+            Some(kernel) => Some(KernelSpec {
+                image: image_for(client, kernel).await?,
+                initrd: match &self.initrd {
+                    None => None,
+                    Some(initrd) => Some(image_for(client, initrd).await?),
+                },
+                cmdline: self.cmdline.clone(),
+            }),
+        };
+        Ok(GuestSpec {
+            name,
+            cpus: self.cpus,
+            memory_mib: self.memory,
+            baseline: self.baseline,
+            kernel,
+            disks: self.disks(client).await?,
+            interfaces: self.interfaces(),
+            autostart: Autostart {
+                enabled: self.autostart,
+                ..Autostart::default()
+            },
+            on_crash: self.on_crash,
+            tags: self.tag.into_iter().collect::<BTreeSet<_>>(),
+            notes: self.notes,
+            start: self.start,
+        })
+    }
+
+    async fn disks(&self, client: &Client) -> anyhow::Result<Vec<DiskSpec>> {
+        let image = match &self.image {
+            None => None,
+            Some(image) => Some(image_for(client, image).await?),
+        };
+        let empty = |size_mib| DiskSpec {
+            size_mib: Some(size_mib),
+            image: None,
+            format: self.format,
+        };
+        let mut disks: Vec<DiskSpec> = self.disk.iter().copied().map(empty).collect();
+        if let Some(image) = image {
+            if disks.is_empty() {
+                disks.push(DiskSpec {
+                    size_mib: None,
+                    image: None,
+                    format: self.format,
+                });
+            }
+            disks[0].image = Some(image);
+        }
+        Ok(disks)
+    }
+
+    fn interfaces(&self) -> Vec<InterfaceSpec> {
+        if self.no_network {
+            return Vec::new();
+        }
+        vec![InterfaceSpec {
+            mac: self.mac.clone(),
+            ..InterfaceSpec::default()
+        }]
+    }
+}

@@ -1,0 +1,185 @@
+//! `pindah guest …`.
+
+mod create;
+mod edit;
+mod show;
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::json;
+
+use super::console;
+use super::output::Output;
+use super::progress::begin;
+use crate::api::GuestView;
+use crate::client::Client;
+use crate::guests::StopRequest;
+
+/// Create, run and look at guests.
+#[derive(Debug, Subcommand)]
+pub(super) enum GuestCommand {
+    /// Create a guest.
+    Create(create::CreateArguments),
+    /// List all guests.
+    List,
+    /// Show a guest.
+    Show(Name),
+    /// Change a guest.
+    Edit(edit::EditArguments),
+    /// Start a guest.
+    Start(Begin),
+    /// Ask a guest to shut down, and switch it off after a deadline.
+    Stop(StopArguments),
+    /// Press a guest's reset button.
+    Reset(Name),
+    /// Let a guest stand still.
+    Pause(Name),
+    /// Let a paused guest go on.
+    Resume(Name),
+    /// Use a guest's serial port; Ctrl-] leaves it.
+    Console(Name),
+    /// Print what a guest wrote last on its serial port.
+    Log(LogArguments),
+    /// Delete a guest and its disks.
+    Delete(DeleteArguments),
+}
+
+/// Which guest.
+#[derive(Debug, Args)]
+pub(super) struct Name {
+    /// Name or UUID.
+    guest: String,
+}
+
+/// Which guest, and whether to wait.
+#[derive(Debug, Args)]
+pub(super) struct Begin {
+    /// Name or UUID.
+    guest: String,
+    /// Do not wait; print the task.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// How to stop.
+#[derive(Debug, Args)]
+pub(super) struct StopArguments {
+    #[command(flatten)]
+    begin: Begin,
+    /// Switch it off at once, like pulling its plug.
+    #[arg(long)]
+    force: bool,
+    /// How long it has for its shutdown, in seconds [default: as the node says].
+    #[arg(long, value_name = "SECONDS", conflicts_with = "force")]
+    deadline: Option<u64>,
+}
+
+/// How to delete.
+#[derive(Debug, Args)]
+pub(super) struct DeleteArguments {
+    #[command(flatten)]
+    begin: Begin,
+    /// Switch it off first, if it runs.
+    #[arg(long)]
+    force: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// How much of the log.
+#[derive(Debug, Args)]
+pub(super) struct LogArguments {
+    /// Name or UUID.
+    guest: String,
+    /// The last so many bytes.
+    #[arg(long, default_value_t = 65536)]
+    bytes: u64,
+}
+
+impl GuestCommand {
+    pub(super) async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
+        match self {
+            Self::Create(arguments) => arguments.run(client, output).await,
+            Self::List => show::list(client, output).await,
+            Self::Show(name) => show::show(client, output, &name.guest).await,
+            Self::Edit(arguments) => arguments.run(client, output).await,
+            Self::Start(arguments) => {
+                let path = path(&arguments.guest, "/start")?;
+                let request = client.request(Method::POST, &path);
+                begin(client, request, !arguments.no_wait, output).await
+            }
+            Self::Stop(arguments) => arguments.run(client, output).await,
+            Self::Reset(name) => command(client, output, &name.guest, "/reset").await,
+            Self::Pause(name) => command(client, output, &name.guest, "/pause").await,
+            Self::Resume(name) => command(client, output, &name.guest, "/resume").await,
+            Self::Console(name) => console::run(client, segment(&name.guest)?).await,
+            Self::Log(arguments) => {
+                let path = path(&arguments.guest, "/log")?;
+                let request = client.request(Method::GET, &path);
+                let request = request.query(&[("bytes", arguments.bytes)]);
+                let bytes = client.send(request).await?.bytes().await?;
+                std::io::stdout().write_all(&bytes)?;
+                Ok(())
+            }
+            Self::Delete(arguments) => arguments.run(client, output).await,
+        }
+    }
+}
+
+/// What stands in a path as it is.
+pub(super) fn segment(text: &str) -> anyhow::Result<&str> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    anyhow::ensure!(
+        !text.is_empty() && text.chars().all(valid),
+        "{text:?} cannot be a name: letters, digits and hyphens"
+    );
+    Ok(text)
+}
+
+fn path(guest: &str, rest: &str) -> anyhow::Result<String> {
+    Ok(format!("/guests/{}{rest}", segment(guest)?))
+}
+
+async fn command(client: &Client, output: Output, guest: &str, rest: &str) -> anyhow::Result<()> {
+    let guest: GuestView = client.post(&path(guest, rest)?, &json!({})).await?;
+    output.show(&guest, |guest| format!("{} is {}", guest.name, guest.state))
+}
+
+impl StopArguments {
+    async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
+        let body = StopRequest {
+            force: self.force,
+            deadline_s: self.deadline,
+        };
+        let path = path(&self.begin.guest, "/stop")?;
+        let request = client.request(Method::POST, &path).json(&body);
+        begin(client, request, !self.begin.no_wait, output).await
+    }
+}
+
+impl DeleteArguments {
+    async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
+        if !self.yes && !confirmed(&self.begin.guest)? {
+            anyhow::bail!("nothing was deleted");
+        }
+        let path = path(&self.begin.guest, "")?;
+        let request = client.request(Method::DELETE, &path);
+        let request = request.query(&[("force", self.force)]);
+        begin(client, request, !self.begin.no_wait, output).await
+    }
+}
+
+fn confirmed(guest: &str) -> anyhow::Result<bool> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        anyhow::bail!("there is no terminal to ask on; say --yes to delete {guest}");
+    }
+    eprint!("Delete guest {guest} and its disks for good? Type its name: ");
+    std::io::stderr().flush()?;
+    let mut line = String::new();
+    stdin.lock().read_line(&mut line)?;
+    Ok(line.trim() == guest)
+}

@@ -1,0 +1,94 @@
+//! Files of this machine that become images of the node.
+
+use std::io::{IsTerminal, Read};
+use std::path::Path;
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::Method;
+use ring::digest::{Context as Digest, SHA256};
+
+use super::progress::is_absent;
+use crate::client::Client;
+use crate::domain::FileName;
+use crate::security::hex;
+use crate::storage::Image;
+
+/// The image's name for `file_or_name`: a file of ours is uploaded, unless the node has it already.
+pub(super) async fn image_for(client: &Client, file_or_name: &str) -> anyhow::Result<FileName> {
+    let path = Path::new(file_or_name);
+    if path.is_file() {
+        return upload(client, path, None).await.map(|image| image.name);
+    }
+    match FileName::try_from(file_or_name.to_owned()) {
+        Ok(name) => Ok(name),
+        Err(_) => anyhow::bail!("there is no file {file_or_name}"),
+    }
+}
+
+/// Uploads a file as an image, if the node does not have it already.
+pub(super) async fn upload(
+    client: &Client,
+    path: &Path,
+    name: Option<FileName>,
+) -> anyhow::Result<Image> {
+    let name = if let Some(name) = name {
+        name
+    } else {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        FileName::try_from(name.into_owned())?
+    };
+    match client.get::<Image>(&format!("/images/{name}")).await {
+        Ok(image) if image.sha256 == sha256(path)? => return Ok(image),
+        Ok(_) => anyhow::bail!(
+            "the node has another image {name}; delete it with `pindah image delete {name}`, or \
+             upload yours with `pindah image upload {} --name OTHER`",
+            path.display()
+        ),
+        Err(error) if is_absent(&error) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let file = tokio::fs::File::open(path).await;
+    let file = file.with_context(|| path.display().to_string())?;
+    let length = file.metadata().await?.len();
+    let bar = bar(length, &name);
+    let counted = bar.clone();
+    let pieces = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10);
+    let pieces = pieces.inspect(move |piece| {
+        counted.inc(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+    });
+    let request = client
+        .request(Method::PUT, &format!("/images/{name}"))
+        .header(reqwest::header::CONTENT_LENGTH, length)
+        .body(reqwest::Body::wrap_stream(pieces));
+    let response = client.send(request).await?;
+    bar.finish_and_clear();
+    let image: crate::api::Data<Image> = response.json().await?;
+    Ok(image.data)
+}
+
+fn bar(length: u64, name: &FileName) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(length);
+    let template = "uploading {msg} {bar:30} {bytes} of {total_bytes} {bytes_per_sec}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(name.to_string());
+    bar
+}
+
+fn sha256(path: &Path) -> anyhow::Result<String> {
+    let mut file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
+    let mut digest = Digest::new(&SHA256);
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(hex(digest.finish().as_ref())),
+            count => digest.update(&chunk[..count]),
+        }
+    }
+}
