@@ -74,27 +74,37 @@ pub async fn upload_image(
     Path(name): Path<String>,
     headers: HeaderMap,
     body: axum::body::Body,
-) -> Result<Response, ApiError> {
+) -> Response {
+    match receive(&api, name, &headers, body).await {
+        Ok(data) => (StatusCode::CREATED, Data { data }).into_response(),
+        // The rest of the body is not read: the connection cannot be used again.
+        Err(error) => ([(header::CONNECTION, "close")], error).into_response(),
+    }
+}
+
+async fn receive(
+    api: &Api,
+    name: String,
+    headers: &HeaderMap,
+    body: axum::body::Body,
+) -> Result<Image, ApiError> {
     let name = FileName::try_from(name)?;
     let length = headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let mut upload = Upload::begin(&api.pool, name, length.unwrap_or(0)).await?;
+    let broken = |reason: String| {
+        let message = format!("the upload broke off: {reason}");
+        ApiError::new(ErrorCode::BadRequest, message)
+    };
     let mut pieces = body.into_data_stream();
     loop {
-        let piece = tokio::time::timeout(PIECE_DEADLINE, pieces.next()).await;
-        let broken = |reason: String| {
-            let message = format!("the upload broke off: {reason}");
-            ApiError::new(ErrorCode::BadRequest, message)
-        };
-        match piece {
+        match tokio::time::timeout(PIECE_DEADLINE, pieces.next()).await {
             Err(_) => return Err(broken("nothing came for a minute".to_owned())),
-            Ok(None) => break,
+            Ok(None) => return Ok(upload.finish().await?),
             Ok(Some(Err(error))) => return Err(broken(error.to_string())),
             Ok(Some(Ok(piece))) => upload.write(&piece).await?,
         }
     }
-    let data = upload.finish().await?;
-    Ok((StatusCode::CREATED, Data { data }).into_response())
 }
 
 /// Deletes an image. Disks that were made from it stay.
