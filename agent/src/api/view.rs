@@ -50,6 +50,8 @@ pub struct GuestView {
     pub interfaces: Vec<Interface>,
     /// Addresses that it got by DHCP.
     pub addresses: Vec<String>,
+    /// Whether it has a seed for cloud-init, which may hold secrets and is not shown.
+    pub cloud_init: bool,
     /// Whether and when it starts with its node.
     pub autostart: Autostart,
     /// What becomes of it when it crashes.
@@ -85,6 +87,7 @@ impl GuestView {
             disks: guest.disks,
             interfaces: guest.interfaces,
             addresses: addresses.iter().map(ToString::to_string).collect(),
+            cloud_init: guest.cloud_init.is_some(),
             autostart: guest.autostart,
             on_crash: guest.on_crash,
             tags: guest.tags,

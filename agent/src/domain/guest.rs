@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{FileName, GuestName};
+use super::{CloudInit, FileName, GuestName};
 use crate::store::Record;
 
 /// A guest.
@@ -29,6 +29,9 @@ pub struct Guest {
     pub disks: Vec<Disk>,
     /// Network interfaces, in slot order.
     pub interfaces: Vec<Interface>,
+    /// What its cloud-init finds.
+    #[serde(default)]
+    pub cloud_init: Option<CloudInit>,
     /// Whether and when it starts with its node.
     pub autostart: Autostart,
     /// What becomes of it when it crashes.

@@ -1,5 +1,6 @@
 //! What a guest and a task are, and what may be asked of them. Pure: no file, no clock, no store.
 
+mod cloud_init;
 mod edit;
 mod guest;
 mod invalid;
@@ -7,6 +8,7 @@ mod name;
 mod spec;
 mod task;
 
+pub use cloud_init::CloudInit;
 pub use edit::GuestEdit;
 pub use guest::{
     Autostart, Boot, CrashPolicy, Disk, Guest, Interface, NameOwner, Network, Volume, Wanted,

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::invalid::within;
 use super::{
-    Autostart, Boot, CrashPolicy, Disk, FileName, Guest, GuestName, Interface, Invalid, Network,
-    Volume, Wanted,
+    Autostart, Boot, CloudInit, CrashPolicy, Disk, FileName, Guest, GuestName, Interface, Invalid,
+    Network, Volume, Wanted,
 };
 
 /// Most disks of a guest.
@@ -46,6 +46,9 @@ pub struct GuestSpec {
     /// Network interfaces, in slot order; absent: one on the node's own network.
     #[serde(default = "one_interface")]
     pub interfaces: Vec<InterfaceSpec>,
+    /// What its cloud-init finds at the first boot.
+    #[serde(default)]
+    pub cloud_init: Option<CloudInit>,
     /// Whether and when it starts with its node.
     #[serde(default)]
     pub autostart: Autostart,
@@ -135,6 +138,9 @@ impl GuestSpec {
         check_cpus(self.cpus)?;
         check_memory(self.memory_mib)?;
         check_texts(&self.tags, &self.notes)?;
+        if let Some(cloud_init) = &self.cloud_init {
+            cloud_init.check()?;
+        }
         if self.kernel.is_none() && self.disks.is_empty() {
             let must = "must have at least one disk to boot from, or the guest a kernel";
             return Err(Invalid::text("disks", "", must));
@@ -148,6 +154,7 @@ impl GuestSpec {
             boot: self.boot()?,
             disks: self.plan_disks()?,
             interfaces: self.plan_interfaces(uuid)?,
+            cloud_init: self.cloud_init.clone(),
             autostart: self.autostart.clone(),
             on_crash: self.on_crash,
             tags: self.tags.clone(),

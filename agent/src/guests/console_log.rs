@@ -16,7 +16,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 
 impl Guests {
     pub(super) fn console_log(&self, uuid: Uuid) -> PathBuf {
-        self.directory(uuid).join("console.log")
+        super::vm_config::console_log(&self.directory(uuid))
     }
 
     /// The last `bytes` that the guest wrote on its serial port.

@@ -23,6 +23,7 @@ mod lookup;
 mod machine;
 mod memory;
 mod recover;
+mod seed;
 mod start;
 mod stop;
 mod vm_config;

@@ -8,8 +8,7 @@ use pindah_vmm_api::RunState;
 use serde_json::json;
 
 use super::machine::{Machine, Operation};
-use super::vm_config::vm_config;
-use super::{GuestError, GuestState, Guests};
+use super::{GuestError, GuestState, Guests, seed, vm_config};
 use crate::causes::chain;
 use crate::domain::{Guest, Task, TaskKind, Wanted};
 use crate::store::Stored;
@@ -146,7 +145,12 @@ impl Guests {
             path: directory.clone(),
             source,
         })?;
-        let config = vm_config(guest, &resources.pool, &self.console_log(guest.uuid));
+        if let Some(cloud_init) = &guest.cloud_init {
+            let path = vm_config::seed(&directory);
+            let written = seed::write(&path, guest, cloud_init);
+            written.map_err(|source| GuestError::Io { path, source })?;
+        }
+        let config = vm_config::vm_config(guest, &resources.pool, &directory);
         let mut process = resources.supervisor.spawn(&directory, &config)?;
         machine.set_pid(process.identity().pid);
         let running = self.wait_until_it_runs(guest, &mut process).await;

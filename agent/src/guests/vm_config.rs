@@ -1,17 +1,17 @@
 //! From a guest's record to the configuration of its VMM.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pindah_vmm_api::{
-    BalloonConfig, BootConfig, CpusConfig, DiskCache, DiskConfig, ErrorPolicy, MemoryConfig,
-    NetConfig, ResetPolicy, SerialConfig, VhostMode, VmConfig,
+    BalloonConfig, BootConfig, CpusConfig, DiskCache, DiskConfig, DiskFormat, ErrorPolicy,
+    MemoryConfig, NetConfig, ResetPolicy, SerialConfig, VhostMode, VmConfig,
 };
 
 use crate::domain::{Boot, Disk, Guest, Interface};
 use crate::storage::DirPool;
 
-/// The configuration, with the console's log at `console_log`.
-pub(super) fn vm_config(guest: &Guest, pool: &DirPool, console_log: &Path) -> VmConfig {
+/// The configuration of a guest whose own files lie in `directory`.
+pub(super) fn vm_config(guest: &Guest, pool: &DirPool, directory: &Path) -> VmConfig {
     VmConfig {
         name: guest.name.to_string(),
         cpus: CpusConfig {
@@ -27,13 +27,9 @@ pub(super) fn vm_config(guest: &Guest, pool: &DirPool, console_log: &Path) -> Vm
             mergeable: false,
         },
         boot: boot(&guest.boot, pool),
-        disks: guest
-            .disks
-            .iter()
-            .map(|disk| disk_config(guest, disk, pool))
-            .collect(),
+        disks: disks(guest, pool, directory),
         nets: guest.interfaces.iter().map(net_config).collect(),
-        serial: SerialConfig::File(console_log.to_owned()),
+        serial: SerialConfig::File(console_log(directory)),
         console: None,
         rng: true,
         balloon: Some(BalloonConfig::default()),
@@ -54,6 +50,40 @@ fn boot(boot: &Boot, pool: &DirPool) -> BootConfig {
             cmdline: cmdline.clone(),
             ..BootConfig::default()
         },
+    }
+}
+
+/// Where the serial port's output goes.
+pub(super) fn console_log(directory: &Path) -> PathBuf {
+    directory.join("console.log")
+}
+
+/// Where cloud-init's seed is.
+pub(super) fn seed(directory: &Path) -> PathBuf {
+    directory.join("seed.img")
+}
+
+/// The guest's own, then cloud-init's seed: it may come and go without renaming them.
+fn disks(guest: &Guest, pool: &DirPool, directory: &Path) -> Vec<DiskConfig> {
+    let own = guest.disks.iter();
+    let mut disks: Vec<DiskConfig> = own.map(|disk| disk_config(guest, disk, pool)).collect();
+    if guest.cloud_init.is_some() {
+        disks.push(seed_config(directory));
+    }
+    disks
+}
+
+fn seed_config(directory: &Path) -> DiskConfig {
+    DiskConfig {
+        id: Some("seed".to_owned()),
+        path: seed(directory),
+        format: DiskFormat::Raw,
+        read_only: true,
+        cache: DiskCache::Buffered,
+        serial: None,
+        queues: 1,
+        queue_size: 256,
+        on_error: ErrorPolicy::Report,
     }
 }
 

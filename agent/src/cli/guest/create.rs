@@ -1,7 +1,9 @@
 //! `pindah guest create`.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 use pindah_vmm_api::{Baseline, DiskFormat};
 use reqwest::Method;
@@ -13,7 +15,7 @@ use crate::cli::size::parse_mib;
 use crate::cli::upload::image_for;
 use crate::client::Client;
 use crate::domain::{
-    Autostart, CrashPolicy, DiskSpec, GuestName, GuestSpec, InterfaceSpec, KernelSpec,
+    Autostart, CloudInit, CrashPolicy, DiskSpec, GuestName, GuestSpec, InterfaceSpec, KernelSpec,
 };
 
 /// A choice by the name that it has in JSON.
@@ -65,6 +67,15 @@ pub struct CreateArguments {
     /// MAC address of its network interface.
     #[arg(long, conflicts_with = "no_network")]
     mac: Option<String>,
+    /// User data for its cloud-init.
+    #[arg(long, value_name = "FILE")]
+    user_data: Option<PathBuf>,
+    /// Network configuration for its cloud-init.
+    #[arg(long, value_name = "FILE")]
+    network_config: Option<PathBuf>,
+    /// Public SSH keys for its cloud-init, one a line. May be repeated.
+    #[arg(long, value_name = "FILE")]
+    ssh_keys: Vec<PathBuf>,
     /// What becomes of it when it crashes: restart or stay.
     #[arg(long, default_value = "restart", value_parser = choice::<CrashPolicy>)]
     on_crash: CrashPolicy,
@@ -119,6 +130,7 @@ impl CreateArguments {
             kernel,
             disks: self.disks(client).await?,
             interfaces: self.interfaces(),
+            cloud_init: self.cloud_init()?,
             autostart: Autostart {
                 enabled: self.autostart,
                 ..Autostart::default()
@@ -152,6 +164,25 @@ impl CreateArguments {
             disks[0].image = Some(image);
         }
         Ok(disks)
+    }
+
+    fn cloud_init(&self) -> anyhow::Result<Option<CloudInit>> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).with_context(|| path.display().to_string())
+        };
+        let mut ssh_keys = Vec::new();
+        for path in &self.ssh_keys {
+            let text = read(path)?;
+            let lines = text.lines().map(str::trim);
+            let keys = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+            ssh_keys.extend(keys.map(str::to_owned));
+        }
+        let cloud_init = CloudInit {
+            user_data: self.user_data.as_ref().map(read).transpose()?,
+            ssh_keys,
+            network_config: self.network_config.as_ref().map(read).transpose()?,
+        };
+        Ok((cloud_init != CloudInit::default()).then_some(cloud_init))
     }
 
     fn interfaces(&self) -> Vec<InterfaceSpec> {
