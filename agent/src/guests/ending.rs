@@ -185,7 +185,10 @@ impl Guests {
             let _operation = machine.operate().await;
             let stored = match self.records().get(&uuid.to_string()).await {
                 Ok(Some(stored)) => stored,
-                Ok(None) => return,
+                Ok(None) => {
+                    self.machines().remove(&uuid);
+                    return;
+                }
                 Err(error) => {
                     tracing::error!("guest {uuid}: {}", chain(&error));
                     continue;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pindah_vmm_api::RunState;
 
-use super::{GuestError, GuestState, Guests};
+use super::{GuestError, GuestState, Guests, StopRequest};
 use crate::causes::chain;
 use crate::domain::{Guest, Wanted};
 use crate::supervisor::GuestProcess;
@@ -66,8 +66,11 @@ impl Guests {
         self.set_state(guest, &machine, state, None);
         self.watch(guest, process);
         if guest.wanted == Wanted::Stopped {
-            // Its stop was under way when the agent before us ended; the person decides.
-            tracing::warn!("guest {} runs and should be off; stop it again", guest.name);
+            // Its stop was under way when the agent before us ended.
+            let request = StopRequest::default();
+            if let Err(error) = self.stop(guest, &request, "pindahd").await {
+                tracing::error!("guest {}: {}", guest.name, chain(&error));
+            }
         }
     }
 
