@@ -11,6 +11,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
 use super::{Principal, Role, hex};
@@ -20,6 +21,8 @@ use crate::store::{Collection, Outcome, Record, Store, StoreError, Transaction, 
 
 /// How long a login is good.
 const SESSION: Duration = Duration::from_secs(12 * 3600);
+/// Passwords that are hashed at once.
+const HASHING: usize = 2;
 /// Shortest and longest password, in characters and bytes.
 const PASSWORD_MIN: usize = 10;
 const PASSWORD_MAX: usize = 256;
@@ -133,6 +136,7 @@ pub struct Accounts {
     store: Arc<dyn Store>,
     tokens: Collection<TokenRecord>,
     users: Collection<UserRecord>,
+    hashing: Arc<Semaphore>,
 }
 
 impl Accounts {
@@ -142,6 +146,7 @@ impl Accounts {
             tokens: Collection::new(Arc::clone(&store)),
             users: Collection::new(Arc::clone(&store)),
             store,
+            hashing: Arc::new(Semaphore::new(HASHING)),
         }
     }
 
@@ -218,7 +223,7 @@ impl Accounts {
             let must = "must have 10 to 256 characters";
             return Err(Invalid::text("password", "…", must).into());
         }
-        let password = blocking(move || hash_password(&new.password)).await?;
+        let password = self.hash(move || hash_password(&new.password)).await?;
         let user = User {
             name: new.name,
             role: new.role,
@@ -268,6 +273,16 @@ impl Accounts {
         Ok(())
     }
 
+    /// Away from the threads that serve requests, and two at a time: each takes 19 MiB.
+    async fn hash<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, AccountError> + Send + 'static,
+    ) -> Result<T, AccountError> {
+        let _permit = self.hashing.acquire().await;
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| AccountError::Crypto(error.to_string()))?
+    }
+
     /// A token for 12 hours, for a user who knows the password.
     ///
     /// # Errors
@@ -278,15 +293,15 @@ impl Accounts {
         } else {
             None
         };
-        // Who has no account waits as long as who has a wrong password.
-        let known = match &user {
-            Some(user) => user.password.clone(),
-            None => blocking(|| hash_password("")).await?,
-        };
-        let right = blocking(move || Ok(verify(&password, &known))).await?;
-        let Some(user) = user.filter(|_| right) else {
+        let Some(user) = user else {
+            // Who has no account waits as long as who has a wrong password.
+            self.hash(move || hash_password(&password)).await?;
             return Err(AccountError::Denied);
         };
+        let known = user.password.clone();
+        if !self.hash(move || Ok(verify(&password, &known))).await? {
+            return Err(AccountError::Denied);
+        }
         let (record, text) = make_token(&login_name(&user.user.name), user.user.role)?;
         let key = Collection::<TokenRecord>::key(&record.token.id);
         let lease = self.store.grant_lease(SESSION).await?;
@@ -352,13 +367,6 @@ fn verify(password: &str, known: &str) -> bool {
         let argon2 = Argon2::default();
         argon2.verify_password(password.as_bytes(), &known).is_ok()
     })
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, AccountError> + Send + 'static,
-) -> Result<T, AccountError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| AccountError::Crypto(error.to_string()))?
 }
 
 #[cfg(test)]
