@@ -167,6 +167,7 @@ impl Node {
         });
         guests.recover(state.host_restarted()?).await?;
         tokio::spawn(guests.clone().keep_console_logs_short());
+        tokio::spawn(tasks.clone().keep_few());
 
         let authority = Authority::open(&state.path("private"))?;
         let accounts = Accounts::new(Arc::clone(&store));

@@ -27,6 +27,10 @@ use crate::store::{Collection, Store, StoreError, Stored};
 
 /// Tasks that are kept, the oldest go first.
 const KEPT: usize = 1000;
+/// How often old ones are removed.
+const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
+/// Why a task of an agent before us failed.
+const INTERRUPTED: &str = "the agent ended while the task ran; look at its log, and start it again";
 
 /// Why a task cannot be cancelled.
 #[derive(Debug, Error)]
@@ -81,23 +85,36 @@ impl Tasks {
         running.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Marks as failed what an agent before us did not bring to an end, and removes old ones.
+    /// Marks as failed what an agent before us did not bring to an end.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn recover(&self) -> Result<(), StoreError> {
-        let all = self.inner.records.all().await?;
-        let too_many = all.len().saturating_sub(KEPT);
-        for (index, Stored { value: task, .. }) in all.iter().enumerate() {
-            if task.node != self.inner.node {
-                continue;
+        for Stored { value: task, .. } in self.inner.records.all().await? {
+            if task.node == self.inner.node && task.state == TaskState::Running {
+                let failure = Failure::Failed(INTERRUPTED.to_owned());
+                self.end(task.id, Err(failure)).await?;
             }
-            if task.state == TaskState::Running {
-                let error =
-                    "the agent ended while the task ran; look at its log, and start it again";
-                self.end(task.id, Err(Failure::Failed(error.to_owned())))
-                    .await?;
-            } else if index < too_many {
+        }
+        Ok(())
+    }
+
+    /// Removes old tasks, for ever.
+    pub async fn keep_few(self) {
+        let mut tick = tokio::time::interval(PRUNE_PERIOD);
+        loop {
+            tick.tick().await;
+            if let Err(error) = self.prune(KEPT).await {
+                tracing::error!("old tasks cannot be removed: {error}");
+            }
+        }
+    }
+
+    async fn prune(&self, kept: usize) -> Result<(), StoreError> {
+        let all = self.inner.records.all().await?;
+        let too_many = all.len().saturating_sub(kept);
+        for Stored { value: task, .. } in all.into_iter().take(too_many) {
+            if task.node == self.inner.node && task.state != TaskState::Running {
                 self.remove(task.id).await?;
             }
         }

@@ -46,6 +46,26 @@ async fn task_ends_with_log_progress_and_result() {
 }
 
 #[tokio::test]
+async fn old_tasks_go_with_their_logs() {
+    let directory = tempfile::tempdir().unwrap();
+    let tasks = tasks(directory.path());
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let begun = tasks.start(TaskKind::StartGuest, "web", "admin", |_| async {
+            Ok(json!(null))
+        });
+        let id = begun.await.unwrap().id;
+        tasks.wait(id, PATIENCE).await.unwrap();
+        ids.push(id);
+    }
+    tasks.prune(2).await.unwrap();
+    let left = tasks.list().await.unwrap();
+    let left: Vec<Uuid> = left.iter().map(|task| task.id).collect();
+    assert_eq!(left, [ids[3], ids[2]]);
+    assert!(tasks.log(ids[0], 0).is_empty() && !tasks.log(ids[3], 0).is_empty());
+}
+
+#[tokio::test]
 async fn cancelled_task_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let tasks = tasks(directory.path());
