@@ -1,7 +1,7 @@
 //! How a request fails: a status, a code for programs, a sentence for people.
 
 use axum::Json;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -117,7 +117,12 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.info.code.status();
-        (status, Json(ErrorBody { error: self.info })).into_response()
+        let body = Json(ErrorBody { error: self.info });
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of it is not read: the connection cannot be used again.
+            return (status, [(header::CONNECTION, "close")], body).into_response();
+        }
+        (status, body).into_response()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::body::BodyDataStream;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -15,6 +16,9 @@ use crate::storage::{Image, StorageError, Upload};
 
 /// How long a pool may take for an answer.
 const POOL_DEADLINE: Duration = Duration::from_secs(5);
+/// How much of an upload that is refused is passed over, in bytes, and for how long.
+const PASSED_OVER_MAX: usize = 256 << 20;
+const PASSED_OVER_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the next piece of an upload may take to come.
 const PIECE_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -75,10 +79,25 @@ pub async fn upload_image(
     headers: HeaderMap,
     body: axum::body::Body,
 ) -> Response {
-    match receive(&api, name, &headers, body).await {
+    let mut pieces = body.into_data_stream();
+    match receive(&api, name, &headers, &mut pieces).await {
         Ok(data) => (StatusCode::CREATED, Data { data }).into_response(),
-        // The rest of the body is not read: the connection cannot be used again.
-        Err(error) => ([(header::CONNECTION, "close")], error).into_response(),
+        Err(error) => {
+            // A client hears the answer when it has sent all; there is an end to that, too.
+            let rest = pass_over(&mut pieces, PASSED_OVER_MAX);
+            let _ = tokio::time::timeout(PASSED_OVER_DEADLINE, rest).await;
+            ([(header::CONNECTION, "close")], error).into_response()
+        }
+    }
+}
+
+async fn pass_over(pieces: &mut BodyDataStream, most: usize) {
+    let mut passed = 0;
+    while let Some(Ok(piece)) = pieces.next().await {
+        passed += piece.len();
+        if passed > most {
+            return;
+        }
     }
 }
 
@@ -86,7 +105,7 @@ async fn receive(
     api: &Api,
     name: String,
     headers: &HeaderMap,
-    body: axum::body::Body,
+    pieces: &mut BodyDataStream,
 ) -> Result<Image, ApiError> {
     let name = FileName::try_from(name)?;
     let length = headers.get(header::CONTENT_LENGTH);
@@ -96,7 +115,6 @@ async fn receive(
         let message = format!("the upload broke off: {reason}");
         ApiError::new(ErrorCode::BadRequest, message)
     };
-    let mut pieces = body.into_data_stream();
     loop {
         match tokio::time::timeout(PIECE_DEADLINE, pieces.next()).await {
             Err(_) => return Err(broken("nothing came for a minute".to_owned())),
