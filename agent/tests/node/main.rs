@@ -1,0 +1,13 @@
+//! A real agent with real guests: the probe, on the host's KVM.
+//!
+//! Each test has an agent of its own, with its own state directory, on a port of its own. Where
+//! `/dev/kvm` does not open, tests that need a guest say so and end.
+
+mod accounts;
+mod crash;
+mod guests;
+mod harness;
+mod network;
+mod refused;
+mod survival;
+mod terminal;
