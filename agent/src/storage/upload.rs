@@ -218,4 +218,48 @@ mod tests {
             0
         );
     }
+
+    #[tokio::test]
+    async fn vmdk_is_taken_when_it_is_whole_and_becomes_a_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = DirPool::open(&directory.path().join("pool")).unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let create = |arguments: &[&str], name: &str| {
+            let made = std::process::Command::new("qemu-img")
+                .args(["create", "-q", "-f", "vmdk"])
+                .args(arguments)
+                .arg(path(name))
+                .args(if arguments.is_empty() {
+                    &["8M"][..]
+                } else {
+                    &[]
+                })
+                .status();
+            assert!(made.unwrap().success());
+            fs::read(path(name)).unwrap()
+        };
+        let whole = create(&[], "whole.vmdk");
+        let image = upload(&pool, "whole.vmdk", &whole).await.unwrap();
+        assert_eq!(image.format, ImageFormat::Vmdk);
+        assert_eq!(image.virtual_bytes, 8 << 20);
+        let base = path("whole.vmdk");
+        let child = create(&["-F", "vmdk", "-b", base.to_str().unwrap()], "child.vmdk");
+        let error = upload(&pool, "child.vmdk", &child).await.unwrap_err();
+        assert!(
+            error.to_string().contains("not complete without"),
+            "{error}"
+        );
+        let disk: crate::domain::Disk = serde_json::from_str(
+            r#"{"id": "disk0", "volume": {"pool": "local", "file": "disk0.qcow2"},
+                "format": "qcow2", "size_mib": 16}"#,
+        )
+        .unwrap();
+        let guest = Uuid::nil();
+        let made = pool.create_volume(guest, &disk, Some(&image.name), |_| {});
+        assert_eq!(made.await.unwrap(), 16);
+        let info = qemu_img::info(&pool.volume_path(guest, &disk), ImageFormat::Qcow2).await;
+        assert_eq!(info.unwrap().virtual_size, 16 << 20);
+        pool.delete_volumes(guest).unwrap();
+        assert!(!pool.volume_path(guest, &disk).exists());
+    }
 }
