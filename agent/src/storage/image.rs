@@ -25,6 +25,9 @@ pub struct Image {
     pub sha256: String,
 }
 
+/// Why a VMDK without a disk of its own is refused.
+const ELSEWHERE: &str = "a VMDK descriptor only names other files; convert it to one file first";
+
 /// Format of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -67,7 +70,7 @@ impl ImageFormat {
             return Err("it is empty");
         }
         if start.starts_with(b"# Disk DescriptorFile") {
-            return Err("a VMDK descriptor only names other files; convert it to one file first");
+            return Err(ELSEWHERE);
         }
         if start.starts_with(b"QFI\xfb") {
             return match start.get(4..8) {
@@ -76,7 +79,12 @@ impl ImageFormat {
             };
         }
         if start.starts_with(b"KDMV") {
-            return Ok(Self::Vmdk);
+            // Little endian, "capacity" of VMware's sparse extent header. Without one qemu-img
+            // follows the descriptor within, to whatever files that names.
+            return match start.get(12..20) {
+                None | Some([0, 0, 0, 0, 0, 0, 0, 0]) => Err(ELSEWHERE),
+                Some(_) => Ok(Self::Vmdk),
+            };
         }
         Ok(Self::Raw)
     }
@@ -91,7 +99,10 @@ mod tests {
         for (start, expected) in [
             (&b"QFI\xfb\0\0\0\x03..."[..], Ok(ImageFormat::Qcow2)),
             (b"QFI\xfb\0\0\0\x02", Ok(ImageFormat::Qcow2)),
-            (b"KDMV\x01", Ok(ImageFormat::Vmdk)),
+            (
+                b"KDMV\x01\0\0\0\x03\0\0\0\0\x40\0\0\0\0\0\0",
+                Ok(ImageFormat::Vmdk),
+            ),
             (b"\x7fELF", Ok(ImageFormat::Raw)),
             (b"\xeb\x63\x90", Ok(ImageFormat::Raw)),
         ] {
@@ -102,6 +113,8 @@ mod tests {
             b"# Disk DescriptorFile\n",
             b"QFI\xfb\0\0\0\x01",
             b"QFI\xfb",
+            b"KDMV\x01",
+            b"KDMV\x01\0\0\0\x03\0\0\0\0\0\0\0\0\0\0\0\x01",
         ] {
             assert!(ImageFormat::of_start(start).is_err());
         }

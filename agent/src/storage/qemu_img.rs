@@ -32,11 +32,15 @@ struct FormatSpecific {
 }
 
 impl Info {
-    /// The file outside of the image that it would have us open.
-    pub(super) fn outside(&self) -> Option<&str> {
+    /// The file outside of the image at `path` that it would have us open.
+    pub(super) fn outside(&self, path: &Path) -> Option<&str> {
         let data = self.format_specific.as_ref().map(|specific| &specific.data);
         let data_file = data.and_then(|data| data["data-file"].as_str());
-        self.backing_filename.as_deref().or(data_file)
+        let extents = data.and_then(|data| data["extents"].as_array());
+        let extents = extents.into_iter().flatten();
+        let mut files = extents.filter_map(|extent| extent["filename"].as_str());
+        let elsewhere = files.find(|file| Path::new(file) != path);
+        self.backing_filename.as_deref().or(data_file).or(elsewhere)
     }
 }
 

@@ -107,7 +107,7 @@ impl Upload {
             }
             info => info?,
         };
-        if let Some(outside) = info.outside() {
+        if let Some(outside) = info.outside(&self.path) {
             let outside: String = outside.chars().take(100).collect();
             return Err(refuse(format!(
                 "it is not complete without {outside:?}; flatten it with qemu-img convert first"
