@@ -63,7 +63,7 @@ pub fn serve(
     let listener = TcpListener::bind(listen).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let tls = RustlsConfig::from_config(authority.server(names)?);
+    let tls = RustlsConfig::from_config(authority.issue(names)?.server()?);
     let handle = Handle::new();
     let server = axum_server::from_tcp_rustls(listener, tls).map_err(failed)?;
     let mut server = server.handle(handle.clone());

@@ -1,22 +1,33 @@
-//! The site's own certificate authority, made at the first start; it signs the node's certificate.
+//! The site's own certificate authority, made at the first start; it signs the nodes' certificates.
+//!
+//! In a cluster every node has its key: each signs its own certificate, and renews it when it
+//! likes. A node's certificate serves its API, and proves it to other nodes and to etcd.
 
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
 };
-use rustls::ServerConfig;
+use ring::digest::{SHA256, digest};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
+
+use super::hex;
 
 const CERTIFICATE: &str = "ca.pem";
 const KEY: &str = "ca-key.pem";
 const NAME: &str = "Pindah site authority";
+/// How long a node's certificate is good. It is made anew long before.
+const VALID: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Why there is no certificate.
 #[derive(Debug, Error)]
@@ -41,11 +52,15 @@ pub enum AuthorityError {
     /// TLS does not take it.
     #[error("cannot use the certificate")]
     Tls(#[from] rustls::Error),
+    /// TLS does not take the authority.
+    #[error("cannot use the authority: {0}")]
+    Verifier(String),
 }
 
 /// The site's authority.
 pub struct Authority {
     pem: String,
+    key_pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -61,10 +76,52 @@ impl Authority {
             (true, true) => {}
             _ => return Err(AuthorityError::Half(directory.to_owned())),
         }
-        let pem = read(&certificate)?;
-        let key = KeyPair::from_pem(&read(&key)?)?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, key)?;
-        Ok(Self { pem, issuer })
+        Self::from_pem(read(&certificate)?, read(&key)?)
+    }
+
+    /// The authority with this certificate and key.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Certificate`]: they are none.
+    pub fn from_pem(pem: String, key_pem: String) -> Result<Self, AuthorityError> {
+        let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&key_pem)?)?;
+        Ok(Self {
+            pem,
+            key_pem,
+            issuer,
+        })
+    }
+
+    /// Makes this the authority in `directory`, in the place of the one there.
+    ///
+    /// # Errors
+    /// [`AuthorityError::File`].
+    pub fn install(&self, directory: &Path) -> Result<(), AuthorityError> {
+        Self::remove(directory)?;
+        write(&directory.join(KEY), 0o600, &self.key_pem)?;
+        write(&directory.join(CERTIFICATE), 0o644, &self.pem)
+    }
+
+    /// Removes the authority in `directory`; the next [`Self::open`] makes a new one.
+    ///
+    /// # Errors
+    /// [`AuthorityError::File`].
+    pub fn remove(directory: &Path) -> Result<(), AuthorityError> {
+        for name in [CERTIFICATE, KEY] {
+            let path = directory.join(name);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    let action = "remove";
+                    return Err(AuthorityError::File {
+                        action,
+                        path,
+                        source,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The certificate that clients trust, as PEM.
@@ -72,28 +129,133 @@ impl Authority {
         &self.pem
     }
 
-    /// TLS for a server with these host names and addresses. Its key is new and kept nowhere.
+    /// Its key, as PEM: for a node that joins.
+    pub fn key_pem(&self) -> &str {
+        &self.key_pem
+    }
+
+    /// SHA-256 of the certificate, in hexadecimal digits: what a join token holds.
     ///
     /// # Errors
-    /// [`AuthorityError`].
-    pub fn server(&self, names: &[String]) -> Result<Arc<ServerConfig>, AuthorityError> {
+    /// [`AuthorityError::Verifier`].
+    pub fn fingerprint(&self) -> Result<String, AuthorityError> {
+        let certificate = CertificateDer::from_pem_slice(self.pem.as_bytes());
+        let certificate = certificate.map_err(|error| verifier(&error))?;
+        Ok(fingerprint(&certificate))
+    }
+
+    /// A certificate for a node with these host names and addresses, with a new key.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Certificate`].
+    pub fn issue(&self, names: &[String]) -> Result<NodeCertificate, AuthorityError> {
         let mut params = CertificateParams::new(names.to_vec())?;
         name(&mut params, "pindahd");
+        // It is good from ever on: a host whose clock was reset by an empty battery may say 2010.
+        params.not_after = (SystemTime::now() + VALID).into();
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        let chain = vec![CertificateDer::from(certificate.der().to_vec())];
-        let key = PrivateKeyDer::try_from(key.serialize_der())
-            .map_err(|reason| rustls::Error::General(reason.to_owned()))?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
+        Ok(NodeCertificate {
+            authority: self.pem.clone(),
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+}
+
+/// SHA-256 of a certificate, in hexadecimal digits.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    hex(digest(&SHA256, certificate.as_ref()).as_ref())
+}
+
+fn verifier(error: &dyn std::fmt::Display) -> AuthorityError {
+    AuthorityError::Verifier(error.to_string())
+}
+
+/// A node's certificate.
+#[derive(Clone)]
+pub struct NodeCertificate {
+    /// The authority that signed it, as PEM.
+    pub authority: String,
+    /// The certificate, as PEM.
+    pub certificate: String,
+    /// Its key, as PEM.
+    pub key: String,
+}
+
+impl NodeCertificate {
+    /// The certificate and its authority's, as PEM: who knows only the latter's fingerprint finds
+    /// it there.
+    pub fn chain_pem(&self) -> String {
+        format!("{}{}", self.certificate, self.authority)
+    }
+
+    fn parts(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), AuthorityError> {
+        let chain = CertificateDer::pem_slice_iter(self.chain_pem().as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| verifier(&error))?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes());
+        Ok((chain, key.map_err(|error| verifier(&error))?))
+    }
+
+    fn roots(&self) -> Result<RootCertStore, AuthorityError> {
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_slice(self.authority.as_bytes());
+        roots.add(authority.map_err(|error| verifier(&error))?)?;
+        Ok(roots)
+    }
+
+    /// TLS for a server that everybody may talk to.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Tls`].
+    pub fn server(&self) -> Result<Arc<ServerConfig>, AuthorityError> {
+        let (chain, key) = self.parts()?;
+        let config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(chain, key)?;
         Ok(Arc::new(config))
     }
+
+    /// TLS for a server that only nodes of the cluster may talk to.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Tls`], [`AuthorityError::Verifier`].
+    pub fn server_for_nodes(&self) -> Result<Arc<ServerConfig>, AuthorityError> {
+        let (chain, key) = self.parts()?;
+        let roots = Arc::new(self.roots()?);
+        let nodes = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(nodes.map_err(|error| verifier(&error))?)
+            .with_single_cert(chain, key)?;
+        Ok(Arc::new(config))
+    }
+
+    /// TLS for a client that talks to other nodes as a node.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Tls`].
+    pub fn client(&self) -> Result<ClientConfig, AuthorityError> {
+        let (chain, key) = self.parts()?;
+        Ok(ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(chain, key)?)
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 fn name(params: &mut CertificateParams, name: &str) {
@@ -147,9 +309,11 @@ mod tests {
         let key = directory.path().join(KEY);
         let mode = fs::metadata(&key).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        second
-            .server(&["node1".to_owned(), "127.0.0.1".to_owned()])
-            .unwrap();
+        let names = ["node1".to_owned(), "127.0.0.1".to_owned()];
+        let certificate = second.issue(&names).unwrap();
+        certificate.server().unwrap();
+        certificate.server_for_nodes().unwrap();
+        certificate.client().unwrap();
         fs::remove_file(key).unwrap();
         assert!(matches!(
             Authority::open(directory.path()),

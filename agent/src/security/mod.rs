@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 pub use accounts::{AccountError, Accounts, NewToken, NewUser, Token, User};
 pub use audit::{AuditEntry, AuditLog};
-pub use authority::{Authority, AuthorityError};
+pub use authority::{Authority, AuthorityError, NodeCertificate, fingerprint};
 pub use login_limit::LoginLimit;
 
 /// What somebody may do. Each role may do what those before it may.

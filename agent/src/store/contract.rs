@@ -7,12 +7,15 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::etcd_for_tests::etcd;
 use super::{
     Collection, Outcome, Record, Revision, SqliteStore, Store, StoreError, Transaction, VALUE_MAX,
 };
 
-/// One engine to test; the directory goes with it.
-fn engine() -> (tempfile::TempDir, Arc<dyn Store>) {
+/// An engine to test; the directory goes with it.
+type Engine = (tempfile::TempDir, Arc<dyn Store>);
+
+fn sqlite() -> Engine {
     let directory = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&directory.path().join("store.db")).unwrap();
     (directory, Arc::new(store))
@@ -29,9 +32,7 @@ async fn commit(store: &Arc<dyn Store>, transaction: Transaction) -> Revision {
     }
 }
 
-#[tokio::test]
-async fn swap_with_the_wrong_revision_changes_nothing() {
-    let (_directory, store) = engine();
+async fn swap_with_the_wrong_revision_changes_nothing((_directory, store): Engine) {
     let first = commit(&store, put("a", "1")).await;
     let second = commit(&store, put("a", "2")).await;
     assert!(second > first);
@@ -57,9 +58,7 @@ async fn swap_with_the_wrong_revision_changes_nothing() {
     .await;
 }
 
-#[tokio::test]
-async fn of_two_swaps_one_wins() {
-    let (_directory, store) = engine();
+async fn of_two_swaps_one_wins((_directory, store): Engine) {
     let revision = commit(&store, put("owner", "none")).await;
     let swaps = (0..8).map(|node| {
         let store = Arc::clone(&store);
@@ -73,9 +72,7 @@ async fn of_two_swaps_one_wins() {
     assert_eq!(won, 1);
 }
 
-#[tokio::test]
-async fn list_has_pages_in_order_and_only_its_prefix() {
-    let (_directory, store) = engine();
+async fn list_has_pages_in_order_and_only_its_prefix((_directory, store): Engine) {
     for key in ["g/b", "g/a", "g/c", "ga", "g", "h/a", "g/é"] {
         commit(&store, put(key, key)).await;
     }
@@ -87,9 +84,7 @@ async fn list_has_pages_in_order_and_only_its_prefix() {
     assert_eq!((keys.as_slice(), page.more), (&["g/c", "g/é"][..], false));
 }
 
-#[tokio::test]
-async fn watch_tells_what_was_and_what_comes() {
-    let (_directory, store) = engine();
+async fn watch_tells_what_was_and_what_comes((_directory, store): Engine) {
     let first = commit(&store, put("w/a", "1")).await;
     commit(&store, put("other", "x")).await;
     commit(&store, put("w/a", "2")).await;
@@ -103,9 +98,7 @@ async fn watch_tells_what_was_and_what_comes() {
     assert!(nothing.is_err());
 }
 
-#[tokio::test]
-async fn lease_takes_its_keys_with_it() {
-    let (_directory, store) = engine();
+async fn lease_takes_its_keys_with_it((_directory, store): Engine) {
     let short = store.grant_lease(Duration::from_millis(700)).await.unwrap();
     let long = store.grant_lease(Duration::from_secs(60)).await.unwrap();
     for (key, lease) in [("l/short", short), ("l/long", long)] {
@@ -126,9 +119,7 @@ async fn lease_takes_its_keys_with_it() {
     assert!(store.get("l/long").await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn too_large_value_is_refused() {
-    let (_directory, store) = engine();
+async fn too_large_value_is_refused((_directory, store): Engine) {
     let large = Transaction::new().put("a", vec![0; VALUE_MAX + 1]);
     let error = store.commit(large).await.unwrap_err();
     assert!(matches!(error, StoreError::TooLarge { .. }), "{error}");
@@ -144,9 +135,7 @@ impl Record for Sample {
     const SCHEMA: u32 = 2;
 }
 
-#[tokio::test]
-async fn record_of_a_newer_schema_is_refused_and_an_older_one_read() {
-    let (_directory, store) = engine();
+async fn record_of_a_newer_schema_is_refused_and_an_older_one_read((_directory, store): Engine) {
     let samples = Collection::<Sample>::new(Arc::clone(&store));
     let json = |schema| format!(r#"{{"kind":"samples","schema":{schema},"value":{{"number":7}}}}"#);
     commit(&store, put("samples/old", &json(1))).await;
@@ -160,9 +149,7 @@ async fn record_of_a_newer_schema_is_refused_and_an_older_one_read() {
     );
 }
 
-#[tokio::test]
-async fn updates_that_race_all_count() {
-    let (_directory, store) = engine();
+async fn updates_that_race_all_count((_directory, store): Engine) {
     let samples = Collection::<Sample>::new(store);
     samples.create("x", &Sample { number: 0 }).await.unwrap();
     let again = samples.create("x", &Sample { number: 9 }).await.unwrap();
@@ -191,48 +178,106 @@ async fn everything_is_there_after_a_restart() {
     assert!(commit(&second, put("a", "2")).await > before);
 }
 
+macro_rules! contract {
+    ($($test:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::sqlite()).await;
+            })*
+        }
+        mod on_etcd {
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(engine) = super::etcd().await {
+                    super::$test(engine).await;
+                }
+            })*
+        }
+    };
+}
+
+contract!(
+    swap_with_the_wrong_revision_changes_nothing,
+    of_two_swaps_one_wins,
+    list_has_pages_in_order_and_only_its_prefix,
+    watch_tells_what_was_and_what_comes,
+    lease_takes_its_keys_with_it,
+    too_large_value_is_refused,
+    record_of_a_newer_schema_is_refused_and_an_older_one_read,
+    updates_that_race_all_count,
+);
+
+type Step = (u8, Option<u8>);
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    proptest::collection::vec((0..5u8, proptest::option::of(0..9u8)), 1..40)
+}
+
+/// The store and a map do the same, and a watch from before replays to the same end.
+async fn assert_store_is_a_map(store: &Arc<dyn Store>, steps: &[Step]) {
+    let before = commit(store, put("k/begin", "")).await;
+    let mut map = BTreeMap::new();
+    for (key, value) in steps {
+        let key = format!("k/{key}");
+        let transaction = match value {
+            Some(value) => put(&key, &value.to_string()),
+            None => Transaction::new().delete(&key),
+        };
+        commit(store, transaction).await;
+        match value {
+            Some(value) => map.insert(key, value.to_string().into_bytes()),
+            None => map.remove(&key),
+        };
+    }
+    commit(store, Transaction::new().delete("k/begin")).await;
+    let page = store.list("k/", None, usize::MAX).await.unwrap();
+    let found = page.entries.into_iter();
+    let found: BTreeMap<_, _> = found.map(|entry| (entry.key, entry.value)).collect();
+    assert_eq!(found, map);
+
+    let mut watch = store.watch("k/", before).await.unwrap();
+    commit(store, put("k/end", "")).await;
+    let mut replayed = BTreeMap::new();
+    loop {
+        let change = watch.next().await.unwrap();
+        match change.value {
+            _ if change.key == "k/end" => break,
+            Some(value) => replayed.insert(change.key, value),
+            None => replayed.remove(&change.key),
+        };
+    }
+    assert_eq!(replayed, map);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// The store and a map do the same, and a watch from the start replays to the same end.
     #[test]
-    fn store_is_a_map_and_its_watch_replays_it(
-        steps in proptest::collection::vec((0..5u8, proptest::option::of(0..9u8)), 1..40)
-    ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let (_directory, store) = engine();
-            let mut map = BTreeMap::new();
-            for (key, value) in &steps {
-                let key = format!("k/{key}");
-                let transaction = match value {
-                    Some(value) => put(&key, &value.to_string()),
-                    None => Transaction::new().delete(&key),
-                };
-                commit(&store, transaction).await;
-                match value {
-                    Some(value) => map.insert(key, value.to_string().into_bytes()),
-                    None => map.remove(&key),
-                };
-            }
-            let page = store.list("k/", None, usize::MAX).await.unwrap();
-            let found: BTreeMap<_, _> =
-                page.entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
-            prop_assert_eq!(&found, &map);
+    fn sqlite_is_a_map_and_its_watch_replays_it(steps in steps()) {
+        runtime().block_on(async {
+            let (_directory, store) = sqlite();
+            assert_store_is_a_map(&store, &steps).await;
+        });
+    }
+}
 
-            let mut watch = store.watch("k/", Revision(0)).await.unwrap();
-            commit(&store, put("k/end", "")).await;
-            let mut replayed = BTreeMap::new();
-            loop {
-                let change = watch.next().await.unwrap();
-                match change.value {
-                    _ if change.key == "k/end" => break,
-                    Some(value) => replayed.insert(change.key, value),
-                    None => replayed.remove(&change.key),
-                };
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn etcd_is_a_map_and_its_watch_replays_it(steps in steps()) {
+        runtime().block_on(async {
+            if let Some((_directory, store)) = etcd().await {
+                assert_store_is_a_map(&store, &steps).await;
             }
-            prop_assert_eq!(replayed, map);
-            Ok(())
-        })?;
+        });
     }
 }

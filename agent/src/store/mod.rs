@@ -4,6 +4,9 @@
 //! cluster on etcd with the same code above. Every commit has a [`Revision`], greater than all
 //! before; a key carries the revision of its last change, and that is what a swap compares.
 
+mod cluster;
+mod etcd;
+mod mirror;
 mod records;
 mod sqlite;
 
@@ -13,6 +16,8 @@ use async_trait::async_trait;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+pub use cluster::ClusterStore;
+pub use etcd::{EtcdAccess, EtcdStore};
 pub use records::{Collection, Record, Stored, decode, encode};
 pub use sqlite::SqliteStore;
 
@@ -30,9 +35,16 @@ pub struct LeaseId(pub i64);
 /// Why the store does not do what it was asked for.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// The engine fails: disk full, no majority.
+    /// The engine fails: disk full, a broken file.
     #[error("the store does not work: {0}")]
     Engine(String),
+    /// A cluster whose majority cannot be reached from here. A change that ends so may have been
+    /// made, if the majority went away while it was under way.
+    #[error(
+        "most of the cluster's nodes cannot be reached, so nothing can be changed until they are \
+         back; guests run on, and can be seen and stopped on their own node"
+    )]
+    NoMajority,
     /// A record that is not what this version writes or reads.
     #[error("the record {key} cannot be read: {reason}")]
     Record {
@@ -207,13 +219,13 @@ pub trait Store: Send + Sync + 'static {
     /// What `key` holds.
     ///
     /// # Errors
-    /// [`StoreError::Engine`].
+    /// [`StoreError::Engine`], [`StoreError::NoMajority`].
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
 
     /// At most `limit` entries whose keys begin with `prefix`, after the key `after` if given.
     ///
     /// # Errors
-    /// [`StoreError::Engine`].
+    /// [`StoreError::Engine`], [`StoreError::NoMajority`].
     async fn list(
         &self,
         prefix: &str,
@@ -224,7 +236,8 @@ pub trait Store: Send + Sync + 'static {
     /// Compare, then swap, in one step.
     ///
     /// # Errors
-    /// [`StoreError::Engine`], [`StoreError::TooLarge`], [`StoreError::LeaseGone`].
+    /// [`StoreError::Engine`], [`StoreError::NoMajority`], [`StoreError::TooLarge`],
+    /// [`StoreError::LeaseGone`].
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
 
     /// All changes after revision `after` to keys that begin with `prefix`: those that have
@@ -237,7 +250,7 @@ pub trait Store: Send + Sync + 'static {
     /// A lease that expires, with its keys, when it is not kept alive for `ttl`.
     ///
     /// # Errors
-    /// [`StoreError::Engine`].
+    /// [`StoreError::Engine`], [`StoreError::NoMajority`].
     async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
 
     /// Begins the lease's time anew.
@@ -249,9 +262,16 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a lease, with its keys. Nothing happens if it is gone already.
     ///
     /// # Errors
-    /// [`StoreError::Engine`].
+    /// [`StoreError::Engine`], [`StoreError::NoMajority`].
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Whether changes can be made, as soon as they can or when `patience` is over.
+    async fn settled(&self, _patience: Duration) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod etcd_for_tests;

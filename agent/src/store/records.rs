@@ -151,6 +151,11 @@ impl<T: Record> Collection<T> {
         Ok((records, page.more))
     }
 
+    /// As [`Store::settled`].
+    pub async fn settled(&self, patience: std::time::Duration) -> bool {
+        self.store.settled(patience).await
+    }
+
     /// All records.
     ///
     /// # Errors

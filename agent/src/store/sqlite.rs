@@ -39,6 +39,7 @@ const SCHEMA: &str = "
 ";
 
 /// A store in one file.
+#[derive(Clone)]
 pub struct SqliteStore {
     inner: Arc<Mutex<Inner>>,
 }
@@ -46,6 +47,8 @@ pub struct SqliteStore {
 struct Inner {
     connection: Connection,
     watchers: Vec<Watcher>,
+    /// Nothing may be changed: the records are on their way into a cluster.
+    frozen: bool,
 }
 
 struct Watcher {
@@ -68,9 +71,30 @@ impl SqliteStore {
         let inner = Arc::new(Mutex::new(Inner {
             connection,
             watchers: Vec::new(),
+            frozen: false,
         }));
         tokio::spawn(expire_leases(Arc::downgrade(&inner)));
         Ok(Self { inner })
+    }
+
+    /// Refuses all changes from now on, or takes them again.
+    pub fn freeze(&self, frozen: bool) {
+        lock(&self.inner).frozen = frozen;
+    }
+
+    /// All that does not go with a lease.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`].
+    pub async fn export(&self) -> Result<Vec<Entry>, StoreError> {
+        self.run(|inner| {
+            let mut statement = inner.connection.prepare(
+                "SELECT key, value, revision FROM entries WHERE lease IS NULL ORDER BY key",
+            )?;
+            let rows = statement.query_map([], entry)?;
+            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+        })
+        .await
     }
 
     async fn run<T: Send + 'static>(
@@ -195,6 +219,10 @@ impl Inner {
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<Outcome, StoreError> {
+        if self.frozen {
+            let moving = "the records move into a cluster; try again in a moment";
+            return Err(StoreError::Engine(moving.to_owned()));
+        }
         for write in &transaction.writes {
             if let Write::Put { key, value, .. } = write
                 && value.len() > VALUE_MAX

@@ -10,7 +10,7 @@ use pindah_vmm_api::VmConfig;
 use thiserror::Error;
 use tokio::process::{Child, Command};
 
-use super::Identity;
+use super::{Identity, find_process};
 
 /// Written by us, in the guest's directory.
 const CONFIG: &str = "vm.json";
@@ -118,7 +118,7 @@ impl Direct {
         let identity = written
             .and_then(|bytes| serde_json::from_slice::<Identity>(&bytes).ok())
             .filter(Identity::is_alive)
-            .or_else(|| find_process(&Self::api_socket(directory)))?;
+            .or_else(|| find_process("--api", &Self::api_socket(directory)))?;
         Some(GuestProcess {
             identity,
             child: None,
@@ -147,20 +147,6 @@ impl Direct {
         let line = lines.unwrap_or("it said nothing").trim();
         line.strip_prefix("pindah-vmm: ").unwrap_or(line).to_owned()
     }
-}
-
-/// An agent that was killed between start and note left a VMM that only its arguments tell of.
-fn find_process(api_socket: &Path) -> Option<Identity> {
-    let wanted = api_socket.as_os_str().as_encoded_bytes();
-    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let arguments = fs::read(entry.path().join("cmdline")).ok()?;
-        let mut arguments = arguments.split(|&byte| byte == 0);
-        arguments.find(|argument| *argument == b"--api")?;
-        (arguments.next() == Some(wanted))
-            .then(|| Identity::of(pid).ok())
-            .flatten()
-    })
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), SpawnError> {

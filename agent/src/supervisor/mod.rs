@@ -4,7 +4,9 @@
 //! its group reaches it. What is needed to find it again lies in the guest's directory.
 
 mod direct;
+mod find;
 mod identity;
 
 pub use direct::{Direct, GuestProcess, SpawnError};
+pub use find::find_process;
 pub use identity::Identity;
