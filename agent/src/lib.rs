@@ -6,6 +6,7 @@
 //!                 │        ├──────► supervisor, vmm_client   one process a guest
 //!                 │        ├──────► network           bridge, taps, DHCP
 //!                 │        └──────► storage           pools, images, volumes
+//!                 ├──────► cluster, peer               several nodes that act as one
 //!                 └──────► tasks, events, security
 //! ```
 //!
@@ -18,12 +19,14 @@ pub mod causes;
 pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod domain;
 pub mod events;
 pub mod guests;
 pub mod network;
 pub mod node;
+pub mod peer;
 pub mod security;
 pub mod storage;
 pub mod store;

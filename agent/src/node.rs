@@ -6,19 +6,26 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use axum_server::tls_rustls::RustlsConfig;
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
-use crate::api::{self, Api, Parts, Running, ServeError};
+use crate::api::{Api, Parts, Running, ServeError, Server};
 use crate::causes::chain;
 use crate::client::Context;
+use crate::cluster::{
+    ClusterError, Member, Membership, Reporter, Site, SiteParts, current_address, etcd_config,
+    own_names, ports,
+};
 use crate::config::Config;
 use crate::events::Events;
 use crate::guests::{GuestError, Guests, Resources};
-use crate::network::{self, Network};
+use crate::network::Network;
 use crate::security::{
-    AccountError, Accounts, AuditLog, Authority, AuthorityError, LoginLimit, NewToken, Role,
+    AccountError, Accounts, AuditLog, Authority, AuthorityError, LoginLimit, NewToken,
+    NodeCertificate, Role,
 };
 use crate::storage::{DirPool, StorageError};
 use crate::store::{SqliteStore, Store, StoreError};
@@ -27,6 +34,14 @@ use crate::tasks::Tasks;
 
 /// Who root is on its own node: what `pindah` uses if nothing else is said.
 pub const ADMIN_CONTEXT: &str = "admin.json";
+
+/// How long a node's start waits for its cluster's majority.
+const MAJORITY_PATIENCE: Duration = Duration::from_secs(5);
+/// How long what needs the majority waits for the next try.
+const RETRY: Duration = Duration::from_secs(2);
+/// How often it is looked whether the certificate must be made anew, and how long it is used.
+const RENEWAL_LOOK: Duration = Duration::from_secs(60);
+const RENEWAL_PERIOD: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Why a node does not start.
 #[derive(Debug, Error)]
@@ -57,6 +72,9 @@ pub enum StartError {
     /// The first token.
     #[error(transparent)]
     Account(#[from] AccountError),
+    /// The cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The certificate authority.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -68,6 +86,9 @@ pub enum StartError {
 /// A node that serves.
 pub struct Node {
     running: Running,
+    /// The API for nodes: it goes when this does.
+    _for_nodes: Option<Running>,
+    site: Site,
     /// Held as long as we live.
     _lock: fs::File,
 }
@@ -136,6 +157,15 @@ fn file_error(
     }
 }
 
+/// What comes after a node's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing.
+    End,
+    /// The same node, which has entered or left a cluster.
+    BeginAnew,
+}
+
 impl Node {
     /// Starts a node: finds its guests, starts those that should run, serves its API.
     ///
@@ -143,7 +173,14 @@ impl Node {
     /// [`StartError`].
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let (state, lock) = State::open(&config.state_dir)?;
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&state.path("private/store.db"))?);
+        let mut config = config.clone();
+        let membership = cluster_place(&mut config).await?;
+        let authority = Authority::open(&state.path("private"))?;
+        let address = membership.as_ref().map(|membership| membership.address);
+        let names = own_names(&config, address).await;
+        let certificate = authority.issue(&names)?;
+        let records = Records::open(&config, &state, membership, &certificate).await?;
+        let store = Arc::clone(&records.store);
         let events = Events::new(&config.node);
         let tasks = Tasks::new(
             &config.node,
@@ -151,25 +188,45 @@ impl Node {
             Arc::clone(&store),
             events.clone(),
         );
-        tasks.recover().await?;
+        recover_tasks(&tasks, &store).await?;
         let pool = DirPool::open(&state.path("pool"))?;
+        let member = records.member.as_ref();
         let guests = Guests::new(Resources {
             node: config.node.clone(),
             directory: state.path("guests"),
             stop_deadline: config.stop_deadline,
             reserved_memory_mib: config.reserved_memory_mib,
             store: Arc::clone(&store),
+            presence: member.map(|member| member.presence.clone()),
+            witness: member.is_some_and(|member| member.membership.witness),
             supervisor: Direct::new(config.vmm.clone()),
             pool: pool.clone(),
-            network: apply_network(config, &state).await,
+            network: apply_network(&config, &state).await,
             tasks: tasks.clone(),
             events: events.clone(),
         });
         guests.recover(state.host_restarted()?).await?;
         tokio::spawn(guests.clone().keep_console_logs_short());
         tokio::spawn(tasks.clone().keep_few());
-
-        let authority = Authority::open(&state.path("private"))?;
+        if let Some(member) = member {
+            let reporter = Reporter {
+                node: config.node.clone(),
+                presence: member.presence.clone(),
+                store: Arc::clone(&store),
+                guests: guests.clone(),
+                pool: pool.clone(),
+                events: events.clone(),
+            };
+            tokio::spawn(reporter.run());
+        }
+        let site = Site::new(SiteParts {
+            config: config.clone(),
+            store: Arc::clone(&store),
+            sqlite: records.sqlite,
+            member: records.member,
+            guests: guests.clone(),
+            tasks: tasks.clone(),
+        });
         let accounts = Accounts::new(Arc::clone(&store));
         let audit_path = state.path("audit.log");
         let audit = AuditLog::open(&audit_path).map_err(file_error("open", &audit_path))?;
@@ -183,24 +240,162 @@ impl Node {
             login_limit: LoginLimit::default(),
             audit,
             store,
+            site: site.clone(),
         });
-        let names = names(config).await;
-        let running = api::serve(api, config.listen, &authority, &names)?;
-        write_admin_context(&state, &accounts, &authority, running.address()).await?;
+        let (running, for_nodes) = serve(&config, api, &site, &authority, &certificate, names)?;
+        let context = AdminContext {
+            path: state.path(ADMIN_CONTEXT),
+            accounts,
+            authority: authority.pem().to_owned(),
+            address: running.address(),
+        };
+        context.write_soon(site.member.is_some()).await?;
         tracing::info!("node {} serves on {}", config.node, running.address());
         Ok(Self {
             running,
+            _for_nodes: for_nodes,
+            site,
             _lock: lock,
         })
     }
 
-    /// Serves until `end` does. Guests run on.
+    /// Serves until `end` does, or until the node must begin anew. Guests run on.
     ///
     /// # Errors
     /// [`ServeError::Ended`].
-    pub async fn until(self, end: impl Future<Output = ()>) -> Result<(), ServeError> {
-        self.running.until(end).await
+    pub async fn until(self, end: impl Future<Output = ()>) -> Result<Next, ServeError> {
+        let mut next = Next::End;
+        let ended = async {
+            tokio::select! {
+                () = end => {}
+                () = self.site.restarted() => next = Next::BeginAnew,
+            }
+        };
+        self.running.until(ended).await?;
+        Ok(next)
     }
+}
+
+/// The node's place in its cluster, if it is in one; its name and address are then what they were
+/// there.
+async fn cluster_place(config: &mut Config) -> Result<Option<Membership>, StartError> {
+    let state_dir = &config.state_dir;
+    let loaded = Membership::load(state_dir);
+    let Some(mut membership) = loaded.map_err(file_error("read", state_dir))? else {
+        return Ok(None);
+    };
+    config.node.clone_from(&membership.node);
+    let address = current_address(config, membership.address).await;
+    if address != membership.address {
+        tracing::warn!(
+            "this node was at {} and is at {address} now",
+            membership.address
+        );
+        membership.address = address;
+        let state_dir = &config.state_dir;
+        let saved = membership.save(state_dir);
+        saved.map_err(file_error("write", state_dir))?;
+    }
+    Ok(Some(membership))
+}
+
+/// Where the node's records are.
+struct Records {
+    store: Arc<dyn Store>,
+    sqlite: Option<SqliteStore>,
+    member: Option<Member>,
+}
+
+impl Records {
+    async fn open(
+        config: &Config,
+        state: &State,
+        membership: Option<Membership>,
+        certificate: &NodeCertificate,
+    ) -> Result<Self, StartError> {
+        let Some(membership) = membership else {
+            // What an entry into a cluster left that was not brought to its end.
+            remove_stray_etcd(config, state).await?;
+            let sqlite = SqliteStore::open(&state.path("private/store.db"))?;
+            return Ok(Self {
+                store: Arc::new(sqlite.clone()),
+                sqlite: Some(sqlite),
+                member: None,
+            });
+        };
+        let member = Member::start(config, membership, certificate).await?;
+        member.store.settled(MAJORITY_PATIENCE).await;
+        Ok(Self {
+            store: Arc::new(member.store.clone()),
+            sqlite: None,
+            member: Some(member),
+        })
+    }
+}
+
+async fn remove_stray_etcd(config: &Config, state: &State) -> Result<(), StartError> {
+    let directory = state.path("etcd");
+    if !directory.exists() {
+        return Ok(());
+    }
+    let nowhere = Membership {
+        cluster: uuid::Uuid::nil(),
+        node: config.node.clone(),
+        address: config.listen.ip(),
+        witness: false,
+    };
+    Ok(etcd_config(config, &nowhere)?
+        .wipe()
+        .await
+        .map_err(ClusterError::from)?)
+}
+
+/// Without a majority it is done when there is one again.
+async fn recover_tasks(tasks: &Tasks, store: &Arc<dyn Store>) -> Result<(), StartError> {
+    match tasks.recover().await {
+        Err(StoreError::NoMajority) => {
+            let (tasks, store) = (tasks.clone(), Arc::clone(store));
+            tokio::spawn(async move {
+                while tasks.recover().await.is_err() {
+                    store.settled(MAJORITY_PATIENCE).await;
+                    tokio::time::sleep(RETRY).await;
+                }
+            });
+            Ok(())
+        }
+        recovered => Ok(recovered?),
+    }
+}
+
+/// The API for everybody and, in a cluster, that for nodes; their certificates renew themselves.
+fn serve(
+    config: &Config,
+    api: Api,
+    site: &Site,
+    authority: &Authority,
+    certificate: &NodeCertificate,
+    names: Vec<String>,
+) -> Result<(Running, Option<Running>), StartError> {
+    let server = Server::listen(config.listen, certificate.server()?)?;
+    let mut renewal = Renewal {
+        config: config.clone(),
+        site: site.clone(),
+        authority: Authority::from_pem(authority.pem().to_owned(), authority.key_pem().to_owned())?,
+        names,
+        everybody: server.tls(),
+        nodes: None,
+    };
+    let mut for_nodes = None;
+    if site.member.is_some() {
+        let mut listen = config.listen;
+        listen.set_port(ports(config)?.nodes);
+        let server = Server::listen(listen, certificate.server_for_nodes()?)?;
+        renewal.nodes = Some(server.tls());
+        for_nodes = Some(server.serve(api.clone().router_for_nodes())?);
+    }
+    let running = server.serve(api.router())?;
+    tokio::spawn(renewal.run());
+    Ok((running, for_nodes))
 }
 
 /// A node without its network still runs and stops guests: the reason is in the log.
@@ -215,66 +410,112 @@ async fn apply_network(config: &Config, state: &State) -> Option<Network> {
     }
 }
 
-/// What clients may call this node.
-async fn names(config: &Config) -> Vec<String> {
-    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
-    if config.listen.ip().is_unspecified() {
-        match network::host_addresses().await {
-            Ok(found) => addresses.extend(found),
-            Err(error) => tracing::warn!("{}", chain(&error)),
+/// Makes the node's certificate anew in time, and when its addresses change.
+struct Renewal {
+    config: Config,
+    site: Site,
+    authority: Authority,
+    names: Vec<String>,
+    everybody: RustlsConfig,
+    nodes: Option<RustlsConfig>,
+}
+
+impl Renewal {
+    async fn run(mut self) {
+        let mut issued = Instant::now();
+        loop {
+            tokio::time::sleep(RENEWAL_LOOK).await;
+            let address = self.site.member.as_ref();
+            let address = address.map(|member| member.membership.address);
+            let names = own_names(&self.config, address).await;
+            if names == self.names && issued.elapsed() < RENEWAL_PERIOD {
+                continue;
+            }
+            match self.renew(&names) {
+                Ok(()) => {
+                    tracing::info!("this node has a new certificate");
+                    issued = Instant::now();
+                    self.names = names;
+                }
+                Err(error) => tracing::error!("no new certificate: {}", chain(&error)),
+            }
         }
-    } else {
-        addresses.push(config.listen.ip());
     }
-    let mut names = vec![config.node.clone(), "localhost".to_owned()];
-    names.extend(addresses.iter().map(ToString::to_string));
-    names.sort();
-    names.dedup();
-    names
+
+    fn renew(&self, names: &[String]) -> Result<(), ClusterError> {
+        let certificate = self.authority.issue(names)?;
+        self.everybody.reload_from_config(certificate.server()?);
+        if let Some(nodes) = &self.nodes {
+            nodes.reload_from_config(certificate.server_for_nodes()?);
+        }
+        match &self.site.member {
+            Some(member) => member.renew(&certificate),
+            None => Ok(()),
+        }
+    }
 }
 
 /// So that root on this node need not log in. A token that is good stays.
-async fn write_admin_context(
-    state: &State,
-    accounts: &Accounts,
-    authority: &Authority,
+struct AdminContext {
+    path: PathBuf,
+    accounts: Accounts,
+    authority: String,
     address: SocketAddr,
-) -> Result<(), StartError> {
-    let path = state.path(ADMIN_CONTEXT);
-    let before = Context::load(&path).ok();
-    let mut token = before.map(|context| context.token);
-    if let Some(text) = &token
-        && accounts.authenticate(text).await.is_err()
-    {
-        token = None;
+}
+
+impl AdminContext {
+    /// At once; in a cluster that has no majority, when it has one.
+    async fn write_soon(self, in_cluster: bool) -> Result<(), StartError> {
+        match self.write().await {
+            Err(StartError::Account(AccountError::Store(StoreError::NoMajority))) if in_cluster => {
+                tokio::spawn(async move {
+                    while let Err(error) = self.write().await {
+                        tracing::debug!("{}", chain(&error));
+                        tokio::time::sleep(RETRY).await;
+                    }
+                });
+                Ok(())
+            }
+            written => written,
+        }
     }
-    let token = if let Some(token) = token {
-        token
-    } else {
-        let new = NewToken {
-            name: "root".to_owned(),
-            role: Role::Admin,
+
+    async fn write(&self) -> Result<(), StartError> {
+        let before = Context::load(&self.path).ok();
+        let mut token = before.map(|context| context.token);
+        if let Some(text) = &token
+            && self.accounts.authenticate(text).await.is_err()
+        {
+            token = None;
+        }
+        let token = if let Some(token) = token {
+            token
+        } else {
+            let new = NewToken {
+                name: "root".to_owned(),
+                role: Role::Admin,
+            };
+            self.accounts.create_token(&new).await?.1
         };
-        accounts.create_token(&new).await?.1
-    };
-    let ip = if address.ip().is_unspecified() {
-        IpAddr::V4(Ipv4Addr::LOCALHOST)
-    } else {
-        address.ip()
-    };
-    let context = Context {
-        server: format!("https://{}", SocketAddr::new(ip, address.port())),
-        authority: authority.pem().to_owned(),
-        token,
-    };
-    let bytes = serde_json::to_vec_pretty(&context)
-        .map_err(|error| file_error("write", &path)(error.into()))?;
-    let new = state.path("admin.json.new");
-    let _ = fs::remove_file(&new);
-    let mut options = fs::OpenOptions::new();
-    let opened = options.write(true).create_new(true).mode(0o600).open(&new);
-    opened
-        .and_then(|mut file| file.write_all(&bytes))
-        .and_then(|()| fs::rename(&new, &path))
-        .map_err(file_error("write", &path))
+        let ip = if self.address.ip().is_unspecified() {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        } else {
+            self.address.ip()
+        };
+        let context = Context {
+            server: format!("https://{}", SocketAddr::new(ip, self.address.port())),
+            authority: self.authority.clone(),
+            token,
+        };
+        let bytes = serde_json::to_vec_pretty(&context)
+            .map_err(|error| file_error("write", &self.path)(error.into()))?;
+        let new = self.path.with_extension("json.new");
+        let _ = fs::remove_file(&new);
+        let mut options = fs::OpenOptions::new();
+        let opened = options.write(true).create_new(true).mode(0o600).open(&new);
+        opened
+            .and_then(|mut file| file.write_all(&bytes))
+            .and_then(|()| fs::rename(&new, &self.path))
+            .map_err(file_error("write", &self.path))
+    }
 }

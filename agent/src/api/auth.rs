@@ -11,7 +11,23 @@ use axum::response::{IntoResponse, Response};
 
 use super::{Api, ApiError, ErrorCode};
 use crate::clock::now_unix_ms;
+use crate::peer;
 use crate::security::{AuditEntry, Principal, Role};
+
+/// Marks a request that came to the port that only nodes may talk to: who asked is in its headers.
+#[derive(Clone, Copy)]
+pub(super) struct FromNode;
+
+/// Who asked the node that passes this on.
+fn passed_on(headers: &HeaderMap) -> Option<Principal> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let role = serde_json::from_value(text(peer::ROLE)?.into()).ok()?;
+    Some(Principal {
+        user: text(peer::USER)?.to_owned(),
+        role,
+        token: text(peer::TOKEN)?.to_owned(),
+    })
+}
 
 /// Finds out who asks, lets the request pass, and writes down what became of it. A request without
 /// token passes too: paths that need one refuse it.
@@ -21,7 +37,9 @@ pub(super) async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let from_node = request.extensions().get::<FromNode>().is_some();
     let principal = match bearer(request.headers()) {
+        _ if from_node => passed_on(request.headers()),
         None => None,
         Some(token) => match api.accounts.authenticate(token).await {
             Ok(principal) => Some(principal),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::causes::chain;
+use crate::cluster::ClusterError;
 use crate::domain::Invalid;
 use crate::guests::GuestError;
 use crate::security::AccountError;
@@ -65,8 +66,12 @@ pub enum ErrorCode {
     TooManyRequests,
     /// 500: the node failed.
     Internal,
+    /// 502: the node that it belongs to cannot be reached.
+    NodeUnreachable,
     /// 503: something that is needed does not answer.
     Unavailable,
+    /// 504: the node that it belongs to does not answer in time.
+    NodeTimeout,
 }
 
 impl ErrorCode {
@@ -86,7 +91,9 @@ impl ErrorCode {
             Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NodeUnreachable => StatusCode::BAD_GATEWAY,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NodeTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 }
@@ -106,7 +113,7 @@ impl ApiError {
         }
     }
 
-    fn of(code: ErrorCode, error: &(dyn std::error::Error + 'static)) -> Self {
+    pub(super) fn of(code: ErrorCode, error: &(dyn std::error::Error + 'static)) -> Self {
         if code.status().is_server_error() {
             tracing::error!("{}", chain(error));
         }
@@ -148,7 +155,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let code = match &error {
             StoreError::TooLarge { .. } => ErrorCode::BodyTooLarge,
-            StoreError::Engine(_) => ErrorCode::Unavailable,
+            StoreError::Engine(_) | StoreError::NoMajority => ErrorCode::Unavailable,
             _ => ErrorCode::Internal,
         };
         Self::of(code, &error)
@@ -190,6 +197,8 @@ impl From<GuestError> for ApiError {
             | GuestError::State { .. }
             | GuestError::Incomplete(_)
             | GuestError::NoNetwork(_)
+            | GuestError::Placement(_)
+            | GuestError::Witness(_)
             | GuestError::Cancelled
             | GuestError::Vmm(VmmError::Refused { .. }) => ErrorCode::Conflict,
             GuestError::Vmm(_) => ErrorCode::Unavailable,
@@ -211,6 +220,31 @@ impl From<AccountError> for ApiError {
             AccountError::Exists { .. } => ErrorCode::Conflict,
             AccountError::NotFound { .. } => ErrorCode::NotFound,
             AccountError::Crypto(_) => ErrorCode::Internal,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<ClusterError> for ApiError {
+    fn from(error: ClusterError) -> Self {
+        let code = match error {
+            ClusterError::Store(error) => return error.into(),
+            ClusterError::Peer(error) => return error.into(),
+            ClusterError::Value { .. } | ClusterError::Backup(_) => ErrorCode::InvalidValue,
+            ClusterError::Token(_) => ErrorCode::Forbidden,
+            ClusterError::NoNode(_) => ErrorCode::NotFound,
+            ClusterError::Refused { .. }
+            | ClusterError::AlreadyIn
+            | ClusterError::NotIn
+            | ClusterError::Busy(_)
+            | ClusterError::HasGuests(..)
+            | ClusterError::NameTaken(_)
+            | ClusterError::NodeState(_) => ErrorCode::Conflict,
+            ClusterError::NotReady(..) | ClusterError::Members(_) => ErrorCode::Unavailable,
+            ClusterError::Io { .. }
+            | ClusterError::Etcd(_)
+            | ClusterError::Authority(_)
+            | ClusterError::Network(_) => ErrorCode::Internal,
         };
         Self::of(code, &error)
     }

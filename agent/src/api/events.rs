@@ -1,16 +1,28 @@
-//! Events as server-sent events (HTML Living Standard, section 9.2).
+//! Events as server-sent events (HTML Living Standard, section 9.2), of all nodes.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Sse;
 use axum::response::sse::{self, KeepAlive};
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
+use reqwest::Method;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
 
 use super::Api;
-use super::auth::Viewer;
+use super::auth::{FromNode, Viewer};
 use crate::events::Event;
+use crate::peer::Peers;
+
+/// How long a node that cannot be listened to waits for the next try.
+const RETRY: Duration = Duration::from_secs(2);
+/// Events of other nodes that a reader may lag behind.
+const LAG: usize = 256;
+/// Longest line of another node's stream, in bytes.
+const LINE_MAX: usize = 64 << 10;
 
 /// What happens from now on. Each event's data is JSON; an event `lagged` says that this reader
 /// was too slow and missed some.
@@ -19,8 +31,9 @@ use crate::events::Event;
 pub async fn stream_events(
     State(api): State<Api>,
     _: Viewer,
+    from_node: Option<Extension<FromNode>>,
 ) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
-    let events = stream::unfold(api.events.listen(), |mut events| async move {
+    let ours = stream::unfold(api.events.listen(), |mut events| async move {
         let event = match events.recv().await {
             Ok(event) => sse::Event::default()
                 .json_data(&event)
@@ -28,7 +41,77 @@ pub async fn stream_events(
             Err(RecvError::Lagged(_)) => sse::Event::default().event("lagged").data("{}"),
             Err(RecvError::Closed) => return None,
         };
-        Some((Ok(event), events))
+        Some((event, events))
     });
+    let (sender, theirs) = mpsc::channel(LAG);
+    if let (Some(peers), None) = (api.peers(), from_node) {
+        tokio::spawn(listen_to_all(peers.clone(), sender));
+    }
+    let theirs = stream::unfold(theirs, |mut events: mpsc::Receiver<String>| async move {
+        let data = events.recv().await?;
+        Some((sse::Event::default().data(data), events))
+    });
+    let events = stream::select(ours, theirs).map(Ok);
     Sse::new(events).keep_alive(KeepAlive::default())
+}
+
+/// Until nobody reads any more.
+async fn listen_to_all(peers: Peers, sender: mpsc::Sender<String>) {
+    let mut heard: Vec<String> = Vec::new();
+    while !sender.is_closed() {
+        for node in peers.all().await.unwrap_or_default() {
+            if node.name != peers.this() && !heard.contains(&node.name) {
+                heard.push(node.name.clone());
+                tokio::spawn(listen_to(peers.clone(), node.name, sender.clone()));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = sender.closed() => {}
+        }
+    }
+}
+
+async fn listen_to(peers: Peers, node: String, sender: mpsc::Sender<String>) {
+    loop {
+        tokio::select! {
+            () = listen_once(&peers, &node, &sender) => {}
+            () = sender.closed() => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = sender.closed() => return,
+        }
+    }
+}
+
+/// Until the connection ends.
+async fn listen_once(peers: &Peers, node: &str, sender: &mpsc::Sender<String>) {
+    let Ok(request) = peers.request(node, Method::GET, "/events").await else {
+        return;
+    };
+    let Ok(answer) = peers.answer(node, request).await else {
+        return;
+    };
+    let mut pieces = answer.bytes_stream();
+    let mut line = Vec::new();
+    while let Some(Ok(piece)) = pieces.next().await {
+        for &byte in &piece {
+            if byte != b'\n' {
+                line.push(byte);
+                if line.len() > LINE_MAX {
+                    return;
+                }
+                continue;
+            }
+            let data = line.strip_prefix(b"data: ");
+            let data = data.and_then(|data| String::from_utf8(data.to_vec()).ok());
+            if let Some(data) = data
+                && sender.send(data).await.is_err()
+            {
+                return;
+            }
+            line.clear();
+        }
+    }
 }

@@ -11,8 +11,8 @@ use super::auth::{Operator, Viewer};
 use super::extract::{Body, Path, Query};
 use super::idempotency::{Seen, look};
 use super::{Accepted, Api, ApiError, Data, ErrorBody, ErrorCode, GuestView, Listing};
-use crate::domain::{Guest, GuestEdit, GuestSpec};
-use crate::store::{Revision, Stored};
+use crate::domain::{GuestEdit, GuestSpec};
+use crate::store::Revision;
 
 /// Most guests in one answer.
 const PAGE_MAX: usize = 1000;
@@ -44,9 +44,9 @@ pub async fn list_guests(
     }
     let (guests, more) = api.guests.list(query.after, limit).await?;
     let last = guests.last().map(|stored| stored.value.uuid.to_string());
-    let view = |stored: Stored<Guest>| GuestView::of(stored.value, &api.guests);
+    let guests = guests.into_iter().map(|stored| stored.value).collect();
     Ok(Listing {
-        data: guests.into_iter().map(view).collect(),
+        data: api.views(guests).await?,
         next: last.filter(|_| more),
     })
 }
@@ -92,7 +92,7 @@ pub async fn show_guest(
 ) -> Result<Response, ApiError> {
     let stored = api.guests.find(&name).await?;
     let etag = etag(stored.revision);
-    let data = GuestView::of(stored.value, &api.guests);
+    let data = api.view(stored.value).await?;
     Ok(([(header::ETAG, etag)], Data { data }).into_response())
 }
 
@@ -131,7 +131,7 @@ pub async fn edit_guest(
     let (edited, restart_needed) = api.guests.edit(&stored, &edit).await?;
     let etag = etag(edited.revision);
     let data = GuestEdited {
-        guest: GuestView::of(edited.value, &api.guests),
+        guest: api.view(edited.value).await?,
         restart_needed,
     };
     Ok(([(header::ETAG, etag)], Data { data }).into_response())

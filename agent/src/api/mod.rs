@@ -6,6 +6,7 @@
 
 mod accounts;
 mod auth;
+mod cluster;
 mod console;
 mod envelope;
 mod error;
@@ -17,6 +18,7 @@ mod images;
 mod nodes;
 mod openapi;
 mod power;
+mod proxy;
 mod server;
 mod tasks;
 mod view;
@@ -27,16 +29,20 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 
 pub use accounts::{Login, LoginAnswer, TokenCreated};
+pub use cluster::{JoinTokenCreated, NewJoinToken};
 pub use envelope::{Accepted, Data, Listing};
 pub use error::{ApiError, ErrorBody, ErrorCode, ErrorInfo};
 pub use guests::GuestEdited;
-pub use nodes::NodeView;
+pub use nodes::{NodeHealth, NodeView};
 pub use openapi::document;
-pub use server::{Running, ServeError, serve};
+pub use proxy::NODE;
+pub use server::{Running, ServeError, Server};
 pub use view::GuestView;
 
+use crate::cluster::Site;
 use crate::events::Events;
 use crate::guests::Guests;
+use crate::peer::Peers;
 use crate::security::{Accounts, AuditLog, LoginLimit};
 use crate::storage::DirPool;
 use crate::store::Store;
@@ -71,6 +77,8 @@ pub struct Parts {
     pub audit: AuditLog,
     /// For what belongs to the API alone.
     pub store: Arc<dyn Store>,
+    /// The node, alone or in a cluster.
+    pub site: Site,
 }
 
 impl Api {
@@ -81,6 +89,16 @@ impl Api {
         }
     }
 
+    /// The other nodes, if there are any.
+    fn peers(&self) -> Option<&Peers> {
+        self.site.member.as_ref().map(|member| &member.peers)
+    }
+
+    /// All paths, for nodes that pass on what they were asked.
+    pub fn router_for_nodes(self) -> Router {
+        self.router().layer(axum::Extension(auth::FromNode))
+    }
+
     /// All paths.
     pub fn router(self) -> Router {
         let (router, _) = openapi::routes().split_for_parts();
@@ -89,6 +107,10 @@ impl Api {
             .fallback(error::no_such_path)
             .method_not_allowed_fallback(error::no_such_method)
             .layer(DefaultBodyLimit::max(BODY_MAX))
+            .layer(axum::middleware::from_fn_with_state(
+                self.clone(),
+                proxy::route,
+            ))
             .layer(axum::middleware::from_fn_with_state(
                 self.clone(),
                 auth::authenticate,

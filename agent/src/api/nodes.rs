@@ -1,20 +1,64 @@
 //! Nodes: what they are and how they are doing.
 
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
 use axum::extract::State;
+use axum::http::StatusCode;
+use futures_util::future::join_all;
+use reqwest::Method;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use super::auth::Viewer;
-use super::extract::Path;
+use super::auth::{Admin, Viewer};
+use super::extract::{Path, Query};
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
-use crate::guests::HostMemory;
+use crate::clock::now_unix_ms;
+use crate::cluster::{NodeRecord, NodeStatus, node_status};
+use crate::peer::Peers;
 use crate::storage::PoolStatus;
+use crate::store::Collection;
 
-/// A node.
+/// How long a node may take to tell its time.
+const CLOCK_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How a node is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeHealth {
+    /// Its agent has its lease.
+    Ready,
+    /// Its agent has not been heard of for 20 seconds. Its guests may run.
+    Unreachable,
+    /// Nobody can tell: the cluster has lost its majority.
+    Unknown,
+}
+
+impl std::fmt::Display for NodeHealth {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.pad(match self {
+            Self::Ready => "ready",
+            Self::Unreachable => "unreachable",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// A node. What one that is not ready has said last is gone: its figures are 0 then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeView {
     /// Its name.
     pub name: String,
+    /// How it is doing.
+    pub health: NodeHealth,
+    /// Where its API is, in a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// It votes and runs no guests.
+    pub witness: bool,
+    /// How far its clock is ahead of that of the node that answers, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_ms: Option<i64>,
     /// Version of its agent.
     pub version: String,
     /// Its processors.
@@ -35,27 +79,121 @@ pub struct NodeView {
     pub pools: Vec<PoolStatus>,
 }
 
-async fn this_node(api: &Api) -> Result<NodeView, ApiError> {
+impl NodeView {
+    fn new(name: String, health: NodeHealth, status: Option<NodeStatus>) -> Self {
+        let status = status.unwrap_or(NodeStatus {
+            time_unix_ms: 0,
+            version: String::new(),
+            cpus: 0,
+            memory_mib: 0,
+            memory_available_mib: 0,
+            memory_guests_mib: 0,
+            guests_running: 0,
+            kvm: false,
+            pools: Vec::new(),
+        });
+        Self {
+            name,
+            health,
+            address: None,
+            witness: false,
+            clock_ahead_ms: None,
+            version: status.version,
+            cpus: status.cpus,
+            memory_mib: status.memory_mib,
+            memory_available_mib: status.memory_available_mib,
+            memory_guests_mib: status.memory_guests_mib,
+            guests: 0,
+            guests_running: status.guests_running,
+            kvm: status.kvm,
+            pools: status.pools,
+        }
+    }
+}
+
+async fn guests_by_node(api: &Api) -> Result<HashMap<String, usize>, ApiError> {
     let (guests, _) = api.guests.list(None, usize::MAX).await?;
-    let running = guests.iter().filter(|stored| {
-        let status = api.guests.status(stored.value.uuid);
-        status.state.has_process()
-    });
-    let memory = HostMemory::read();
-    let pool = api.pool.clone();
-    let pool = super::images::on_pool(move || pool.status()).await?;
+    let mut count = HashMap::new();
+    for stored in guests {
+        *count.entry(stored.value.node).or_default() += 1;
+    }
+    Ok(count)
+}
+
+async fn all_nodes(api: &Api) -> Result<Vec<NodeView>, ApiError> {
+    let guests = guests_by_node(api).await?;
+    let ours = node_status(&api.guests, &api.pool).await?;
+    let mut nodes = match api.peers() {
+        None => vec![NodeView::new(
+            api.node.clone(),
+            NodeHealth::Ready,
+            Some(ours),
+        )],
+        Some(peers) => {
+            let records = peers.all().await?;
+            let views = records.into_iter().map(|record| {
+                let ours = Some(&ours).filter(|_| record.name == api.node).cloned();
+                view(api, peers, record, ours)
+            });
+            let views: Result<Vec<_>, _> = join_all(views).await.into_iter().collect();
+            views?
+        }
+    };
+    for node in &mut nodes {
+        node.guests = guests.get(&node.name).copied().unwrap_or_default();
+    }
+    Ok(nodes)
+}
+
+/// `ours`: it is this node.
+async fn view(
+    api: &Api,
+    peers: &Peers,
+    record: NodeRecord,
+    ours: Option<NodeStatus>,
+) -> Result<NodeView, ApiError> {
+    let name = record.name.clone();
+    let majority = api.store.settled(Duration::ZERO).await;
+    let (health, status, ahead) = if let Some(ours) = ours {
+        (NodeHealth::Ready, Some(ours), Some(0))
+    } else if !majority {
+        (NodeHealth::Unknown, None, None)
+    } else if peers.is_alive(&name).await? {
+        let statuses = Collection::<NodeStatus>::new(api.store.clone());
+        let status = statuses.get(&name).await?.map(|stored| stored.value);
+        (
+            NodeHealth::Ready,
+            status,
+            clock_ahead_ms(peers, &name).await,
+        )
+    } else {
+        (NodeHealth::Unreachable, None, None)
+    };
     Ok(NodeView {
-        name: api.node.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        memory_mib: memory.total_mib,
-        memory_available_mib: memory.available_mib,
-        memory_guests_mib: api.guests.used_memory_mib().await?,
-        guests_running: running.count(),
-        guests: guests.len(),
-        kvm: std::path::Path::new("/dev/kvm").exists(),
-        pools: vec![pool],
+        address: Some(record.api().to_string()),
+        witness: record.witness,
+        clock_ahead_ms: ahead,
+        ..NodeView::new(name, health, status)
     })
+}
+
+/// As exact as half the way there and back. `None`: it does not answer in time.
+async fn clock_ahead_ms(peers: &Peers, node: &str) -> Option<i64> {
+    let ask = async {
+        let request = peers
+            .request(node, Method::GET, "/cluster/clock")
+            .await
+            .ok()?;
+        let (before, sent) = (now_unix_ms(), Instant::now());
+        let answer = request.send().await.ok()?;
+        let half = sent.elapsed().as_millis() as u64 / 2;
+        let theirs: Data<u64> = answer.json().await.ok()?;
+        Some(theirs.data as i64 - (before + half) as i64)
+    };
+    tokio::time::timeout(CLOCK_DEADLINE, ask)
+        .await
+        .ok()
+        .flatten()
 }
 
 /// All nodes.
@@ -63,7 +201,7 @@ async fn this_node(api: &Api) -> Result<NodeView, ApiError> {
     responses((status = 200, body = Listing<NodeView>)))]
 pub async fn list_nodes(State(api): State<Api>, _: Viewer) -> Result<Listing<NodeView>, ApiError> {
     Ok(Listing {
-        data: vec![this_node(&api).await?],
+        data: all_nodes(&api).await?,
         next: None,
     })
 }
@@ -77,11 +215,35 @@ pub async fn show_node(
     _: Viewer,
     Path(name): Path<String>,
 ) -> Result<Data<NodeView>, ApiError> {
-    if name != api.node {
+    let nodes = all_nodes(&api).await?;
+    let found = nodes.into_iter().find(|node| node.name == name);
+    let data = found.ok_or_else(|| {
         let name: String = name.chars().take(64).collect();
         let message = format!("there is no node {name}; `pindah node list` shows what there is");
-        return Err(ApiError::new(ErrorCode::NotFound, message));
-    }
-    let data = this_node(&api).await?;
+        ApiError::new(ErrorCode::NotFound, message)
+    })?;
     Ok(Data { data })
+}
+
+/// How to remove.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveQuery {
+    /// It never comes back; the guests on its own disks are given up.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Takes a dead node out of the cluster.
+#[utoipa::path(delete, path = "/api/v1/nodes/{node}", tag = "nodes",
+    params(("node" = String, Path), RemoveQuery),
+    responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub async fn remove_node(
+    State(api): State<Api>,
+    _: Admin,
+    Path(name): Path<String>,
+    Query(query): Query<RemoveQuery>,
+) -> Result<StatusCode, ApiError> {
+    api.site.remove_node(&name, query.force).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -8,14 +8,17 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Api, accounts, console, events, guests, images, nodes, power, tasks};
+use super::{Api, accounts, cluster, console, events, guests, images, nodes, power, tasks};
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "pindahd",
         version = "1",
-        description = "One node. HTTPS only; the certificate comes from the site's own authority. \
+        description = "One node, or any of a cluster's, which answers for all. HTTPS only; the \
+            certificate comes from the site's own authority. The header Pindah-Node names the node \
+            that is to do what is asked for, as in the creation of a guest or the upload of an \
+            image; without it that is the one that has the guest or task, or the one asked. \
             An answer is {\"data\": …}, {\"task\": …} or {\"error\": {\"code\", \"message\"}}.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
@@ -55,7 +58,20 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(tasks::cancel_task))
         .routes(routes!(events::stream_events))
         .routes(routes!(nodes::list_nodes))
-        .routes(routes!(nodes::show_node))
+        .routes(routes!(nodes::show_node, nodes::remove_node))
+        .routes(routes!(cluster::show_cluster))
+        .routes(routes!(cluster::init_cluster))
+        .routes(routes!(cluster::create_join_token))
+        .routes(routes!(cluster::admit_node))
+        .routes(routes!(cluster::join_cluster))
+        .routes(routes!(cluster::leave_cluster))
+        .routes(routes!(cluster::backup_cluster))
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(cluster::recover_cluster))
+                .layer(cluster::backup_limit()),
+        )
+        .routes(routes!(cluster::clock))
         .routes(routes!(images::list_images))
         .routes(routes!(
             images::show_image,

@@ -51,7 +51,7 @@ pub async fn reset_guest(
 ) -> Result<Data<GuestView>, ApiError> {
     let guest = api.guests.find(&name).await?.value;
     api.guests.reset(&guest).await?;
-    let data = GuestView::of(guest, &api.guests);
+    let data = api.view(guest).await?;
     Ok(Data { data })
 }
 
@@ -67,7 +67,7 @@ pub async fn pause_guest(
 ) -> Result<Data<GuestView>, ApiError> {
     let guest = api.guests.find(&name).await?.value;
     api.guests.pause(&guest).await?;
-    let data = GuestView::of(guest, &api.guests);
+    let data = api.view(guest).await?;
     Ok(Data { data })
 }
 
@@ -83,6 +83,6 @@ pub async fn resume_guest(
 ) -> Result<Data<GuestView>, ApiError> {
     let guest = api.guests.find(&name).await?.value;
     api.guests.resume(&guest).await?;
-    let data = GuestView::of(guest, &api.guests);
+    let data = api.view(guest).await?;
     Ok(Data { data })
 }

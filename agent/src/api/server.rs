@@ -2,15 +2,15 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
+use rustls::ServerConfig;
 use thiserror::Error;
-
-use super::Api;
-use crate::security::{Authority, AuthorityError};
 
 /// How long a client may take for its headers.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
@@ -31,12 +31,16 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
-    /// The certificate.
-    #[error(transparent)]
-    Certificate(#[from] AuthorityError),
     /// The server has ended.
     #[error("the API has ended")]
     Ended(#[source] io::Error),
+}
+
+/// An API that listens, and whose certificate can be changed while it serves.
+pub struct Server {
+    address: SocketAddr,
+    listener: TcpListener,
+    tls: RustlsConfig,
 }
 
 /// An API that serves.
@@ -46,41 +50,55 @@ pub struct Running {
     server: tokio::task::JoinHandle<io::Result<()>>,
 }
 
-/// Serves `api` on `listen`, with a certificate for `names`.
-///
-/// # Errors
-/// [`ServeError::Listen`], [`ServeError::Certificate`].
-pub fn serve(
-    api: Api,
-    listen: SocketAddr,
-    authority: &Authority,
-    names: &[String],
-) -> Result<Running, ServeError> {
-    let failed = |source| ServeError::Listen {
-        address: listen,
-        source,
-    };
-    let listener = TcpListener::bind(listen).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    let tls = RustlsConfig::from_config(authority.issue(names)?.server()?);
-    let handle = Handle::new();
-    let server = axum_server::from_tcp_rustls(listener, tls).map_err(failed)?;
-    let mut server = server.handle(handle.clone());
-    server
-        .http_builder()
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_DEADLINE)
-        .max_buf_size(HEAD_MAX);
-    let service = api
-        .router()
-        .into_make_service_with_connect_info::<SocketAddr>();
-    Ok(Running {
-        address,
-        handle,
-        server: tokio::spawn(server.serve(service)),
-    })
+impl Server {
+    /// Listens on `listen`, and proves itself as `tls` says.
+    ///
+    /// # Errors
+    /// [`ServeError::Listen`].
+    pub fn listen(listen: SocketAddr, tls: Arc<ServerConfig>) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::Listen {
+            address: listen,
+            source,
+        };
+        let listener = TcpListener::bind(listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let tls = RustlsConfig::from_config(tls);
+        Ok(Self {
+            address,
+            listener,
+            tls,
+        })
+    }
+
+    /// Where its certificate can be changed.
+    pub fn tls(&self) -> RustlsConfig {
+        self.tls.clone()
+    }
+
+    /// Serves these paths.
+    ///
+    /// # Errors
+    /// [`ServeError::Listen`].
+    pub fn serve(self, router: Router) -> Result<Running, ServeError> {
+        let address = self.address;
+        let failed = |source| ServeError::Listen { address, source };
+        let handle = Handle::new();
+        let server = axum_server::from_tcp_rustls(self.listener, self.tls).map_err(failed)?;
+        let mut server = server.handle(handle.clone());
+        server
+            .http_builder()
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_DEADLINE)
+            .max_buf_size(HEAD_MAX);
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        Ok(Running {
+            address,
+            handle,
+            server: tokio::spawn(server.serve(service)),
+        })
+    }
 }
 
 impl Running {

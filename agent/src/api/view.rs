@@ -1,14 +1,17 @@
 //! A guest as the API shows it: its record, and how it is doing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use pindah_vmm_api::Baseline;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::{Api, ApiError};
+use crate::cluster::GuestStatus;
 use crate::domain::{Autostart, Boot, CrashPolicy, Disk, Guest, GuestName, Interface, Wanted};
-use crate::guests::{GuestState, Guests};
+use crate::guests::{GuestState, Status};
+use crate::store::Collection;
 
 /// A guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -28,6 +31,9 @@ pub struct GuestView {
     pub wanted: Wanted,
     /// The node that runs it.
     pub node: String,
+    /// The node that it is on its way to, while it moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving_to: Option<String>,
     /// Its process on that node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
@@ -64,11 +70,59 @@ pub struct GuestView {
     pub created_unix_ms: u64,
 }
 
+impl Api {
+    /// The guest now, as its node says.
+    pub(super) async fn view(&self, guest: Guest) -> Result<GuestView, ApiError> {
+        if guest.node == self.node {
+            return Ok(self.view_of_ours(guest));
+        }
+        let statuses = Collection::<GuestStatus>::new(self.store.clone());
+        let said = statuses.get(&guest.uuid.to_string()).await?;
+        Ok(view_of_theirs(guest, said.map(|said| said.value)))
+    }
+
+    /// The guests now, as their nodes say.
+    pub(super) async fn views(&self, guests: Vec<Guest>) -> Result<Vec<GuestView>, ApiError> {
+        let mut said = HashMap::new();
+        if guests.iter().any(|guest| guest.node != self.node) {
+            let statuses = Collection::<GuestStatus>::new(self.store.clone());
+            let all = statuses.all().await?.into_iter();
+            said.extend(all.map(|status| (status.value.uuid, status.value)));
+        }
+        let views = guests.into_iter().map(|guest| {
+            if guest.node == self.node {
+                self.view_of_ours(guest)
+            } else {
+                let said = said.remove(&guest.uuid);
+                view_of_theirs(guest, said)
+            }
+        });
+        Ok(views.collect())
+    }
+
+    fn view_of_ours(&self, guest: Guest) -> GuestView {
+        let status = self.guests.status(guest.uuid);
+        let addresses = self.guests.addresses(&guest);
+        let addresses = addresses.iter().map(ToString::to_string).collect();
+        GuestView::new(guest, status, addresses)
+    }
+}
+
+/// What a node that is not alive has said is gone with its lease.
+fn view_of_theirs(guest: Guest, said: Option<GuestStatus>) -> GuestView {
+    if let Some(said) = said.filter(|said| said.node == guest.node) {
+        return GuestView::new(guest, said.status, said.addresses);
+    }
+    let status = Status {
+        state: GuestState::Unknown,
+        reason: Some(format!("node {} has not said how it does", guest.node)),
+        ..Status::default()
+    };
+    GuestView::new(guest, status, Vec::new())
+}
+
 impl GuestView {
-    /// The guest now.
-    pub fn of(guest: Guest, guests: &Guests) -> Self {
-        let status = guests.status(guest.uuid);
-        let addresses = guests.addresses(&guest);
+    fn new(guest: Guest, status: Status, addresses: Vec<String>) -> Self {
         Self {
             uuid: guest.uuid,
             name: guest.name,
@@ -77,6 +131,7 @@ impl GuestView {
             since_unix_ms: status.since_unix_ms,
             wanted: guest.wanted,
             node: guest.node,
+            moving_to: guest.moving_to,
             pid: status.pid,
             crashes: status.crashes,
             incomplete: guest.incomplete,
@@ -86,7 +141,7 @@ impl GuestView {
             boot: guest.boot,
             disks: guest.disks,
             interfaces: guest.interfaces,
-            addresses: addresses.iter().map(ToString::to_string).collect(),
+            addresses,
             cloud_init: guest.cloud_init.is_some(),
             autostart: guest.autostart,
             on_crash: guest.on_crash,

@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use pindah_agent::config::{CONFIG_FILE, Config, ConfigFile};
-use pindah_agent::node::Node;
+use pindah_agent::node::{Next, Node};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// How long work that cannot be interrupted may take at the end.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The daemon of a node: runs guests, and serves the REST API that `pindah` talks to.
 #[derive(Debug, Parser)]
@@ -42,24 +46,34 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = load(arguments)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start")?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let node = Node::start(&config).await?;
-        let end = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            tracing::info!("ending; guests run on");
-        };
-        Ok(node.until(end).await?)
-    })
+    loop {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .context("cannot start")?;
+        let next = runtime.block_on(serve(&config))?;
+        // All that ran for the node ends here; its guests' processes do not.
+        runtime.shutdown_timeout(FAREWELL);
+        match next {
+            Next::End => return Ok(()),
+            Next::BeginAnew => tracing::info!("beginning anew; guests run on"),
+        }
+    }
+}
+
+async fn serve(config: &Config) -> anyhow::Result<Next> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let node = Node::start(config).await?;
+    let end = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("ending; guests run on");
+    };
+    Ok(node.until(end).await?)
 }
 
 fn load(arguments: Arguments) -> anyhow::Result<Config> {

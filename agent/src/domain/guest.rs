@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::spec::LOCAL_POOL;
 use super::{CloudInit, FileName, GuestName};
 use crate::store::Record;
 
@@ -44,12 +45,23 @@ pub struct Guest {
     pub wanted: Wanted,
     /// The node that may run it.
     pub node: String,
-    /// Counts who may run it: each start and each move adds one.
+    /// The node that it is on its way to, while it moves.
+    #[serde(default)]
+    pub moving_to: Option<String>,
+    /// Counts who may run it: each start and each step of a move adds one.
     pub epoch: u64,
     /// Its disks are being made: it cannot start, and goes if that fails.
     pub incomplete: bool,
     /// When it was created, in milliseconds since the Unix epoch.
     pub created_unix_ms: u64,
+}
+
+impl Guest {
+    /// Whether all its disks are in a pool that only its node has.
+    pub fn is_local(&self) -> bool {
+        let mut disks = self.disks.iter();
+        disks.all(|disk| disk.volume.pool == LOCAL_POOL)
+    }
 }
 
 impl Record for Guest {

@@ -5,6 +5,7 @@ mod edit;
 mod guest;
 mod invalid;
 mod name;
+mod placement;
 mod spec;
 mod task;
 
@@ -15,5 +16,6 @@ pub use guest::{
 };
 pub use invalid::Invalid;
 pub use name::{FileName, GuestName, is_label};
+pub use placement::PlacementError;
 pub use spec::{DiskSpec, GuestSpec, InterfaceSpec, KernelSpec, Plan};
 pub use task::{Progress, Task, TaskKind, TaskState};

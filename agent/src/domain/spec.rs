@@ -20,7 +20,7 @@ const INTERFACES_MAX: usize = 8;
 /// Longest kernel command line, in bytes (Linux `COMMAND_LINE_SIZE` on x86, without the end).
 const CMDLINE_MAX: usize = 2047;
 /// The only pool for now that every node has.
-pub(super) const LOCAL_POOL: &str = "local";
+pub(crate) const LOCAL_POOL: &str = "local";
 
 /// A new guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -161,6 +161,7 @@ impl GuestSpec {
             notes: self.notes.clone(),
             wanted: Wanted::Stopped,
             node: node.to_owned(),
+            moving_to: None,
             epoch: 0,
             incomplete: true,
             created_unix_ms: now_unix_ms,

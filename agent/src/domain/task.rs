@@ -68,6 +68,13 @@ pub enum TaskKind {
     DeleteGuest,
 }
 
+impl TaskKind {
+    /// Whether a node may do it when it cannot reach the rest of its cluster.
+    pub fn works_alone(self) -> bool {
+        matches!(self, Self::StartGuest | Self::StopGuest)
+    }
+}
+
 impl std::fmt::Display for TaskKind {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {

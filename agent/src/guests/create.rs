@@ -24,6 +24,9 @@ impl Guests {
     /// # Errors
     /// [`GuestError`].
     pub async fn create(&self, spec: &GuestSpec, user: &str) -> Result<Created, GuestError> {
+        if self.resources().witness {
+            return Err(GuestError::Witness(self.resources().node.clone()));
+        }
         let uuid = Uuid::new_v4();
         let mut plan = spec.plan(uuid, &self.resources().node, now_unix_ms())?;
         self.check_sources(&mut plan)?;

@@ -194,7 +194,7 @@ impl Guests {
                     continue;
                 }
             };
-            let wanted = stored.value.wanted == Wanted::Running;
+            let wanted = self.wanted(&stored.value) == Wanted::Running;
             let ours = stored.value.node == self.resources().node;
             if !(wanted && ours) || machine.status().state.has_process() {
                 return;

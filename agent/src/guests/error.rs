@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::GuestState;
-use crate::domain::Invalid;
+use crate::domain::{Invalid, PlacementError};
 use crate::network::NetworkError;
 use crate::storage::StorageError;
 use crate::store::StoreError;
@@ -73,6 +73,12 @@ pub enum GuestError {
         /// What the VMM said last.
         reason: String,
     },
+    /// Another node may run it.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// The node runs no guests.
+    #[error("node {0} is a witness and runs no guests; choose another node with --node")]
+    Witness(String),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -44,13 +44,17 @@ impl Guests {
         Ok(self.records().list(after.as_deref(), limit).await?)
     }
 
-    /// A guest that needs this image for its start.
+    /// A guest of this node that needs this image for its start.
     ///
     /// # Errors
     /// [`GuestError::Store`].
     pub async fn that_boots(&self, image: &FileName) -> Result<Option<GuestName>, GuestError> {
         let guests = self.records().all().await?;
-        let found = guests.into_iter().find(|stored| match &stored.value.boot {
+        let node = &self.resources().node;
+        let mut here = guests
+            .into_iter()
+            .filter(|stored| stored.value.node == *node);
+        let found = here.find(|stored| match &stored.value.boot {
             Boot::Firmware => false,
             Boot::Kernel { kernel, initrd, .. } => {
                 kernel == image || initrd.as_ref() == Some(image)
@@ -103,14 +107,21 @@ impl Guests {
         }
     }
 
-    /// Writes the record if it is still the one of `revision`.
-    pub(super) async fn swap(
+    /// Writes the record if it is still the one of `revision` and, in a cluster, this node has
+    /// its lease.
+    pub(super) async fn swap_under_lease(
         &self,
         guest: &Guest,
         revision: Revision,
     ) -> Result<Revision, GuestError> {
-        let id = guest.uuid.to_string();
-        match self.records().replace(&id, guest, revision).await? {
+        let key = Collection::<Guest>::key(&guest.uuid.to_string());
+        let mut swap = Transaction::new()
+            .if_unchanged(&key, revision)
+            .put(&key, encode(&key, guest)?);
+        if let Some(presence) = &self.resources().presence {
+            swap = presence.guard(swap).await?;
+        }
+        match self.resources().store.commit(swap).await? {
             Outcome::Committed(revision) => Ok(revision),
             Outcome::Conflict => Err(GuestError::Changed(guest.name.to_string())),
         }

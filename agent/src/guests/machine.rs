@@ -25,6 +25,8 @@ pub enum GuestState {
     Stopping,
     /// Its process has ended and should not have.
     Crashed,
+    /// Its node has not been heard of.
+    Unknown,
 }
 
 impl GuestState {
@@ -43,12 +45,13 @@ impl std::fmt::Display for GuestState {
             Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Crashed => "crashed",
+            Self::Unknown => "unknown",
         })
     }
 }
 
 /// How a guest is doing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// What it does.
     pub state: GuestState,

@@ -19,6 +19,7 @@ mod create;
 mod delete;
 mod ending;
 mod error;
+mod intent;
 mod lookup;
 mod machine;
 mod memory;
@@ -41,6 +42,7 @@ pub use machine::{GuestState, Status};
 pub use memory::HostMemory;
 pub use stop::StopRequest;
 
+use crate::cluster::Presence;
 use crate::domain::Guest;
 use crate::events::{EventKind, Events};
 use crate::network::Network;
@@ -63,6 +65,10 @@ pub struct Resources {
     pub reserved_memory_mib: u64,
     /// Where records are kept.
     pub store: Arc<dyn Store>,
+    /// The node's lease, in a cluster.
+    pub presence: Option<Presence>,
+    /// The node runs no guests: it is a cluster's witness.
+    pub witness: bool,
     /// What starts processes.
     pub supervisor: Direct,
     /// Where disks are kept.
@@ -123,6 +129,15 @@ impl Guests {
     pub fn status(&self, uuid: Uuid) -> Status {
         let machine = self.machines().get(&uuid).cloned();
         machine.map(|machine| machine.status()).unwrap_or_default()
+    }
+
+    /// How those guests are doing that this agent has had to do with.
+    pub fn statuses(&self) -> Vec<(Uuid, Status)> {
+        let machines = self.machines();
+        let statuses = machines.iter();
+        statuses
+            .map(|(&uuid, machine)| (uuid, machine.status()))
+            .collect()
     }
 
     /// Addresses that a guest got by DHCP.

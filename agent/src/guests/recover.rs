@@ -9,7 +9,11 @@ use pindah_vmm_api::RunState;
 use super::{GuestError, GuestState, Guests, StopRequest};
 use crate::causes::chain;
 use crate::domain::{Guest, Wanted};
+use crate::store::StoreError;
 use crate::supervisor::GuestProcess;
+
+/// How long guests wait for the cluster's majority before they start without it.
+const MAJORITY_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Guests {
     /// Brings this node's guests to where intent says. Those that run go on and notice nothing.
@@ -26,9 +30,15 @@ impl Guests {
             }
             if guest.incomplete {
                 tracing::warn!("guest {} was never completed; removing it", guest.name);
-                self.remove(&guest).await?;
+                match self.remove(&guest).await {
+                    // The next start of the agent tries it again.
+                    Err(GuestError::Store(StoreError::NoMajority)) => {}
+                    removed => removed?,
+                }
                 continue;
             }
+            let (guests, uuid) = (self.clone(), guest.uuid);
+            tokio::spawn(async move { guests.record_later(uuid).await });
             let directory = self.directory(guest.uuid);
             if let Some(process) = self.resources().supervisor.adopt(&directory) {
                 self.adopt(&guest, process).await;
@@ -36,7 +46,7 @@ impl Guests {
             }
             self.clean_up(&guest).await;
             let autostart = host_restarted && guest.autostart.enabled;
-            if guest.wanted == Wanted::Running || autostart {
+            if self.wanted(&guest) == Wanted::Running || autostart {
                 to_start.push(guest);
             }
         }
@@ -65,7 +75,7 @@ impl Guests {
         );
         self.set_state(guest, &machine, state, None);
         self.watch(guest, process);
-        if guest.wanted == Wanted::Stopped {
+        if self.wanted(guest) == Wanted::Stopped {
             // Its stop was under way when the agent before us ended.
             let request = StopRequest::default();
             if let Err(error) = self.stop(guest, &request, "pindahd").await {
@@ -75,7 +85,12 @@ impl Guests {
     }
 
     async fn start_in_order(&self, guests: Vec<Guest>) {
+        // After a power cut the nodes of a cluster find together first.
+        self.resources().store.settled(MAJORITY_PATIENCE).await;
         for guest in guests {
+            let Some(guest) = self.still_to_start(&guest).await else {
+                continue;
+            };
             match self.start(&guest, "pindahd").await {
                 Ok(task) => {
                     let ended = self
@@ -96,6 +111,14 @@ impl Guests {
             }
             tokio::time::sleep(Duration::from_secs(guest.autostart.delay_s.into())).await;
         }
+    }
+
+    /// The guest as it is now, unless it was stopped, moved or deleted while we waited.
+    async fn still_to_start(&self, guest: &Guest) -> Option<Guest> {
+        let now = self.records().get(&guest.uuid.to_string()).await;
+        let now = now.ok().flatten()?.value;
+        let unchanged = now.node == guest.node && self.wanted(&now) == self.wanted(guest);
+        unchanged.then_some(now)
     }
 
     /// A guest that should run and does not start is tried again, less and less often.

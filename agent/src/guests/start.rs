@@ -11,7 +11,7 @@ use super::machine::{Machine, Operation};
 use super::{GuestError, GuestState, Guests, seed, vm_config};
 use crate::causes::chain;
 use crate::domain::{Guest, Task, TaskKind, Wanted};
-use crate::store::Stored;
+use crate::store::{StoreError, Stored};
 use crate::supervisor::{Direct, GuestProcess};
 use crate::tasks::{Failure, TaskContext};
 
@@ -49,6 +49,10 @@ impl Guests {
     }
 
     fn require_startable(&self, guest: &Guest) -> Result<(), GuestError> {
+        guest.may_start_on(&self.resources().node)?;
+        if self.resources().witness {
+            return Err(GuestError::Witness(self.resources().node.clone()));
+        }
         if guest.incomplete {
             return Err(GuestError::Incomplete(guest.name.to_string()));
         }
@@ -91,24 +95,24 @@ impl Guests {
         Ok(())
     }
 
-    /// Writes down that this node runs the guest; of two that try, one wins.
+    /// Writes down that this node runs the guest, while it has its lease; of two that try, one
+    /// wins. A guest whose disks nobody else has needs no majority for that.
     pub(super) async fn claim(&self, stored: Stored<Guest>) -> Result<Guest, GuestError> {
         let mut guest = stored.value;
+        guest.claim(&self.resources().node)?;
         guest.wanted = Wanted::Running;
-        guest.node.clone_from(&self.resources().node);
-        guest.epoch += 1;
-        self.swap(&guest, stored.revision).await?;
-        Ok(guest)
-    }
-
-    /// Sets what is wanted of the guest.
-    pub(super) async fn want(&self, uuid: uuid::Uuid, wanted: Wanted) -> Result<(), GuestError> {
-        let key = uuid.to_string();
-        let updated = self.records().update(&key, |guest| {
-            guest.wanted = wanted;
-        });
-        updated.await?;
-        Ok(())
+        match self.swap_under_lease(&guest, stored.revision).await {
+            Ok(_) => {
+                self.forget_intent(guest.uuid);
+                Ok(guest)
+            }
+            Err(GuestError::Store(StoreError::NoMajority)) if guest.is_local() => {
+                tracing::warn!("guest {} starts without a majority", guest.name);
+                self.remember(guest.uuid, Wanted::Running)?;
+                Ok(guest)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// From off to running, or back to off with nothing left behind. The caller holds the guest's

@@ -31,6 +31,10 @@ const KEPT: usize = 1000;
 const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
 /// Why a task of an agent before us failed.
 const INTERRUPTED: &str = "the agent ended while the task ran; look at its log, and start it again";
+/// Tasks without a record that are kept.
+const UNRECORDED_KEPT: usize = 100;
+/// How long one wait for the majority is.
+const MAJORITY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a task cannot be cancelled.
 #[derive(Debug, Error)]
@@ -57,7 +61,11 @@ struct Inner {
     directory: PathBuf,
     records: Collection<Task>,
     events: Events,
+    /// When these tasks could first be begun, in milliseconds since the Unix epoch.
+    began_unix_ms: u64,
     running: Mutex<HashMap<Uuid, Running>>,
+    /// Tasks that were begun while the store took no changes: known here only.
+    unrecorded: Mutex<HashMap<Uuid, Task>>,
 }
 
 struct Running {
@@ -75,7 +83,9 @@ impl Tasks {
                 directory,
                 records: Collection::new(store),
                 events,
+                began_unix_ms: now_unix_ms(),
                 running: Mutex::default(),
+                unrecorded: Mutex::default(),
             }),
         }
     }
@@ -85,13 +95,42 @@ impl Tasks {
         running.unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unrecorded(&self) -> MutexGuard<'_, HashMap<Uuid, Task>> {
+        let unrecorded = self.inner.unrecorded.lock();
+        unrecorded.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no task runs.
+    pub fn is_idle(&self) -> bool {
+        self.running().is_empty()
+    }
+
+    /// Writes the task down. Without a majority those that a node may carry out alone are only
+    /// kept in mind.
+    async fn record(&self, task: &Task) -> Result<(), StoreError> {
+        let created = self.inner.records.create(&task.id.to_string(), task).await;
+        match created {
+            Err(StoreError::NoMajority) if task.kind.works_alone() => {
+                let mut unrecorded = self.unrecorded();
+                if unrecorded.len() >= UNRECORDED_KEPT {
+                    unrecorded.retain(|_, task| task.state == TaskState::Running);
+                }
+                unrecorded.insert(task.id, task.clone());
+                Ok(())
+            }
+            created => created.map(|_| ()),
+        }
+    }
+
     /// Marks as failed what an agent before us did not bring to an end.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn recover(&self) -> Result<(), StoreError> {
         for Stored { value: task, .. } in self.inner.records.all().await? {
-            if task.node == self.inner.node && task.state == TaskState::Running {
+            let ours = task.node == self.inner.node && !self.running().contains_key(&task.id);
+            let before = task.created_unix_ms <= self.inner.began_unix_ms;
+            if ours && before && task.state == TaskState::Running {
                 let failure = Failure::Failed(INTERRUPTED.to_owned());
                 self.end(task.id, Err(failure)).await?;
             }
@@ -157,7 +196,7 @@ impl Tasks {
             result: None,
         };
         let id = task.id;
-        self.inner.records.create(&id.to_string(), &task).await?;
+        self.record(&task).await?;
         self.tell(&task);
         let cancel = CancellationToken::new();
         let (ending, ended) = watch::channel(());
@@ -176,8 +215,12 @@ impl Tasks {
                 Ok(_) => context.log("done"),
                 Err(failure) => context.log(&failure.to_string()),
             }
-            if let Err(error) = tasks.end(id, outcome).await {
+            while let Err(error) = tasks.end(id, outcome.clone()).await {
                 tracing::error!("the end of task {id} cannot be recorded: {error}");
+                if !matches!(error, StoreError::NoMajority) {
+                    break;
+                }
+                tasks.inner.records.settled(MAJORITY_PATIENCE).await;
             }
             tasks.running().remove(&id);
             drop(ending);
@@ -199,6 +242,15 @@ impl Tasks {
             Err(Failure::Failed(error)) => (TaskState::Failed, Some(error), None),
         };
         let now = now_unix_ms();
+        let alone = self.unrecorded().get_mut(&id).map(|task| {
+            task.end(state, error.clone(), now);
+            task.result.clone_from(&result);
+            task.clone()
+        });
+        if let Some(task) = alone {
+            self.tell(&task);
+            return Ok(());
+        }
         let key = id.to_string();
         let ended = self.inner.records.update(&key, |task| {
             task.end(state, error.clone(), now);
@@ -224,6 +276,9 @@ impl Tasks {
     /// # Errors
     /// [`StoreError`].
     pub async fn get(&self, id: Uuid) -> Result<Option<Task>, StoreError> {
+        if let Some(task) = self.unrecorded().get(&id) {
+            return Ok(Some(task.clone()));
+        }
         let stored = self.inner.records.get(&id.to_string()).await?;
         Ok(stored.map(|stored| stored.value))
     }
@@ -247,7 +302,10 @@ impl Tasks {
     /// [`StoreError`].
     pub async fn list(&self) -> Result<Vec<Task>, StoreError> {
         let all = self.inner.records.all().await?;
-        Ok(all.into_iter().rev().map(|stored| stored.value).collect())
+        let mut all: Vec<Task> = all.into_iter().map(|stored| stored.value).collect();
+        all.extend(self.unrecorded().values().cloned());
+        all.sort_by_key(|task| std::cmp::Reverse(task.id));
+        Ok(all)
     }
 
     /// Lines of a task's log after the first `after`.

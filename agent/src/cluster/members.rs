@@ -1,0 +1,155 @@
+//! etcd's members: who votes, who is to.
+
+use std::time::Duration;
+
+use etcd_client::{Client, Error, MemberAddOptions};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::ClusterError;
+use crate::store::StoreError;
+
+/// How long a change of members may take.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// How long a cluster to which a member is added may take to be healthy, and how often it is
+/// looked at.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(30);
+const HEALTH_POLL: Duration = Duration::from_millis(500);
+
+/// One of etcd's members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemberView {
+    /// The node; empty: it has never started.
+    pub node: String,
+    /// Where others find it.
+    pub url: String,
+    /// Whether it counts for the majority. One that has joined does so once it knows all.
+    pub votes: bool,
+}
+
+/// The members, as this node's etcd sees them.
+#[derive(Clone)]
+pub struct Members {
+    client: Client,
+}
+
+/// A call's answer within the deadline.
+async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, ClusterError> {
+    match tokio::time::timeout(DEADLINE, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(Error::GRpcStatus(status))) => {
+            Err(ClusterError::Members(status.message().to_owned()))
+        }
+        Ok(Err(error)) => Err(ClusterError::Members(error.to_string())),
+        Err(_) => Err(StoreError::NoMajority.into()),
+    }
+}
+
+impl Members {
+    /// Asks by this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    async fn raw(&self) -> Result<Vec<(u64, MemberView)>, ClusterError> {
+        let mut client = self.client.cluster_client();
+        let list = within(client.member_list()).await?;
+        let members = list.members().iter().map(|member| {
+            let view = MemberView {
+                node: member.name().to_owned(),
+                url: member.peer_urls().first().cloned().unwrap_or_default(),
+                votes: !member.is_learner(),
+            };
+            (member.id(), view)
+        });
+        Ok(members.collect())
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// [`ClusterError::Members`], [`ClusterError::Store`].
+    pub async fn list(&self) -> Result<Vec<MemberView>, ClusterError> {
+        let members = self.raw().await?;
+        Ok(members.into_iter().map(|(_, view)| view).collect())
+    }
+
+    /// Adds one that does not vote yet, so that the majority does not depend on it before it has
+    /// started and knows all.
+    ///
+    /// # Errors
+    /// [`ClusterError::Members`], [`ClusterError::Store`].
+    pub async fn add_learner(&self, url: &str) -> Result<(), ClusterError> {
+        let end = tokio::time::Instant::now() + HEALTH_DEADLINE;
+        loop {
+            let mut client = self.client.cluster_client();
+            let options = MemberAddOptions::new().with_is_learner();
+            let added = within(client.member_add([url.to_owned()], Some(options))).await;
+            match added {
+                Ok(_) => return Ok(()),
+                // It takes members for healthy that have been connected for five seconds.
+                Err(ClusterError::Members(reason))
+                    if reason.contains("unhealthy cluster")
+                        && tokio::time::Instant::now() < end =>
+                {
+                    tokio::time::sleep(HEALTH_POLL).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Lets those vote that know all. Returns whether all vote now.
+    ///
+    /// # Errors
+    /// [`ClusterError::Members`], [`ClusterError::Store`].
+    pub async fn promote_learners(&self) -> Result<bool, ClusterError> {
+        let mut all = true;
+        for (id, view) in self.raw().await? {
+            if view.votes || view.node.is_empty() {
+                all &= view.votes;
+                continue;
+            }
+            let mut client = self.client.cluster_client();
+            match within(client.member_promote(id)).await {
+                Ok(_) => tracing::info!("node {} votes from now on", view.node),
+                Err(error) => {
+                    tracing::debug!("node {} does not vote yet: {error}", view.node);
+                    all = false;
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes the node's member, if there is one: by its name, or by where it is if it has never
+    /// started.
+    ///
+    /// # Errors
+    /// [`ClusterError::Members`], [`ClusterError::Store`].
+    pub async fn remove(&self, node: &str, url: &str) -> Result<(), ClusterError> {
+        for (id, view) in self.raw().await? {
+            if view.node == node || (view.node.is_empty() && view.url == url) {
+                let mut client = self.client.cluster_client();
+                within(client.member_remove(id)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells where the node's member is, if that is something new.
+    ///
+    /// # Errors
+    /// [`ClusterError::Members`], [`ClusterError::Store`].
+    pub async fn set_url(&self, node: &str, url: &str) -> Result<(), ClusterError> {
+        for (id, view) in self.raw().await? {
+            if view.node == node && view.url != url {
+                tracing::info!("etcd's member of node {node} is at {url} now");
+                let mut client = self.client.cluster_client();
+                within(client.member_update(id, [url.to_owned()])).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! What is wanted of a guest, when the store takes no changes: kept beside the guest's process,
+//! and written into the record as soon as it does.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{GuestError, Guests};
+use crate::domain::{Guest, Wanted};
+use crate::store::StoreError;
+
+const FILE: &str = "wanted.json";
+/// How long one wait for the majority is.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a failure waits for the next try.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl Guests {
+    fn intent_path(&self, uuid: Uuid) -> PathBuf {
+        self.directory(uuid).join(FILE)
+    }
+
+    /// What is wanted of the guest now, whether or not its record says so yet.
+    pub(super) fn wanted(&self, guest: &Guest) -> Wanted {
+        self.remembered(guest.uuid).unwrap_or(guest.wanted)
+    }
+
+    fn remembered(&self, uuid: Uuid) -> Option<Wanted> {
+        let bytes = fs::read(self.intent_path(uuid)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Sets what is wanted of the guest: in its record, or for later.
+    pub(super) async fn want(&self, uuid: Uuid, wanted: Wanted) -> Result<(), GuestError> {
+        let key = uuid.to_string();
+        let updated = self.records().update(&key, |guest| {
+            guest.wanted = wanted;
+        });
+        match updated.await {
+            Ok(_) => {
+                self.forget_intent(uuid);
+                Ok(())
+            }
+            Err(StoreError::NoMajority) => self.remember(uuid, wanted),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// For when the store takes changes again.
+    pub(super) fn remember(&self, uuid: Uuid, wanted: Wanted) -> Result<(), GuestError> {
+        let path = self.intent_path(uuid);
+        let written = serde_json::to_vec(&wanted)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| {
+                fs::create_dir_all(self.directory(uuid))?;
+                fs::write(&path, bytes)
+            });
+        written.map_err(|source| GuestError::Io { path, source })?;
+        let guests = self.clone();
+        tokio::spawn(async move { guests.record_later(uuid).await });
+        Ok(())
+    }
+
+    /// The record says what is wanted.
+    pub(super) fn forget_intent(&self, uuid: Uuid) {
+        // Mostly there is none.
+        let _ = fs::remove_file(self.intent_path(uuid));
+    }
+
+    /// Until the record says what was remembered.
+    pub(super) async fn record_later(&self, uuid: Uuid) {
+        while let Some(wanted) = self.remembered(uuid) {
+            if !self.resources().store.settled(PATIENCE).await {
+                continue;
+            }
+            let key = uuid.to_string();
+            let updated = self.records().update(&key, |guest| {
+                guest.wanted = wanted;
+            });
+            match updated.await {
+                Ok(_) if self.remembered(uuid) == Some(wanted) => self.forget_intent(uuid),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!("guest {uuid}: what is wanted of it: {error}");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Other nodes: a request that is theirs is passed on over mutual TLS, and its answer back.
+//!
+//! Each request has a connection of its own: one that was cut by a partition is noticed when it is
+//! opened, within [`CONNECT_DEADLINE`], and never waited for. Who asked goes along in headers that
+//! only a node's own port takes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use hyper_util::rt::TokioIo;
+use reqwest::Method;
+use thiserror::Error;
+
+use crate::cluster::{NodeAlive, NodeRecord};
+use crate::security::{AuthorityError, NodeCertificate, Principal, Role};
+use crate::store::{Collection, Store, StoreError};
+
+/// The node that passes a request on.
+pub const FROM: HeaderName = HeaderName::from_static("pindah-from");
+/// Who asked it.
+pub const USER: HeaderName = HeaderName::from_static("pindah-user");
+/// What that one may do.
+pub const ROLE: HeaderName = HeaderName::from_static("pindah-role");
+/// By which token it is known.
+pub const TOKEN: HeaderName = HeaderName::from_static("pindah-token");
+
+/// How long a connection may take.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a node may take for the head of its answer: longer than any wait that can be asked for.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(75);
+
+/// Why another node does not answer.
+#[derive(Debug, Error)]
+pub enum PeerError {
+    /// There is none.
+    #[error("there is no node {0}; `pindah node list` shows what there is")]
+    Unknown(String),
+    /// It has not been heard of, or does not take the connection.
+    #[error("node {node} cannot be reached: {reason}")]
+    Unreachable {
+        /// The node.
+        node: String,
+        /// Why.
+        reason: String,
+    },
+    /// It took the connection and says nothing.
+    #[error("node {node} has not answered for {} s", ANSWER_DEADLINE.as_secs())]
+    Timeout {
+        /// The node.
+        node: String,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The cluster's other nodes, as one of them sees them.
+#[derive(Clone)]
+pub struct Peers {
+    node: String,
+    nodes: Collection<NodeRecord>,
+    alive: Collection<NodeAlive>,
+    store: Arc<dyn Store>,
+    http: Arc<Mutex<reqwest::Client>>,
+}
+
+impl Peers {
+    /// As `node` sees them, which proves itself by `certificate`.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub fn new(
+        node: &str,
+        store: Arc<dyn Store>,
+        certificate: &NodeCertificate,
+    ) -> Result<Self, AuthorityError> {
+        Ok(Self {
+            node: node.to_owned(),
+            nodes: Collection::new(Arc::clone(&store)),
+            alive: Collection::new(Arc::clone(&store)),
+            store,
+            http: Arc::new(Mutex::new(client(certificate)?)),
+        })
+    }
+
+    /// Uses another certificate from now on.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub fn renew(&self, certificate: &NodeCertificate) -> Result<(), AuthorityError> {
+        let new = client(certificate)?;
+        *self.http.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    fn http(&self) -> reqwest::Client {
+        let http = self.http.lock().unwrap_or_else(PoisonError::into_inner);
+        http.clone()
+    }
+
+    /// This node.
+    pub fn this(&self) -> &str {
+        &self.node
+    }
+
+    /// All nodes, this one included.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn all(&self) -> Result<Vec<NodeRecord>, StoreError> {
+        let all = self.nodes.all().await?;
+        Ok(all.into_iter().map(|stored| stored.value).collect())
+    }
+
+    /// A node.
+    ///
+    /// # Errors
+    /// [`PeerError::Unknown`], [`PeerError::Store`].
+    pub async fn find(&self, node: &str) -> Result<NodeRecord, PeerError> {
+        let unknown = || PeerError::Unknown(node.chars().take(64).collect());
+        if !crate::domain::is_label(node) {
+            return Err(unknown());
+        }
+        let found = self.nodes.get(node).await?;
+        found.map(|stored| stored.value).ok_or_else(unknown)
+    }
+
+    /// Whether a node's lease is there.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_alive(&self, node: &str) -> Result<bool, StoreError> {
+        Ok(self.alive.get(node).await?.is_some())
+    }
+
+    /// Where a node's own port is. One whose lease is gone is not even tried, if leases count.
+    async fn base(&self, node: &str) -> Result<String, PeerError> {
+        let record = self.find(node).await?;
+        let unreachable = |reason: &str| PeerError::Unreachable {
+            node: node.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let leases_count = self.store.settled(Duration::ZERO).await;
+        if leases_count && !self.is_alive(node).await? {
+            return Err(unreachable("its agent has not been heard of"));
+        }
+        let ports = record.ports();
+        let ports = ports.ok_or_else(|| unreachable("its record has no valid port"))?;
+        let address = std::net::SocketAddr::new(record.address, ports.nodes);
+        Ok(format!("https://{address}"))
+    }
+
+    /// A request of this node's own, to `path` under `/api/v1`.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn request(
+        &self,
+        node: &str,
+        method: Method,
+        path: &str,
+    ) -> Result<reqwest::RequestBuilder, PeerError> {
+        let url = format!("{}/api/v1{path}", self.base(node).await?);
+        let as_node = Principal {
+            user: format!("node:{}", self.node),
+            role: Role::Admin,
+            token: String::new(),
+        };
+        let headers = self.headers(&as_node);
+        Ok(self.http().request(method, url).headers(headers))
+    }
+
+    fn headers(&self, principal: &Principal) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, text) in [
+            (FROM, self.node.clone()),
+            (USER, principal.user.clone()),
+            (ROLE, principal.role.to_string()),
+            (TOKEN, principal.token.clone()),
+        ] {
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                headers.insert(name, value);
+            }
+        }
+        headers
+    }
+
+    /// Passes a request on, whatever its body and answer are, a WebSocket too.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn forward(
+        &self,
+        node: &str,
+        principal: &Principal,
+        mut request: Request,
+    ) -> Result<Response, PeerError> {
+        let base = self.base(node).await?;
+        let path = request.uri().path_and_query();
+        let url = format!("{base}{}", path.map_or("/", |path| path.as_str()));
+        let upgrade = request.headers().contains_key(header::UPGRADE);
+        let client_side = upgrade.then(|| hyper::upgrade::on(&mut request));
+        let (parts, body) = request.into_parts();
+        let mut headers = parts.headers;
+        for name in [header::HOST, header::AUTHORIZATION, FROM, USER, ROLE, TOKEN] {
+            headers.remove(name);
+        }
+        if !upgrade {
+            remove_hop_by_hop(&mut headers);
+        }
+        headers.extend(self.headers(principal));
+        let mut passed_on = self.http().request(parts.method, url).headers(headers);
+        if !upgrade {
+            passed_on = passed_on.body(reqwest::Body::wrap_stream(body.into_data_stream()));
+        }
+        let answer = self.answer(node, passed_on).await?;
+        let (status, mut headers) = (answer.status(), answer.headers().clone());
+        let mut response = Response::new(Body::empty());
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(client_side) = client_side {
+                tokio::spawn(join(client_side, answer));
+            }
+        } else {
+            remove_hop_by_hop(&mut headers);
+            *response.body_mut() = Body::from_stream(answer.bytes_stream());
+        }
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+
+    /// Sends a request; its answer's head has a deadline, its body none.
+    ///
+    /// # Errors
+    /// [`PeerError::Unreachable`], [`PeerError::Timeout`].
+    pub async fn answer(
+        &self,
+        node: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, PeerError> {
+        let node = node.to_owned();
+        match tokio::time::timeout(ANSWER_DEADLINE, request.send()).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(PeerError::Unreachable {
+                node,
+                reason: crate::causes::chain(&error.without_url()),
+            }),
+            Err(_) => Err(PeerError::Timeout { node }),
+        }
+    }
+}
+
+fn client(certificate: &NodeCertificate) -> Result<reqwest::Client, AuthorityError> {
+    reqwest::Client::builder()
+        .use_preconfigured_tls(certificate.client()?)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_max_idle_per_host(0)
+        .connect_timeout(CONNECT_DEADLINE)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Duration::from_secs(5))
+        .build()
+        .map_err(|error| AuthorityError::Verifier(error.to_string()))
+}
+
+/// What speaks of one connection, not of the request (RFC 9110, section 7.6.1).
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    for name in [
+        header::CONNECTION,
+        header::UPGRADE,
+        header::TRANSFER_ENCODING,
+        header::TE,
+        header::TRAILER,
+        HeaderName::from_static("keep-alive"),
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// Both halves of a WebSocket, until either ends.
+async fn join(client_side: hyper::upgrade::OnUpgrade, answer: reqwest::Response) {
+    let (Ok(client), Ok(mut node)) = (client_side.await, answer.upgrade().await) else {
+        return;
+    };
+    // Whichever ended it, there is nobody left to tell.
+    let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut node).await;
+}
