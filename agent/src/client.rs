@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::api::{Accepted, Data, ErrorBody, ErrorCode, ErrorInfo, Listing};
+use crate::api::{Accepted, Data, ErrorBody, ErrorCode, ErrorInfo, Listing, NODE};
 use crate::domain::Task;
 
 /// Where a node is, how it proves itself, and who we are.
@@ -84,6 +84,7 @@ pub struct Client {
     context: Context,
     http: reqwest::Client,
     tls: Arc<ClientConfig>,
+    node: Option<header::HeaderValue>,
 }
 
 /// A WebSocket to a node.
@@ -121,15 +122,31 @@ impl Client {
             context,
             http,
             tls: Arc::new(tls),
+            node: None,
         })
+    }
+
+    /// The same, for a node of the cluster that is to do what is asked for.
+    ///
+    /// # Errors
+    /// [`ClientError::BadContext`]: that is no node's name.
+    pub fn on_node(mut self, node: &str) -> Result<Self, ClientError> {
+        let name = header::HeaderValue::from_str(node);
+        let valid = name.ok().filter(|_| crate::domain::is_label(node));
+        let bad = || ClientError::BadContext(format!("{node:?} is no node's name"));
+        self.node = Some(valid.ok_or_else(bad)?);
+        Ok(self)
     }
 
     /// A request to `path` under `/api/v1`.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let url = format!("{}/api/v1{path}", self.context.server);
-        self.http
-            .request(method, url)
-            .bearer_auth(&self.context.token)
+        let request = self.http.request(method, url);
+        let request = request.bearer_auth(&self.context.token);
+        match &self.node {
+            Some(node) => request.header(NODE, node),
+            None => request,
+        }
     }
 
     /// Sends a request; an answer that refuses is an error.
@@ -250,6 +267,9 @@ impl Client {
         let token = format!("Bearer {}", self.context.token);
         let token = token.parse().map_err(|error| bad(&error))?;
         request.headers_mut().insert(header::AUTHORIZATION, token);
+        if let Some(node) = &self.node {
+            request.headers_mut().insert(NODE, node.clone());
+        }
         let host = request.uri().host().unwrap_or_default();
         let host = host
             .trim_start_matches('[')

@@ -1,5 +1,6 @@
 //! `pindah`: a client of the REST API and nothing else. One file a noun.
 
+mod cluster;
 mod console;
 mod guest;
 mod image;
@@ -35,6 +36,10 @@ struct Arguments {
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
+    /// The node of a cluster that is to do it: that a new guest is to be on, whose images are
+    /// meant.
+    #[arg(long, global = true, value_name = "NODE")]
+    node: Option<String>,
     #[command(subcommand)]
     noun: Noun,
 }
@@ -50,6 +55,9 @@ enum Noun {
     /// Everything that lasts.
     #[command(subcommand)]
     Task(task::TaskCommand),
+    /// Several nodes that act as one.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// The machines.
     #[command(subcommand)]
     Node(node::NodeCommand),
@@ -95,12 +103,16 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         let path = arguments
             .context
             .unwrap_or_else(|| PathBuf::from(STATE_DIRECTORY).join(ADMIN_CONTEXT));
-        let client = Client::new(Context::load(&path)?)?;
+        let mut client = Client::new(Context::load(&path)?)?;
+        if let Some(node) = &arguments.node {
+            client = client.on_node(node)?;
+        }
         let output = Output::new(arguments.json);
         match arguments.noun {
             Noun::Guest(command) => command.run(&client, output).await,
             Noun::Image(command) => command.run(&client, output).await,
             Noun::Task(command) => command.run(&client, output).await,
+            Noun::Cluster(command) => command.run(&client, &path, output).await,
             Noun::Node(command) => command.run(&client, output).await,
             Noun::Token(command) => command.run(&client, output).await,
             Noun::User(command) => command.run(&client, output).await,

@@ -1,10 +1,14 @@
 //! `pindah node …`.
 
 use clap::Subcommand;
+use reqwest::Method;
 
 use super::output::{Output, mib, properties, table};
 use crate::api::NodeView;
 use crate::client::Client;
+
+/// Clocks that differ by less are the same, in milliseconds.
+const CLOCK_TOLERATED_MS: i64 = 500;
 
 /// The machines.
 #[derive(Debug, Subcommand)]
@@ -14,7 +18,17 @@ pub(super) enum NodeCommand {
     /// Show a node.
     Show {
         /// The node.
+        #[arg(id = "name", value_name = "NODE")]
         node: String,
+    },
+    /// Take a dead node out of the cluster.
+    Remove {
+        /// The node.
+        #[arg(id = "name", value_name = "NODE")]
+        node: String,
+        /// It never comes back; the guests on its own disks are given up.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -25,7 +39,7 @@ impl NodeCommand {
                 let nodes: Vec<NodeView> = client.list("/nodes").await?;
                 output.show(&nodes, |nodes| {
                     let head = [
-                        "NODE", "VERSION", "CPUS", "MEMORY", "FREE", "GUESTS", "RUNNING",
+                        "NODE", "HEALTH", "VERSION", "CPUS", "MEMORY", "FREE", "GUESTS", "RUNNING",
                     ];
                     table(&head, nodes.iter().map(row))
                 })
@@ -35,13 +49,37 @@ impl NodeCommand {
                 let node: NodeView = client.get(&format!("/nodes/{node}")).await?;
                 output.show(&node, show)
             }
+            Self::Remove { node, force } => {
+                let node = super::guest::segment(&node)?;
+                let request = client.request(Method::DELETE, &format!("/nodes/{node}"));
+                client.send(request.query(&[("force", force)])).await?;
+                Ok(())
+            }
         }
     }
+}
+
+/// A word, and what does not stay unsaid.
+fn health(node: &NodeView) -> String {
+    let mut words = vec![node.health.to_string()];
+    if node.witness {
+        words.push("witness".to_owned());
+    }
+    match node.clock_ahead_ms {
+        Some(ahead) if ahead.abs() >= CLOCK_TOLERATED_MS => {
+            let seconds = ahead.abs() as f64 / 1000.0;
+            let side = if ahead > 0 { "ahead" } else { "behind" };
+            words.push(format!("clock {seconds:.1} s {side}"));
+        }
+        _ => {}
+    }
+    words.join(", ")
 }
 
 fn row(node: &NodeView) -> Vec<String> {
     vec![
         node.name.clone(),
+        health(node),
         node.version.clone(),
         node.cpus.to_string(),
         mib(node.memory_mib),
@@ -62,6 +100,8 @@ fn show(node: &NodeView) -> String {
         .collect();
     properties(&[
         ("node", node.name.clone()),
+        ("health", health(node)),
+        ("address", node.address.clone().unwrap_or_default()),
         ("version", node.version.clone()),
         ("cpus", node.cpus.to_string()),
         ("kvm", if node.kvm { "yes" } else { "no" }.to_owned()),
