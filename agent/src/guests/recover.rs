@@ -1,10 +1,12 @@
 //! After the agent's start: find the guests that run, start those that should, remove what was
 //! half-made.
 
+use std::collections::HashSet;
 use std::fs;
 use std::time::Duration;
 
 use pindah_vmm_api::RunState;
+use uuid::Uuid;
 
 use super::{GuestError, GuestState, Guests, StopRequest};
 use crate::causes::chain;
@@ -22,10 +24,34 @@ impl Guests {
     /// # Errors
     /// [`GuestError::Store`].
     pub async fn recover(&self, host_restarted: bool) -> Result<(), GuestError> {
+        let mut seen = HashSet::new();
+        let current = self.resources().store.settled(Duration::ZERO).await;
+        self.recover_unseen(host_restarted, &mut seen).await?;
+        if current {
+            return self.remove_strays().await;
+        }
+        // What this node remembers may be old: look again when the cluster has its majority.
+        let guests = self.clone();
+        tokio::spawn(async move {
+            while !guests.resources().store.settled(MAJORITY_PATIENCE).await {}
+            if let Err(error) = guests.recover_unseen(host_restarted, &mut seen).await {
+                tracing::error!("{}", chain(&error));
+            }
+        });
+        Ok(())
+    }
+
+    /// Those of this node's guests that are not in `seen` yet.
+    async fn recover_unseen(
+        &self,
+        host_restarted: bool,
+        seen: &mut HashSet<Uuid>,
+    ) -> Result<(), GuestError> {
         let mut to_start = Vec::new();
         for stored in self.records().all().await? {
             let guest = stored.value;
-            if guest.node != self.resources().node {
+            let known = self.status(guest.uuid).state.has_process();
+            if guest.node != self.resources().node || known || !seen.insert(guest.uuid) {
                 continue;
             }
             if guest.incomplete {
@@ -50,7 +76,6 @@ impl Guests {
                 to_start.push(guest);
             }
         }
-        self.remove_strays().await?;
         to_start.sort_by_key(|guest| guest.autostart.order);
         let guests = self.clone();
         tokio::spawn(async move { guests.start_in_order(to_start).await });
