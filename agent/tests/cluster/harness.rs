@@ -1,0 +1,441 @@
+//! Starts a site of several nodes, lets parts of it fail, and leaves nothing behind.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use pindah_agent::supervisor::{Identity, find_process};
+use serde_json::Value;
+
+/// How long a condition may take on the slowest host before the test has failed.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(100);
+/// The port of all APIs.
+const PORT: u16 = 7480;
+
+/// Whether everything is here; says what is not.
+pub fn host_can() -> bool {
+    let kvm = File::options().read(true).write(true).open("/dev/kvm");
+    let missing = if kvm.is_err() {
+        "/dev/kvm does not open"
+    } else if !rustix::process::geteuid().is_root() {
+        "network namespaces need root"
+    } else if Command::new("etcd").arg("--version").output().is_err() {
+        "etcd is not installed"
+    } else {
+        return true;
+    };
+    eprintln!("skipped: {missing}");
+    false
+}
+
+/// The directory with `pindah-vmm` and the probe, built once a test run.
+pub fn programs() -> &'static Path {
+    static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        let agent = Path::new(env!("CARGO_BIN_EXE_pindahd"));
+        let target = agent.ancestors().nth(2).expect("target/PROFILE/pindahd");
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--bins", "-p", "pindah-vmm"])
+            .args(["-p", "pindah-probe", "--target-dir"])
+            .arg(target)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .expect("cargo runs");
+        assert!(built.success(), "the VMM and the probe do not build");
+        target.join("debug")
+    })
+}
+
+/// A node: an agent in its namespace.
+pub struct Node {
+    /// `node1`, …
+    pub name: String,
+    namespace: String,
+    directory: PathBuf,
+    process: Option<Child>,
+}
+
+/// Some nodes on one link.
+pub struct Site {
+    hub: String,
+    nodes: Vec<Node>,
+    directory: tempfile::TempDir,
+}
+
+/// Events of a node, as they come.
+pub struct Listener {
+    path: PathBuf,
+    process: Child,
+}
+
+impl Listener {
+    /// All until now.
+    pub fn heard(&self) -> String {
+        fs::read_to_string(&self.path).unwrap_or_default()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What `pindah` printed, if it did what it was asked to; else why not.
+pub type Said = Result<String, String>;
+
+impl Site {
+    /// Nodes that are alone yet. `tag` is two letters, unique among the tests.
+    pub fn new(tag: &str, count: usize) -> Self {
+        let directory = tempfile::Builder::new().prefix("pc-").tempdir_in("/tmp");
+        let directory = directory.expect("a temporary directory");
+        let base = format!("pc{tag}{}", std::process::id());
+        let hub = format!("{base}h");
+        ip(&["netns", "add", &hub]);
+        ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"]);
+        ip(&["-n", &hub, "link", "set", "br0", "up"]);
+        let mut site = Self {
+            hub,
+            nodes: Vec::new(),
+            directory,
+        };
+        for number in 1..=count {
+            let node = site.make_node(&base, number);
+            site.nodes.push(node);
+            site.start(number);
+        }
+        site
+    }
+
+    fn make_node(&self, base: &str, number: usize) -> Node {
+        let namespace = format!("{base}n{number}");
+        let port = format!("port{number}");
+        let address = format!("10.77.0.{number}/24");
+        ip(&["netns", "add", &namespace]);
+        ip(&["-n", &namespace, "link", "set", "lo", "up"]);
+        ip(&[
+            "-n", &namespace, "link", "add", "eth0", "type", "veth", "peer", "name", &port,
+            "netns", &self.hub,
+        ]);
+        ip(&["-n", &self.hub, "link", "set", &port, "master", "br0", "up"]);
+        ip(&["-n", &namespace, "addr", "add", &address, "dev", "eth0"]);
+        ip(&["-n", &namespace, "link", "set", "eth0", "up"]);
+        let directory = self.directory.path().join(format!("{number}"));
+        fs::create_dir(&directory).expect("a directory");
+        let config = format!(
+            "node = 'node{number}'\nlisten = '0.0.0.0:{PORT}'\nstop_deadline_s = 1\n\
+             state_dir = '{}'\nvmm = '{}'\nnetwork.enabled = false\n",
+            directory.join("s").display(),
+            programs().join("pindah-vmm").display(),
+        );
+        fs::write(directory.join("pindahd.toml"), config).expect("a configuration");
+        Node {
+            name: format!("node{number}"),
+            namespace,
+            directory,
+            process: None,
+        }
+    }
+
+    fn node(&self, number: usize) -> &Node {
+        &self.nodes[number - 1]
+    }
+
+    /// A path in the node's state directory.
+    pub fn state(&self, number: usize, name: &str) -> PathBuf {
+        self.node(number).directory.join("s").join(name)
+    }
+
+    /// What the node's agent has logged.
+    pub fn log(&self, number: usize) -> String {
+        fs::read_to_string(self.node(number).directory.join("log")).unwrap_or_default()
+    }
+
+    /// Starts the node's agent; it may not serve yet.
+    pub fn start(&mut self, number: usize) {
+        let node = &mut self.nodes[number - 1];
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(node.directory.join("log"))
+            .expect("a log");
+        let child = Command::new("ip")
+            .args(["netns", "exec", &node.namespace])
+            .arg(env!("CARGO_BIN_EXE_pindahd"))
+            .arg("--config")
+            .arg(node.directory.join("pindahd.toml"))
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn();
+        node.process = Some(child.expect("pindahd starts"));
+    }
+
+    /// SIGKILL to the agent, in the middle of whatever it does.
+    pub fn kill_agent(&mut self, number: usize) {
+        if let Some(mut process) = self.nodes[number - 1].process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    fn etcd(&self, number: usize) -> Option<Identity> {
+        find_process("--data-dir", &self.state(number, "etcd/data"))
+    }
+
+    /// SIGKILL to the node's etcd.
+    pub fn kill_etcd(&self, number: usize) {
+        let etcd = self.etcd(number).expect("an etcd");
+        etcd.kill().expect("etcd can be killed");
+    }
+
+    /// How many etcds the node has.
+    pub fn etcds(&self, number: usize) -> usize {
+        count_processes("--data-dir", &self.state(number, "etcd/data"))
+    }
+
+    /// The node as after a pulled plug, its guests too.
+    pub fn power_off(&mut self, number: usize) {
+        self.kill_agent(number);
+        for _ in 0..3 {
+            if let Some(etcd) = self.etcd(number) {
+                let _ = etcd.kill();
+            }
+            for guest in self.guest_sockets(number) {
+                if let Some(vmm) = find_process("--api", &guest) {
+                    let _ = vmm.kill();
+                }
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn guest_sockets(&self, number: usize) -> Vec<PathBuf> {
+        let guests = fs::read_dir(self.state(number, "guests"));
+        let guests = guests.into_iter().flatten().flatten();
+        guests.map(|guest| guest.path().join("api")).collect()
+    }
+
+    /// The nodes on which a guest has a process, a node as often as it has one.
+    pub fn runs_on(&self, uuid: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let socket = self.state(index + 1, "guests").join(uuid).join("api");
+            for _ in 0..count_processes("--api", &socket) {
+                found.push(node.name.clone());
+            }
+        }
+        found
+    }
+
+    /// Cuts the node off the others.
+    pub fn cut(&self, number: usize) {
+        let port = format!("port{number}");
+        ip(&["-n", &self.hub, "link", "set", &port, "down"]);
+    }
+
+    /// Connects it again.
+    pub fn heal(&self, number: usize) {
+        let port = format!("port{number}");
+        ip(&["-n", &self.hub, "link", "set", &port, "up"]);
+    }
+
+    /// `pindah`, as root on the node.
+    pub fn command(&self, number: usize, arguments: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.node(number).namespace])
+            .arg(env!("CARGO_BIN_EXE_pindah"))
+            .args(arguments)
+            .env("PINDAH_CONTEXT", self.state(number, "admin.json"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `pindah` on the node.
+    pub fn pindah(&self, number: usize, arguments: &[&str]) -> Said {
+        let output = self.command(number, arguments).output();
+        let output = output.expect("pindah starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stderr))
+        }
+    }
+
+    /// Runs `pindah` on the node, until it does what it is asked to.
+    pub fn must(&self, number: usize, arguments: &[&str]) -> String {
+        match self.pindah(number, arguments) {
+            Ok(said) => said,
+            Err(error) => panic!("{arguments:?}: {error}\n{}", self.log(number)),
+        }
+    }
+
+    /// What `pindah` prints as JSON; null if it refuses.
+    pub fn json(&self, number: usize, arguments: &[&str]) -> Value {
+        let mut all = arguments.to_vec();
+        all.push("--json");
+        let said = self.pindah(number, &all).unwrap_or_default();
+        serde_json::from_str(&said).unwrap_or(Value::Null)
+    }
+
+    /// Listens to a node's events.
+    pub fn listen(&self, number: usize) -> Listener {
+        let context = fs::read(self.state(number, "admin.json")).expect("a context");
+        let context: Value = serde_json::from_slice(&context).expect("a context");
+        let text = |name: &str| context[name].as_str().expect("a text").to_owned();
+        let authority = self.node(number).directory.join("ca.pem");
+        fs::write(&authority, text("authority")).expect("a file");
+        let path = self.node(number).directory.join("events");
+        let process = Command::new("ip")
+            .args(["netns", "exec", &self.node(number).namespace])
+            .args(["curl", "--silent", "--no-buffer", "--cacert"])
+            .arg(authority)
+            .args([
+                "--header",
+                &format!("Authorization: Bearer {}", text("token")),
+            ])
+            .arg(format!("{}/api/v1/events", text("server")))
+            .stdin(Stdio::null())
+            .stdout(File::create(&path).expect("a file"))
+            .spawn()
+            .expect("curl starts");
+        Listener { path, process }
+    }
+
+    /// Gives the node another address, as a new router might.
+    pub fn readdress(&self, number: usize, address: &str) {
+        let namespace = &self.node(number).namespace;
+        ip(&["-n", namespace, "addr", "flush", "dev", "eth0"]);
+        ip(&["-n", namespace, "addr", "add", address, "dev", "eth0"]);
+    }
+
+    /// Waits until the node says so.
+    pub fn wait(&self, number: usize, what: &str, mut condition: impl FnMut() -> bool) {
+        let end = Instant::now() + DEADLINE;
+        while !condition() {
+            assert!(Instant::now() < end, "{what}:\n{}", self.log(number));
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until the node's agent answers.
+    pub fn wait_until_it_serves(&self, number: usize) {
+        self.wait(number, "it does not serve", || {
+            self.pindah(number, &["node", "list"]).is_ok()
+        });
+    }
+
+    /// Waits until the node sees the guest do this.
+    pub fn wait_state(&self, number: usize, guest: &str, state: &str) {
+        self.wait(number, &format!("{guest} is not {state}"), || {
+            self.json(number, &["guest", "show", guest])["state"] == state
+        });
+    }
+
+    /// Waits until the node sees a majority, or none.
+    pub fn wait_majority(&self, number: usize, there: bool) {
+        self.wait(number, &format!("majority is not {there}"), || {
+            self.json(number, &["cluster", "show"])["majority"] == there
+        });
+    }
+
+    /// Makes a cluster of all nodes, the first one first.
+    pub fn form(&self) {
+        for number in 1..=self.nodes.len() {
+            self.wait_until_it_serves(number);
+        }
+        self.must(1, &["cluster", "init"]);
+        for number in 2..=self.nodes.len() {
+            self.join(number, 1);
+        }
+        self.wait(1, "not all vote", || {
+            let members = self.json(1, &["cluster", "show"])["members"].clone();
+            let members = members.as_array().cloned().unwrap_or_default();
+            members.len() == self.nodes.len() && members.iter().all(|one| one["votes"] == true)
+        });
+    }
+
+    /// Takes a node in by a token of another.
+    pub fn join(&self, number: usize, by: usize) {
+        let token = self.must(by, &["cluster", "token"]);
+        let address = format!("10.77.0.{by}");
+        self.must(number, &["cluster", "join", &address, token.trim()]);
+    }
+
+    /// Creates and starts a probe on a node, by way of another. Returns its UUID.
+    pub fn create(&self, by: usize, on: usize, name: &str) -> String {
+        let probe = programs().join("pindah-probe");
+        let probe = probe.to_str().expect("a path in UTF-8");
+        let on = self.node(on).name.as_str();
+        self.must(
+            by,
+            &[
+                "guest",
+                "create",
+                name,
+                "--memory",
+                "64M",
+                "--no-network",
+                "--kernel",
+                probe,
+                "--cmdline",
+                "ws_mib=4",
+                "--start",
+                "--node",
+                on,
+            ],
+        );
+        let guest = self.json(by, &["guest", "show", name]);
+        assert_eq!(guest["node"], on, "{guest}");
+        guest["uuid"].as_str().expect("a UUID").to_owned()
+    }
+
+    /// Fails if a guest, an etcd beyond one a node, or a directory is left.
+    pub fn assert_clean(&self) {
+        for number in 1..=self.nodes.len() {
+            for part in ["guests", "pool/volumes"] {
+                let left = fs::read_dir(self.state(number, part));
+                let left: Vec<_> = left.into_iter().flatten().flatten().collect();
+                assert!(left.is_empty(), "node{number} {part} still has {left:?}");
+            }
+            assert!(self.etcds(number) <= 1, "node{number} has several etcds");
+        }
+    }
+}
+
+fn count_processes(option: &str, path: &Path) -> usize {
+    let wanted = path.as_os_str().as_encoded_bytes();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let has = |entry: &fs::DirEntry| {
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let mut arguments = arguments.split(|&byte| byte == 0);
+        arguments.any(|one| one == option.as_bytes()) && arguments.next() == Some(wanted)
+    };
+    processes.filter(has).count()
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for number in 1..=self.nodes.len() {
+            self.power_off(number);
+            let namespace = self.node(number).namespace.clone();
+            let _ = Command::new("ip")
+                .args(["netns", "delete", &namespace])
+                .status();
+        }
+        let _ = Command::new("ip")
+            .args(["netns", "delete", &self.hub])
+            .status();
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status();
+    let status = status.expect("ip starts");
+    assert!(status.success(), "ip {arguments:?}: {status}");
+}

@@ -1,0 +1,9 @@
+//! Three real agents with a real etcd of three members, each in a network namespace of its own.
+//!
+//! Tests that need what the host does not have (root, etcd, `/dev/kvm`) say so and end.
+
+mod failure;
+mod formation;
+mod harness;
+mod majority;
+mod recovery;
