@@ -18,9 +18,11 @@ use crate::security::{AuditEntry, Principal, Role};
 #[derive(Clone, Copy)]
 pub(super) struct FromNode;
 
-/// Who asked the node that passes this on.
-fn passed_on(headers: &HeaderMap) -> Option<Principal> {
+/// Who asked the node that passes this on. A node that was removed still has its certificate, and
+/// is nobody.
+async fn passed_on(api: &Api, headers: &HeaderMap) -> Option<Principal> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    api.peers()?.find(text(peer::FROM)?).await.ok()?;
     let role = serde_json::from_value(text(peer::ROLE)?.into()).ok()?;
     Some(Principal {
         user: text(peer::USER)?.to_owned(),
@@ -38,8 +40,9 @@ pub(super) async fn authenticate(
     next: Next,
 ) -> Response {
     let from_node = request.extensions().get::<FromNode>().is_some();
-    let principal = match bearer(request.headers()) {
-        _ if from_node => passed_on(request.headers()),
+    let headers = request.headers().clone();
+    let principal = match bearer(&headers) {
+        _ if from_node => passed_on(&api, &headers).await,
         None => None,
         Some(token) => match api.accounts.authenticate(token).await {
             Ok(principal) => Some(principal),
