@@ -240,7 +240,9 @@ impl From<ClusterError> for ApiError {
             | ClusterError::HasGuests(..)
             | ClusterError::NameTaken(_)
             | ClusterError::NodeState(_) => ErrorCode::Conflict,
-            ClusterError::NotReady(..) | ClusterError::Members(_) => ErrorCode::Unavailable,
+            ClusterError::NotReady(..)
+            | ClusterError::NotEntered { .. }
+            | ClusterError::Members(_) => ErrorCode::Unavailable,
             ClusterError::Io { .. }
             | ClusterError::Etcd(_)
             | ClusterError::Authority(_)

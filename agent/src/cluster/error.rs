@@ -47,6 +47,18 @@ pub enum ClusterError {
         /// What it says.
         reason: String,
     },
+    /// We were let in, and did not come in.
+    #[error(
+        "node {node} could not enter; before it tries again, run `pindah node remove {node} \
+         --force` on a node of the cluster"
+    )]
+    NotEntered {
+        /// We.
+        node: String,
+        /// Why not.
+        #[source]
+        source: Box<ClusterError>,
+    },
     /// There is a node of this name.
     #[error("there is a node {0} already; set node = in its pindahd.toml to another name")]
     NameTaken(String),

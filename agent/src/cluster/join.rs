@@ -218,7 +218,10 @@ impl Site {
             if !again {
                 self.stay_out(&membership, &before).await?;
             }
-            return Err(error);
+            return Err(ClusterError::NotEntered {
+                node: membership.node,
+                source: Box::new(error),
+            });
         }
         self.restart();
         Ok(())
@@ -274,8 +277,7 @@ impl Site {
         Ok(())
     }
 
-    /// As if nothing had been asked. The cluster still has a record of us; `pindah node remove`
-    /// there removes it.
+    /// As if nothing had been asked, but for the cluster's record of us.
     async fn stay_out(
         &self,
         membership: &Membership,
