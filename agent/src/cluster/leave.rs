@@ -32,9 +32,16 @@ impl Site {
             let text = "this node is the cluster's only one; it cannot leave itself";
             return Err(ClusterError::NodeState(text.to_owned()));
         }
+        // Our etcd takes no records once it is out, so they go first, and come back if it stays in.
+        let record = self.nodes().get(node).await?;
         self.remove_records(node).await?;
         let url = member.etcd.ports.etcd_peer_url(member.etcd.address);
-        members.remove(node, &url).await?;
+        if let Err(error) = members.remove(node, &url).await {
+            if let Some(record) = record {
+                self.nodes().create(node, &record.value).await?;
+            }
+            return Err(error);
+        }
         let state_dir = &self.config.state_dir;
         Membership::remove(state_dir).map_err(|source| self.io(source))?;
         member.wipe_etcd().await?;

@@ -12,8 +12,7 @@ use crate::store::StoreError;
 /// How long a change of members may take.
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// How long a cluster to which a member is added may take to be healthy, and how often it is
-/// looked at.
+/// How long a cluster whose members change may take to be healthy, and how often it is looked at.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(30);
 const HEALTH_POLL: Duration = Duration::from_millis(500);
 
@@ -43,6 +42,23 @@ async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Cl
         }
         Ok(Err(error)) => Err(ClusterError::Members(error.to_string())),
         Err(_) => Err(StoreError::NoMajority.into()),
+    }
+}
+
+/// etcd changes its members only when all others have been connected for five seconds.
+async fn when_healthy<T, F: Future<Output = Result<T, Error>>>(
+    call: impl Fn() -> F,
+) -> Result<T, ClusterError> {
+    let end = tokio::time::Instant::now() + HEALTH_DEADLINE;
+    loop {
+        match within(call()).await {
+            Err(ClusterError::Members(reason))
+                if reason.contains("unhealthy cluster") && tokio::time::Instant::now() < end =>
+            {
+                tokio::time::sleep(HEALTH_POLL).await;
+            }
+            answer => return answer,
+        }
     }
 }
 
@@ -81,23 +97,14 @@ impl Members {
     /// # Errors
     /// [`ClusterError::Members`], [`ClusterError::Store`].
     pub async fn add_learner(&self, url: &str) -> Result<(), ClusterError> {
-        let end = tokio::time::Instant::now() + HEALTH_DEADLINE;
-        loop {
+        let added = when_healthy(|| {
             let mut client = self.client.cluster_client();
             let options = MemberAddOptions::new().with_is_learner();
-            let added = within(client.member_add([url.to_owned()], Some(options))).await;
-            match added {
-                Ok(_) => return Ok(()),
-                // It takes members for healthy that have been connected for five seconds.
-                Err(ClusterError::Members(reason))
-                    if reason.contains("unhealthy cluster")
-                        && tokio::time::Instant::now() < end =>
-                {
-                    tokio::time::sleep(HEALTH_POLL).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+            let url = url.to_owned();
+            async move { client.member_add([url], Some(options)).await }
+        });
+        added.await?;
+        Ok(())
     }
 
     /// Lets those vote that know all. Returns whether all vote now.
@@ -131,8 +138,11 @@ impl Members {
     pub async fn remove(&self, node: &str, url: &str) -> Result<(), ClusterError> {
         for (id, view) in self.raw().await? {
             if view.node == node || (view.node.is_empty() && view.url == url) {
-                let mut client = self.client.cluster_client();
-                within(client.member_remove(id)).await?;
+                let removed = when_healthy(|| {
+                    let mut client = self.client.cluster_client();
+                    async move { client.member_remove(id).await }
+                });
+                removed.await?;
             }
         }
         Ok(())

@@ -54,7 +54,7 @@ fn agent_and_etcd_that_are_killed_cost_nobody_a_guest() {
 }
 
 #[test]
-fn node_with_a_new_address_is_found_there() {
+fn node_with_a_new_address_is_found_there_and_a_dead_one_removed() {
     if !host_can() {
         return;
     }
@@ -80,6 +80,13 @@ fn node_with_a_new_address_is_found_there() {
     site.kill_etcd(2);
     site.create(1, 3, "app");
     site.must(1, &["guest", "delete", "app", "--force", "--yes"]);
+    // The dead one is taken out, and its name is free.
+    site.wait(1, "node2 is still taken for alive", || {
+        site.json(1, &["node", "list"])[1]["health"] == "unreachable"
+    });
+    site.must(3, &["node", "remove", "node2", "--force"]);
+    let members = site.json(1, &["cluster", "show"])["members"].clone();
+    assert_eq!(members.as_array().unwrap().len(), 2, "{members}");
     site.assert_clean();
 }
 
