@@ -1,20 +1,18 @@
 //! A node, put together: from its configuration to an API that serves.
 
-use std::fs;
-use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod admin_context;
+mod renewal;
+mod state;
 
-use axum_server::tls_rustls::RustlsConfig;
-use rustix::fs::{FlockOperation, flock};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::api::{Api, Parts, Running, ServeError, Server};
 use crate::causes::chain;
-use crate::client::Context;
 use crate::cluster::{
     ClusterError, Member, Membership, Reporter, Site, SiteParts, current_address, etcd_config,
     own_names, ports,
@@ -24,13 +22,15 @@ use crate::events::Events;
 use crate::guests::{GuestError, Guests, Resources};
 use crate::network::Network;
 use crate::security::{
-    AccountError, Accounts, AuditLog, Authority, AuthorityError, LoginLimit, NewToken,
-    NodeCertificate, Role,
+    AccountError, Accounts, AuditLog, Authority, AuthorityError, LoginLimit, NodeCertificate,
 };
 use crate::storage::{DirPool, StorageError};
 use crate::store::{SqliteStore, Store, StoreError};
 use crate::supervisor::Direct;
 use crate::tasks::Tasks;
+use admin_context::AdminContext;
+use renewal::Renewal;
+use state::{State, file_error};
 
 /// Who root is on its own node: what `pindah` uses if nothing else is said.
 pub const ADMIN_CONTEXT: &str = "admin.json";
@@ -39,9 +39,6 @@ pub const ADMIN_CONTEXT: &str = "admin.json";
 const MAJORITY_PATIENCE: Duration = Duration::from_secs(5);
 /// How long what needs the majority waits for the next try.
 const RETRY: Duration = Duration::from_secs(2);
-/// How often it is looked whether the certificate must be made anew, and how long it is used.
-const RENEWAL_LOOK: Duration = Duration::from_secs(60);
-const RENEWAL_PERIOD: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Why a node does not start.
 #[derive(Debug, Error)]
@@ -91,70 +88,6 @@ pub struct Node {
     site: Site,
     /// Held as long as we live.
     _lock: fs::File,
-}
-
-/// The state directory's parts, and who may look into them.
-struct State {
-    root: PathBuf,
-}
-
-impl State {
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.join(name)
-    }
-
-    /// The root is open for dnsmasq, which reads its own part without being root.
-    fn open(root: &Path) -> Result<(Self, fs::File), StartError> {
-        make_directory(root, 0o755)?;
-        let state = Self {
-            root: root.to_owned(),
-        };
-        for name in ["private", "guests", "tasks"] {
-            make_directory(&state.path(name), 0o700)?;
-        }
-        let lock = state.lock()?;
-        Ok((state, lock))
-    }
-
-    fn lock(&self) -> Result<fs::File, StartError> {
-        let path = self.path("lock");
-        let mut options = fs::OpenOptions::new();
-        let opened = options.write(true).create(true).truncate(false).mode(0o600);
-        let lock = opened.open(&path).map_err(file_error("open", &path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(lock),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::InUse(self.root.clone())),
-            Err(error) => Err(file_error("lock", &path)(error.into())),
-        }
-    }
-
-    /// Whether the host has started since an agent last ran here.
-    fn host_restarted(&self) -> Result<bool, StartError> {
-        let source = Path::new("/proc/sys/kernel/random/boot_id");
-        let now = fs::read_to_string(source).map_err(file_error("read", source))?;
-        let path = self.path("boot_id");
-        let before = fs::read_to_string(&path).unwrap_or_default();
-        fs::write(&path, &now).map_err(file_error("write", &path))?;
-        Ok(before != now)
-    }
-}
-
-fn make_directory(path: &Path, mode: u32) -> Result<(), StartError> {
-    let mut builder = fs::DirBuilder::new();
-    let created = builder.recursive(true).mode(mode).create(path);
-    created.map_err(file_error("create", path))
-}
-
-fn file_error(
-    action: &'static str,
-    path: &Path,
-) -> impl FnOnce(std::io::Error) -> StartError + use<> {
-    let path = path.to_owned();
-    move |source| StartError::File {
-        action,
-        path,
-        source,
-    }
 }
 
 /// What comes after a node's end.
@@ -407,115 +340,5 @@ async fn apply_network(config: &Config, state: &State) -> Option<Network> {
             tracing::error!("the node's own network cannot be set up: {}", chain(&error));
             None
         }
-    }
-}
-
-/// Makes the node's certificate anew in time, and when its addresses change.
-struct Renewal {
-    config: Config,
-    site: Site,
-    authority: Authority,
-    names: Vec<String>,
-    everybody: RustlsConfig,
-    nodes: Option<RustlsConfig>,
-}
-
-impl Renewal {
-    async fn run(mut self) {
-        let mut issued = Instant::now();
-        loop {
-            tokio::time::sleep(RENEWAL_LOOK).await;
-            let address = self.site.member.as_ref();
-            let address = address.map(|member| member.membership.address);
-            let names = own_names(&self.config, address).await;
-            if names == self.names && issued.elapsed() < RENEWAL_PERIOD {
-                continue;
-            }
-            match self.renew(&names) {
-                Ok(()) => {
-                    tracing::info!("this node has a new certificate");
-                    issued = Instant::now();
-                    self.names = names;
-                }
-                Err(error) => tracing::error!("no new certificate: {}", chain(&error)),
-            }
-        }
-    }
-
-    fn renew(&self, names: &[String]) -> Result<(), ClusterError> {
-        let certificate = self.authority.issue(names)?;
-        self.everybody.reload_from_config(certificate.server()?);
-        if let Some(nodes) = &self.nodes {
-            nodes.reload_from_config(certificate.server_for_nodes()?);
-        }
-        match &self.site.member {
-            Some(member) => member.renew(&certificate),
-            None => Ok(()),
-        }
-    }
-}
-
-/// So that root on this node need not log in. A token that is good stays.
-struct AdminContext {
-    path: PathBuf,
-    accounts: Accounts,
-    authority: String,
-    address: SocketAddr,
-}
-
-impl AdminContext {
-    /// At once; in a cluster that has no majority, when it has one.
-    async fn write_soon(self, in_cluster: bool) -> Result<(), StartError> {
-        match self.write().await {
-            Err(StartError::Account(AccountError::Store(StoreError::NoMajority))) if in_cluster => {
-                tokio::spawn(async move {
-                    while let Err(error) = self.write().await {
-                        tracing::debug!("{}", chain(&error));
-                        tokio::time::sleep(RETRY).await;
-                    }
-                });
-                Ok(())
-            }
-            written => written,
-        }
-    }
-
-    async fn write(&self) -> Result<(), StartError> {
-        let before = Context::load(&self.path).ok();
-        let mut token = before.map(|context| context.token);
-        if let Some(text) = &token
-            && self.accounts.authenticate(text).await.is_err()
-        {
-            token = None;
-        }
-        let token = if let Some(token) = token {
-            token
-        } else {
-            let new = NewToken {
-                name: "root".to_owned(),
-                role: Role::Admin,
-            };
-            self.accounts.create_token(&new).await?.1
-        };
-        let ip = if self.address.ip().is_unspecified() {
-            IpAddr::V4(Ipv4Addr::LOCALHOST)
-        } else {
-            self.address.ip()
-        };
-        let context = Context {
-            server: format!("https://{}", SocketAddr::new(ip, self.address.port())),
-            authority: self.authority.clone(),
-            token,
-        };
-        let bytes = serde_json::to_vec_pretty(&context)
-            .map_err(|error| file_error("write", &self.path)(error.into()))?;
-        let new = self.path.with_extension("json.new");
-        let _ = fs::remove_file(&new);
-        let mut options = fs::OpenOptions::new();
-        let opened = options.write(true).create_new(true).mode(0o600).open(&new);
-        opened
-            .and_then(|mut file| file.write_all(&bytes))
-            .and_then(|()| fs::rename(&new, &self.path))
-            .map_err(file_error("write", &self.path))
     }
 }
