@@ -29,6 +29,7 @@ pub mod convergence;
 pub mod destination;
 pub mod jobs;
 pub mod pages;
+mod pending;
 pub mod priority;
 pub mod progress;
 pub mod protocol;

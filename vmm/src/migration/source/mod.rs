@@ -8,7 +8,6 @@
 //! ```
 
 mod error;
-mod pending;
 mod precopy;
 mod sender;
 mod switchover;

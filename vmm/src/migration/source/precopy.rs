@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use pindah_vmm_api::{MigrateRequest, MigrationPhase, RoundReport};
 
 use super::MigrationError;
-use super::pending::Pending;
 use super::sender::Sender;
 use crate::memory::PAGE_SIZE;
 use crate::migration::convergence::{
     Decision, Observation, Prediction, Targets, decide, expected_switchover, predicted_downtime,
 };
+use crate::migration::pending::Pending;
 use crate::migration::priority::{Priority, Share};
 use crate::migration::progress::Progress;
 use crate::vm::migratable::MigrationSource;

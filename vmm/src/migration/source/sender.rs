@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use pindah_vmm_api::{MigrateRequest, PageStatistics};
 
 use super::MigrationError;
-use super::pending::Run;
 use super::throttle::Throttle;
 use crate::memory::{GuestMemory, PAGE_SIZE};
 use crate::migration::cap::Cap;
 use crate::migration::connection::{Connection, ConnectionError, wait_readable};
 use crate::migration::pages::{Encoder, EncoderOptions};
+use crate::migration::pending::Run;
 use crate::migration::progress::Progress;
 use crate::migration::protocol::{Ack, FrameHeader, HEADER_BYTES, Kind, Reason};
 use crate::migration::window::Window;
