@@ -35,7 +35,7 @@ mod abi {
     #[repr(C)]
     #[derive(Default)]
     pub struct Api {
-        pub api: u64,
+        pub version: u64,
         pub features: u64,
         pub ioctls: u64,
     }
@@ -121,7 +121,7 @@ impl Userfault {
         // SAFETY: the descriptor is new and nobody else's.
         let file = unsafe { File::from_raw_fd(fd) };
         let mut api = abi::Api {
-            api: abi::API,
+            version: abi::API,
             ..Default::default()
         };
         // SAFETY: the request reads and writes a structure of this type.
@@ -371,7 +371,9 @@ mod tests {
         for shared in [false, true] {
             let memory = memory(shared);
             let region = memory.iter().next().unwrap();
-            memory.write_slice(&[1; BYTES], GuestAddress(0)).unwrap();
+            memory
+                .write_slice(&vec![1; BYTES], GuestAddress(0))
+                .unwrap();
             userfault.register(&memory).unwrap();
             discard(region, 0x3000, 0x2000).unwrap();
             let mut page = [0; 4096];
@@ -391,7 +393,7 @@ mod tests {
                 assert_eq!(reader.join().unwrap(), [7; 4096]);
             });
             userfault.zero(region, 0x3000, 0x2000).unwrap();
-            let mut all = [9; BYTES];
+            let mut all = vec![9; BYTES];
             memory.read_slice(&mut all, GuestAddress(0)).unwrap();
             let seen: Vec<u8> = all.iter().step_by(4096).copied().collect();
             assert_eq!(seen, [1, 1, 1, 7, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);

@@ -56,7 +56,7 @@ pub trait Machine: Send + Sync {
     ///
     /// # Errors
     /// [`MachineError::State`] when it is off, [`MachineError::Moving`] while a migration switches
-    /// over, [`MachineError::InDoubt`].
+    /// over, [`MachineError::InDoubt`], [`MachineError::Lost`].
     fn resume(&self, force: bool) -> Result<(), MachineError>;
 
     /// Presses the ACPI power button: the guest is asked to shut down, and may not listen.
@@ -133,6 +133,12 @@ pub enum MachineError {
         /// What was asked.
         action: &'static str,
     },
+    /// A part of the guest's memory is lost (409).
+    #[error(
+        "the guest is lost: not all of its memory came with its last migration; start it anew \
+         from its disks"
+    )]
+    Lost,
     /// The guest may run elsewhere (409).
     #[error(
         "the guest may run elsewhere: {0}; look there first, and resume it here by force \

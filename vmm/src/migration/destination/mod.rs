@@ -6,16 +6,18 @@
 //!   └───────────┴──────────────┴─► the guest will not run here, and goes on at the source
 //! ```
 //! Everything up to COMMIT may fail, and the guest goes on at the source. After COMMIT the guest
-//! is this side's: it runs here, or [`Kind::Aborted`] is sent and it never will.
+//! is this side's: it runs here, or [`Kind::Aborted`] is sent and it never will. If some of its
+//! pages stayed behind, [`postcopy`] fetches them from then on.
 
 mod accept;
 mod compatible;
 mod error;
+mod postcopy;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use pindah_vmm_api::MigrationPhase;
+use pindah_vmm_api::{MemoryBacking, MigrationPhase};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::checksum;
@@ -23,13 +25,15 @@ use super::connection::{Connection, ConnectionError, Frame, wait_readable};
 use super::pages::Decoder;
 use super::progress::Progress;
 use super::protocol::{
-    ANSWER_TIMEOUT, Ack, Commit, HEADER_BYTES, Kind, Reason, Rehearsed, Running, Welcome,
+    ANSWER_TIMEOUT, Ack, Commit, Dropped, HEADER_BYTES, Kind, Reason, Rehearsed, Running, Welcome,
 };
 use super::tls::Identity;
 use crate::vm::migratable::MigrationDestination;
 use crate::vm::state::VmState;
 use accept::Source;
 pub use error::ReceiveError;
+pub use postcopy::Postcopier;
+use postcopy::{Fetching, Job, Missing, Starter};
 
 /// The source must send something at least this often; a throttled one on a slow link, or one
 /// whose storage is slow, sends little.
@@ -45,40 +49,46 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// When the network is told where the guest is, from when it runs.
 const ANNOUNCE_MS: [u64; 5] = [0, 50, 150, 300, 500];
 
-/// Waits for a source, takes its guest and lets it run.
+/// How often to tell how many pages are still to come.
+const TELL: Duration = Duration::from_millis(200);
+
+/// Waits for a source, takes its guest and lets it run. Without a `postcopier` all of its memory
+/// has to be here before.
 ///
 /// # Errors
 /// [`ReceiveError`]; the guest does not run here and never will, and the source knows or will
-/// find out.
+/// find out. With [`ReceiveError::Lost`] it ran, and stands still for good.
 pub fn receive(
     machine: &dyn MigrationDestination,
     listener: &TcpListener,
     identity: &Identity,
     patience: Duration,
+    postcopier: Option<Postcopier>,
     progress: &Progress,
 ) -> Result<Running, ReceiveError> {
     let cancel = progress.cancel();
     let source = accept::accept(listener, identity, patience, cancel)?;
     let mut incoming = Incoming::new(machine, source, progress);
-    let outcome = incoming.take().map_err(|error| incoming.explain(error));
-    match &outcome {
-        Ok(_) => {
-            progress.update(|status| status.phase = MigrationPhase::Completed);
-            announce(machine);
+    let outcome = incoming
+        .take(postcopier)
+        .map_err(|error| incoming.explain(error));
+    match outcome {
+        Ok(running) => {
+            let phase = match incoming.fetching {
+                None => MigrationPhase::Completed,
+                Some(_) => MigrationPhase::Postcopy,
+            };
+            progress.update(|status| status.phase = phase);
+            incoming.settle()?;
+            Ok(running)
         }
         Err(error) => {
-            incoming.refuse(&crate::causes::chain(error));
+            if let Some(fetching) = incoming.fetching.take() {
+                fetching.abandon();
+            }
+            incoming.refuse(&crate::causes::chain(&error));
+            Err(error)
         }
-    }
-    outcome
-}
-
-fn announce(machine: &dyn MigrationDestination) {
-    let start = Instant::now();
-    for at in ANNOUNCE_MS {
-        let at = start + Duration::from_millis(at);
-        std::thread::sleep(at.saturating_duration_since(Instant::now()));
-        machine.announce();
     }
 }
 
@@ -88,8 +98,13 @@ struct Incoming<'a> {
     progress: &'a Progress,
     control: Connection,
     data: Vec<Connection>,
+    urgent: Option<Connection>,
     hello: super::protocol::Hello,
     decoder: Decoder,
+    /// What stays behind, if the source may leave something.
+    missing: Option<(Missing, Starter)>,
+    /// What stayed behind, and is being fetched.
+    fetching: Option<Fetching>,
     /// Bytes of page frames that are in place.
     in_place: u64,
     acknowledged: u64,
@@ -105,8 +120,11 @@ impl<'a> Incoming<'a> {
             progress,
             control: source.control,
             data: source.data,
+            urgent: source.urgent,
             hello: source.hello,
             decoder: Decoder::new(machine.memory()),
+            missing: None,
+            fetching: None,
             in_place: 0,
             acknowledged: 0,
             flushed: 0,
@@ -115,8 +133,8 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    fn take(&mut self) -> Result<Running, ReceiveError> {
-        self.preflight()?;
+    fn take(&mut self, postcopier: Option<Postcopier>) -> Result<Running, ReceiveError> {
+        self.preflight(postcopier)?;
         self.progress
             .update(|status| status.phase = MigrationPhase::Precopy);
         while self.commit.is_none() {
@@ -135,6 +153,9 @@ impl<'a> Incoming<'a> {
             self.serve_data()?;
         }
         self.check(&commit)?;
+        if commit.left_pages > 0 {
+            self.begin_postcopy(committed)?;
+        }
         let mut running = Running {
             drain_us: committed.elapsed().as_micros() as u64,
             ..Running::default()
@@ -147,6 +168,12 @@ impl<'a> Incoming<'a> {
             return Err(error.into());
         }
         running.restore_us = next_lap(&mut lap);
+        if let Some(fetching) = &self.fetching
+            && let Err(reason) = fetching.open_gate()
+        {
+            self.machine.give_back();
+            return Err(ReceiveError::Unfetched(reason));
+        }
         if let Err(error) = self.machine.start(commit.paused) {
             self.machine.give_back();
             return Err(error.into());
@@ -156,8 +183,79 @@ impl<'a> Incoming<'a> {
         Ok(running)
     }
 
+    /// Hands over to the post-copy thread: from here on RAM may be touched again.
+    fn begin_postcopy(&mut self, committed: Instant) -> Result<(), ReceiveError> {
+        let (Some((missing, starter)), Some(urgent)) = (self.missing.take(), self.urgent.take())
+        else {
+            return Err(ReceiveError::Unexpected("pages that may not stay behind"));
+        };
+        let memory = self.machine.memory();
+        let job = Job {
+            missing,
+            decoder: std::mem::replace(&mut self.decoder, Decoder::new(memory)),
+            data: std::mem::take(&mut self.data),
+            urgent,
+            in_place: self.in_place,
+            acknowledged: self.acknowledged,
+            committed,
+        };
+        self.fetching = Some(starter.begin(job));
+        Ok(())
+    }
+
+    /// The guest runs: the network is told, and the rest of its pages comes.
+    fn settle(&self) -> Result<(), ReceiveError> {
+        let start = Instant::now();
+        let mut announcements = ANNOUNCE_MS
+            .map(Duration::from_millis)
+            .into_iter()
+            .peekable();
+        let mut fetching = self.fetching.as_ref();
+        loop {
+            while announcements.next_if(|at| start.elapsed() >= *at).is_some() {
+                self.machine.announce();
+            }
+            let next = announcements
+                .peek()
+                .map(|at| at.saturating_sub(start.elapsed()));
+            match (fetching, next) {
+                (None, None) => return Ok(()),
+                (None, Some(next)) => std::thread::sleep(next),
+                (Some(pages), next) => {
+                    if self.has_fetched(pages, next.unwrap_or(TELL).min(TELL))? {
+                        fetching = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether all pages are here, or are within `time`.
+    fn has_fetched(&self, pages: &Fetching, time: Duration) -> Result<bool, ReceiveError> {
+        match pages.wait(time) {
+            None => {
+                let remaining_bytes = pages.remaining() * crate::memory::PAGE_SIZE;
+                self.progress
+                    .update(|status| status.remaining_bytes = remaining_bytes);
+                Ok(false)
+            }
+            Some(Ok(fetched)) => {
+                tracing::info!(?fetched, "all pages are here");
+                self.progress.update(|status| {
+                    status.remaining_bytes = 0;
+                    status.phase = MigrationPhase::Completed;
+                });
+                Ok(true)
+            }
+            Some(Err(reason)) => {
+                self.machine.lose();
+                Err(ReceiveError::Lost(reason))
+            }
+        }
+    }
+
     /// Whether the guest can run in the machine that was built here.
-    fn preflight(&mut self) -> Result<(), ReceiveError> {
+    fn preflight(&mut self, postcopier: Option<Postcopier>) -> Result<(), ReceiveError> {
         let memory = self.machine.memory();
         let regions: Vec<_> = memory
             .iter()
@@ -165,13 +263,42 @@ impl<'a> Incoming<'a> {
             .collect();
         compatible::check(&self.hello, self.machine.config(), &regions)
             .map_err(ReceiveError::Unlike)?;
+        if self.hello.may_leave_pages {
+            self.prepare_postcopy(postcopier)?;
+        }
         let welcome = Welcome {
             vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
+            may_leave_pages: self.hello.may_leave_pages,
         };
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         Ok(self
             .control
             .send_message(Kind::Welcome, &welcome, deadline)?)
+    }
+
+    /// Whether the guest can run here before all of its pages have come.
+    fn prepare_postcopy(&mut self, postcopier: Option<Postcopier>) -> Result<(), ReceiveError> {
+        let refuse = |why: &str| Err(ReceiveError::NoPostcopy(why.to_owned()));
+        if self.machine.config().memory.backing == MemoryBacking::Hugetlb {
+            return refuse("memory.backing is hugetlb, whose pages cannot come one by one");
+        }
+        let Some(postcopier) = postcopier else {
+            return refuse("it was started without it");
+        };
+        let (userfault, starter) = postcopier.into_parts();
+        let missing = Missing::new(
+            self.machine.memory(),
+            userfault.map_err(ReceiveError::NoPostcopy)?,
+        )?;
+        self.missing = Some((missing, starter));
+        Ok(())
+    }
+
+    /// Whether RAM must not be touched since pages stay behind.
+    fn has_missing(&self) -> bool {
+        self.missing
+            .as_ref()
+            .is_some_and(|(missing, _)| missing.is_some())
     }
 
     /// Waits for something to come, and takes all that is there.
@@ -204,8 +331,14 @@ impl<'a> Incoming<'a> {
     }
 
     fn take_pages(&mut self, index: usize) -> Result<(), ReceiveError> {
+        let no_more = self.has_missing();
         while let Some(frame) = self.data[index].try_receive()? {
             match frame.kind {
+                Kind::Pages if no_more => {
+                    return Err(ReceiveError::Unexpected(
+                        "pages after those that stay behind",
+                    ));
+                }
                 Kind::Pages => {
                     self.decoder.apply(frame.body)?;
                     self.in_place += (HEADER_BYTES + frame.body.len()) as u64;
@@ -238,8 +371,12 @@ impl<'a> Incoming<'a> {
     }
 
     fn take_messages(&mut self) -> Result<(), ReceiveError> {
+        let mut has_missing = self.has_missing();
         while let Some(frame) = self.control.try_receive()? {
             match frame.kind {
+                Kind::Rehearse if has_missing => {
+                    return Err(ReceiveError::Unexpected("a rehearsal without memory"));
+                }
                 Kind::Rehearse => {
                     let state = VmState::decode(frame.body)?;
                     let start = Instant::now();
@@ -250,6 +387,17 @@ impl<'a> Incoming<'a> {
                     let deadline = Instant::now() + ANSWER_TIMEOUT;
                     self.control
                         .send_message(Kind::Rehearsed, &rehearsed, deadline)?;
+                }
+                Kind::Leave => {
+                    let Some((missing, _)) = &mut self.missing else {
+                        return Err(ReceiveError::Unexpected("pages that may not stay behind"));
+                    };
+                    let pages = missing.leave(frame.body)?;
+                    has_missing = missing.is_some();
+                    let deadline = Instant::now() + ANSWER_TIMEOUT;
+                    let dropped = Dropped { pages };
+                    self.control
+                        .send_message(Kind::Dropped, &dropped, deadline)?;
                 }
                 Kind::State => self.state = Some(VmState::decode(frame.body)?),
                 Kind::Commit => {
@@ -270,9 +418,22 @@ impl<'a> Incoming<'a> {
                 came: self.in_place,
             });
         }
+        let missing = self.missing.as_ref();
+        let named = missing.map_or(0, |(missing, _)| missing.count());
+        if named != commit.left_pages {
+            return Err(ReceiveError::LeftCount {
+                left: commit.left_pages,
+                named,
+            });
+        }
         let Some(theirs) = commit.checksum else {
             return Ok(());
         };
+        if named > 0 {
+            return Err(ReceiveError::Unexpected(
+                "a checksum of pages that are not here",
+            ));
+        }
         match checksum::of(&self.machine.memory()) {
             ours if ours == theirs => Ok(()),
             ours => Err(ReceiveError::Checksum { ours, theirs }),
