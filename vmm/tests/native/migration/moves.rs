@@ -19,6 +19,8 @@ struct Case {
     balloon: bool,
     /// Its vCPUs must be held for it to move.
     is_held: bool,
+    /// It must leave pages behind, or must not; nothing without hybrid mode.
+    leaves_pages: Option<bool>,
     send: &'static [&'static str],
 }
 
@@ -38,6 +40,7 @@ const CASE: Case = Case {
     disk: Disk::None,
     balloon: false,
     is_held: false,
+    leaves_pages: None,
     send: COMPARED,
 };
 
@@ -74,6 +77,11 @@ impl Case {
     fn check(&self, moved: &Moved, destination: &Guest) {
         if self.is_held {
             assert!(moved.report.throttle_percent > 0, "{:?}", moved.report);
+        }
+        if let Some(leaves_pages) = self.leaves_pages {
+            assert_eq!(moved.report.throttle_percent, 0, "{:?}", moved.report);
+            let postcopy = moved.report.postcopy.as_ref();
+            assert_eq!(postcopy.is_some(), leaves_pages, "{:?}", moved.report);
         }
         if self.balloon {
             let (_, info) = request(&destination.path("api"), "GET", "/api/v1/vm", None);
@@ -159,6 +167,18 @@ impl std::fmt::Display for Moved {
             report.sent_bytes as f64 / f64::from(1 << 20),
             report.rounds.len(),
             report.throttle_percent,
+        )?;
+        let Some(postcopy) = &report.postcopy else {
+            return Ok(());
+        };
+        write!(
+            f,
+            "; {} pages fetched in {} ms, {} on demand in {:.2} ms each, {:.2} ms at most",
+            postcopy.pages,
+            postcopy.duration_us / 1000,
+            postcopy.demanded_pages,
+            postcopy.fault_median_us as f64 / 1e3,
+            postcopy.fault_max_us as f64 / 1e3,
         )
     }
 }
@@ -224,6 +244,45 @@ fn guest_that_writes_twice_what_the_link_carries_is_held_and_moves() {
             cmdline: "ws_mib=16 rate_mib_s=16 content=random rewrite=1",
             is_held: true,
             send: &["--bandwidth", "4M"],
+            ..CASE
+        },
+    ]);
+}
+
+#[test]
+fn guest_that_writes_twice_what_the_link_carries_leaves_pages_behind_in_hybrid_mode() {
+    const HYBRID: &[&str] = &["--mode", "hybrid", "--bandwidth", "4M"];
+    run(&[
+        Case {
+            name: "hybrid, 1 vCPU",
+            cmdline: "ws_mib=16 rate_mib_s=16 content=random rewrite=1",
+            leaves_pages: Some(true),
+            send: HYBRID,
+            ..CASE
+        },
+        Case {
+            name: "hybrid, 2 vCPUs, plain",
+            cpus: 2,
+            cmdline: "ws_mib=16 rate_mib_s=16 content=random rewrite=1",
+            site: Site::plain,
+            leaves_pages: Some(true),
+            send: HYBRID,
+            ..CASE
+        },
+        Case {
+            name: "hybrid, 2 vCPUs, disk",
+            cpus: 2,
+            cmdline: "ws_mib=16 rate_mib_s=16 content=random rewrite=1",
+            disk: Disk::Raw,
+            leaves_pages: Some(true),
+            send: HYBRID,
+            ..CASE
+        },
+        Case {
+            name: "hybrid, idle",
+            cmdline: "ws_mib=16",
+            leaves_pages: Some(false),
+            send: &["--mode", "hybrid", "--verify-memory"],
             ..CASE
         },
     ]);
