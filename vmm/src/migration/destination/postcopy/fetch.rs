@@ -13,7 +13,7 @@ use rustix::event::PollFlags;
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::{Gate, Missing};
+use super::{Failure, Gate, Missing, Waiting};
 use crate::memory::{GuestMemory, GuestRegion, PAGE_SIZE};
 use crate::migration::connection::{Connection, ConnectionError};
 use crate::migration::pages::{DecodeError, Decoder};
@@ -76,7 +76,7 @@ pub struct Fetcher {
     heard: Instant,
     gate: Arc<Gate>,
     remaining: Arc<AtomicU64>,
-    report: Sender<Result<Fetched, String>>,
+    report: Sender<Result<Fetched, Failure>>,
     stop: Cancel,
 }
 
@@ -85,7 +85,7 @@ impl Fetcher {
         job: Job,
         gate: Arc<Gate>,
         remaining: Arc<AtomicU64>,
-        report: Sender<Result<Fetched, String>>,
+        report: Sender<Result<Fetched, Failure>>,
         stop: Cancel,
     ) -> Self {
         let Job {
@@ -133,24 +133,23 @@ impl Fetcher {
             stop,
             ..
         } = self;
+        let outcome = outcome.map_err(|error| Failure {
+            reason: crate::causes::chain(&error),
+            waiting: None,
+        });
         let outcome = match outcome {
+            Err(failure) if !stop.is_set() && gate.fail(&failure.reason) => {
+                pages.answer_with_zeroes(&stop);
+                drop(pages);
+                Err(failure)
+            }
+            Err(failure) => Err(Failure {
+                waiting: Some(Waiting::new(pages.missing.userfault)),
+                ..failure
+            }),
             Ok(fetched) => {
                 drop(pages);
                 Ok(fetched)
-            }
-            Err(error) => {
-                let reason = crate::causes::chain(&error);
-                if matches!(error, FetchError::Abandoned) {
-                    drop(pages);
-                } else if gate.fail(&reason) {
-                    pages.answer_with_zeroes(&stop);
-                    drop(pages);
-                } else {
-                    // The guest must never see a page that is not its own: whoever waits goes on
-                    // waiting until the process ends.
-                    std::mem::forget(pages.missing.userfault);
-                }
-                Err(reason)
             }
         };
         let has_all = outcome.is_ok();

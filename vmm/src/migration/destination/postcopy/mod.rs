@@ -23,6 +23,7 @@ mod missing;
 
 use std::fmt::{Debug, Formatter};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -109,7 +110,7 @@ pub(super) use fetch::Job;
 pub(super) struct Fetching {
     gate: Arc<Gate>,
     remaining: Arc<AtomicU64>,
-    ended: Receiver<Result<Fetched, String>>,
+    ended: Receiver<Result<Fetched, Failure>>,
     stop: Cancel,
 }
 
@@ -127,10 +128,11 @@ impl Fetching {
         self.remaining.load(Ordering::Relaxed)
     }
 
-    /// How it ended, if it does within `time`.
+    /// How it ended, if it does within `time`; why pages do not come if they do not. Whoever waits
+    /// for one then waits until the process ends.
     pub fn wait(&self, time: Duration) -> Option<Result<Fetched, String>> {
         match self.ended.recv_timeout(time) {
-            Ok(ended) => Some(ended),
+            Ok(ended) => Some(ended.map_err(|failure| failure.reason)),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => Some(Err("its thread has gone".to_owned())),
         }
@@ -139,7 +141,34 @@ impl Fetching {
     /// The guest will not run here: nothing is fetched any more. Returns when RAM is as any other.
     pub fn abandon(self) {
         self.stop.set();
-        let _ = self.ended.recv();
+        if let Ok(Err(Failure {
+            waiting: Some(waiting),
+            ..
+        })) = self.ended.recv()
+        {
+            waiting.end();
+        }
+    }
+}
+
+/// Why pages do not come, and who waits for them.
+struct Failure {
+    reason: String,
+    waiting: Option<Waiting>,
+}
+
+/// Those who wait for pages that never come. A guest that runs must not see a page that is not its
+/// own: unless this is ended they wait for as long as the process lives.
+struct Waiting(ManuallyDrop<Userfault>);
+
+impl Waiting {
+    fn new(userfault: Userfault) -> Self {
+        Self(ManuallyDrop::new(userfault))
+    }
+
+    /// The guest has never run: they find zeroes.
+    fn end(self) {
+        drop(ManuallyDrop::into_inner(self.0));
     }
 }
 
