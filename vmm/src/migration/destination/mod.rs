@@ -108,7 +108,8 @@ struct Incoming<'a> {
     /// Bytes of page frames that are in place.
     in_place: u64,
     acknowledged: u64,
-    flushed: usize,
+    /// Bit n: on the nth data connection nothing follows that is this side's before COMMIT.
+    flushed: u32,
     state: Option<VmState>,
     commit: Option<Commit>,
 }
@@ -149,7 +150,7 @@ impl<'a> Incoming<'a> {
             .state
             .take()
             .ok_or(ReceiveError::Unexpected("COMMIT without state"))?;
-        while self.flushed < self.data.len() {
+        while !self.open_data().is_empty() {
             self.serve_data()?;
         }
         self.check(&commit)?;
@@ -303,11 +304,13 @@ impl<'a> Incoming<'a> {
 
     /// Waits for something to come, and takes all that is there.
     fn serve(&mut self) -> Result<(), ReceiveError> {
-        let all: Vec<_> = std::iter::once(&self.control).chain(&self.data).collect();
+        let open = self.open_data();
+        let data = open.iter().map(|&index| &self.data[index]);
+        let all: Vec<_> = std::iter::once(&self.control).chain(data).collect();
         let deadline = Instant::now() + SILENCE;
         let ready = wait_readable(&all, deadline, Some(self.progress.cancel()))?;
-        for index in 0..self.data.len() {
-            if ready & 2 << index != 0 {
+        for (bit, index) in (1..).zip(open) {
+            if ready & 1 << bit != 0 {
                 self.take_pages(index)?;
             }
         }
@@ -320,14 +323,22 @@ impl<'a> Incoming<'a> {
 
     /// The same for the data connections alone, when the guest is this side's already.
     fn serve_data(&mut self) -> Result<(), ReceiveError> {
-        let all: Vec<_> = self.data.iter().collect();
+        let open = self.open_data();
+        let all: Vec<_> = open.iter().map(|&index| &self.data[index]).collect();
         let ready = wait_readable(&all, Instant::now() + SILENCE, None)?;
-        for index in 0..self.data.len() {
-            if ready & 1 << index != 0 {
+        for (bit, index) in (0..).zip(open) {
+            if ready & 1 << bit != 0 {
                 self.take_pages(index)?;
             }
         }
         Ok(())
+    }
+
+    /// The data connections on which something is to come. What follows behind a flush is for the
+    /// post-copy thread.
+    fn open_data(&self) -> Vec<usize> {
+        let is_open = |index: &usize| self.flushed & 1 << index == 0;
+        (0..self.data.len()).filter(is_open).collect()
     }
 
     fn take_pages(&mut self, index: usize) -> Result<(), ReceiveError> {
@@ -344,7 +355,7 @@ impl<'a> Incoming<'a> {
                     self.in_place += (HEADER_BYTES + frame.body.len()) as u64;
                 }
                 Kind::Flush => {
-                    self.flushed += 1;
+                    self.flushed |= 1 << index;
                     return Ok(());
                 }
                 _ => return Err(ReceiveError::Unexpected("no pages where they belong")),
