@@ -17,6 +17,8 @@ struct Case {
     site: fn() -> Site,
     disk: Disk,
     balloon: bool,
+    /// Its RAM lies in a file.
+    memfd: bool,
     /// Its vCPUs must be held for it to move.
     is_held: bool,
     /// It must leave pages behind, or must not; nothing without hybrid mode.
@@ -39,6 +41,7 @@ const CASE: Case = Case {
     site: Site::new,
     disk: Disk::None,
     balloon: false,
+    memfd: false,
     is_held: false,
     leaves_pages: None,
     send: COMPARED,
@@ -106,6 +109,11 @@ impl Case {
             .config(&format!("cpus = {{ count = {} }}", self.cpus))
             .config(if self.balloon { "balloon = {}" } else { "" })
             .table(disk.as_deref().unwrap_or_default());
+        let setup = if self.memfd {
+            setup.memory_key("backing = 'memfd'")
+        } else {
+            setup
+        };
         Some(setup)
     }
 }
@@ -274,6 +282,15 @@ fn guest_that_writes_twice_what_the_link_carries_leaves_pages_behind_in_hybrid_m
             cpus: 2,
             cmdline: "ws_mib=16 rate_mib_s=16 content=random rewrite=1",
             disk: Disk::Raw,
+            leaves_pages: Some(true),
+            send: HYBRID,
+            ..CASE
+        },
+        Case {
+            name: "hybrid, memfd, balloon",
+            balloon: true,
+            memfd: true,
+            cmdline: "ws_mib=16 rate_mib_s=16 content=random rewrite=1",
             leaves_pages: Some(true),
             send: HYBRID,
             ..CASE
