@@ -12,12 +12,13 @@
 mod accept;
 mod compatible;
 mod error;
+mod late;
 mod postcopy;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use pindah_vmm_api::{MemoryBacking, MigrationPhase};
+use pindah_vmm_api::MigrationPhase;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::checksum;
@@ -33,7 +34,7 @@ use crate::vm::state::VmState;
 use accept::Source;
 pub use error::ReceiveError;
 pub use postcopy::Postcopier;
-use postcopy::{Fetching, Job, Missing, Starter};
+use postcopy::{Fetching, Missing, Starter};
 
 /// The source must send something at least this often; a throttled one on a slow link, or one
 /// whose storage is slow, sends little.
@@ -46,12 +47,6 @@ const ACK_BYTES: u64 = 256 << 10;
 const PATIENCE: Duration = Duration::ZERO;
 /// How long a source that goes may take to say why.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// When the network is told where the guest is, from when it runs.
-const ANNOUNCE_MS: [u64; 5] = [0, 50, 150, 300, 500];
-
-/// How often to tell how many pages are still to come.
-const TELL: Duration = Duration::from_millis(200);
-
 /// Waits for a source, takes its guest and lets it run. Without a `postcopier` all of its memory
 /// has to be here before.
 ///
@@ -184,77 +179,6 @@ impl<'a> Incoming<'a> {
         Ok(running)
     }
 
-    /// Hands over to the post-copy thread: from here on RAM may be touched again.
-    fn begin_postcopy(&mut self, committed: Instant) -> Result<(), ReceiveError> {
-        let (Some((missing, starter)), Some(urgent)) = (self.missing.take(), self.urgent.take())
-        else {
-            return Err(ReceiveError::Unexpected("pages that may not stay behind"));
-        };
-        let memory = self.machine.memory();
-        let job = Job {
-            missing,
-            decoder: std::mem::replace(&mut self.decoder, Decoder::new(memory)),
-            data: std::mem::take(&mut self.data),
-            urgent,
-            in_place: self.in_place,
-            acknowledged: self.acknowledged,
-            committed,
-        };
-        self.fetching = Some(starter.begin(job));
-        Ok(())
-    }
-
-    /// The guest runs: the network is told, and the rest of its pages comes.
-    fn settle(&self) -> Result<(), ReceiveError> {
-        let start = Instant::now();
-        let mut announcements = ANNOUNCE_MS
-            .map(Duration::from_millis)
-            .into_iter()
-            .peekable();
-        let mut fetching = self.fetching.as_ref();
-        loop {
-            while announcements.next_if(|at| start.elapsed() >= *at).is_some() {
-                self.machine.announce();
-            }
-            let next = announcements
-                .peek()
-                .map(|at| at.saturating_sub(start.elapsed()));
-            match (fetching, next) {
-                (None, None) => return Ok(()),
-                (None, Some(next)) => std::thread::sleep(next),
-                (Some(pages), next) => {
-                    if self.has_fetched(pages, next.unwrap_or(TELL).min(TELL))? {
-                        fetching = None;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether all pages are here, or are within `time`.
-    fn has_fetched(&self, pages: &Fetching, time: Duration) -> Result<bool, ReceiveError> {
-        match pages.wait(time) {
-            None => {
-                let remaining_bytes = pages.remaining() * crate::memory::PAGE_SIZE;
-                self.progress
-                    .update(|status| status.remaining_bytes = remaining_bytes);
-                Ok(false)
-            }
-            Some(Ok(fetched)) => {
-                tracing::info!(?fetched, "all pages are here");
-                self.progress.update(|status| {
-                    status.remaining_bytes = 0;
-                    status.phase = MigrationPhase::Completed;
-                });
-                Ok(true)
-            }
-            Some(Err(reason)) => {
-                self.machine.lose();
-                Err(ReceiveError::Lost(reason))
-            }
-        }
-    }
-
     /// Whether the guest can run in the machine that was built here.
     fn preflight(&mut self, postcopier: Option<Postcopier>) -> Result<(), ReceiveError> {
         let memory = self.machine.memory();
@@ -275,31 +199,6 @@ impl<'a> Incoming<'a> {
         Ok(self
             .control
             .send_message(Kind::Welcome, &welcome, deadline)?)
-    }
-
-    /// Whether the guest can run here before all of its pages have come.
-    fn prepare_postcopy(&mut self, postcopier: Option<Postcopier>) -> Result<(), ReceiveError> {
-        let refuse = |why: &str| Err(ReceiveError::NoPostcopy(why.to_owned()));
-        if self.machine.config().memory.backing == MemoryBacking::Hugetlb {
-            return refuse("memory.backing is hugetlb, whose pages cannot come one by one");
-        }
-        let Some(postcopier) = postcopier else {
-            return refuse("it was started without it");
-        };
-        let (userfault, starter) = postcopier.into_parts();
-        let missing = Missing::new(
-            self.machine.memory(),
-            userfault.map_err(ReceiveError::NoPostcopy)?,
-        )?;
-        self.missing = Some((missing, starter));
-        Ok(())
-    }
-
-    /// Whether RAM must not be touched since pages stay behind.
-    fn has_missing(&self) -> bool {
-        self.missing
-            .as_ref()
-            .is_some_and(|(missing, _)| missing.is_some())
     }
 
     /// Waits for something to come, and takes all that is there.
