@@ -227,6 +227,9 @@ fn pause_text(reason: &PauseReason) -> Option<String> {
         PauseReason::InDoubt => Some("its migration is in doubt".to_owned()),
         PauseReason::Snapshot => Some("a snapshot is being taken".to_owned()),
         PauseReason::Migration => Some("it is moving".to_owned()),
+        PauseReason::PostcopyLost => {
+            Some("it is lost: pages that it left at the node it came from cannot be had".to_owned())
+        }
         _ => None,
     }
 }
