@@ -5,7 +5,8 @@
 //!                 │        ├──────► store             intent, in one transaction
 //!                 │        ├──────► supervisor, vmm_client   one process a guest
 //!                 │        ├──────► network           bridge, taps, DHCP
-//!                 │        └──────► storage           pools, images, volumes
+//!                 │        ├──────► storage           pools, images, volumes
+//!                 │        └──────► metrics           what guests and the node take
 //!                 └──────► tasks, events, security
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod config;
 pub mod domain;
 pub mod events;
 pub mod guests;
+pub mod metrics;
 pub mod network;
 pub mod node;
 pub mod security;

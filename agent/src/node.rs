@@ -16,6 +16,7 @@ use crate::client::Context;
 use crate::config::Config;
 use crate::events::Events;
 use crate::guests::{GuestError, Guests, Resources};
+use crate::metrics::{Collector, Metrics};
 use crate::network::{self, Network};
 use crate::security::{
     AccountError, Accounts, AuditLog, Authority, AuthorityError, LoginLimit, NewToken, Role,
@@ -164,10 +165,14 @@ impl Node {
             network: apply_network(config, &state).await,
             tasks: tasks.clone(),
             events: events.clone(),
+            metrics: Metrics::default(),
         });
         guests.recover(state.host_restarted()?).await?;
         tokio::spawn(guests.clone().keep_console_logs_short());
         tokio::spawn(tasks.clone().keep_few());
+        let metrics = guests.metrics().clone();
+        let interval = config.metrics_interval;
+        tokio::spawn(Collector::new(metrics, guests.clone(), pool.clone(), interval).run());
 
         let authority = Authority::open(&state.path("private"))?;
         let accounts = Accounts::new(Arc::clone(&store));

@@ -8,10 +8,11 @@ use super::auth::Viewer;
 use super::extract::Path;
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
 use crate::guests::HostMemory;
+use crate::metrics::NodeUsage;
 use crate::storage::PoolStatus;
 
 /// A node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeView {
     /// Its name.
     pub name: String,
@@ -33,6 +34,9 @@ pub struct NodeView {
     pub kvm: bool,
     /// Its pools.
     pub pools: Vec<PoolStatus>,
+    /// What it takes.
+    #[serde(default)]
+    pub usage: NodeUsage,
 }
 
 async fn this_node(api: &Api) -> Result<NodeView, ApiError> {
@@ -55,6 +59,7 @@ async fn this_node(api: &Api) -> Result<NodeView, ApiError> {
         guests: guests.len(),
         kvm: std::path::Path::new("/dev/kvm").exists(),
         pools: vec![pool],
+        usage: api.guests.metrics().node(),
     })
 }
 

@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use crate::domain::{Autostart, Boot, CrashPolicy, Disk, Guest, GuestName, Interface, Wanted};
 use crate::guests::{GuestState, Guests};
+use crate::metrics::GuestUsage;
 
 /// A guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GuestView {
     /// Never changes.
     pub uuid: Uuid,
@@ -62,6 +63,9 @@ pub struct GuestView {
     pub notes: String,
     /// When it was created, in milliseconds since the Unix epoch.
     pub created_unix_ms: u64,
+    /// What it takes.
+    #[serde(default)]
+    pub usage: GuestUsage,
 }
 
 impl GuestView {
@@ -93,6 +97,7 @@ impl GuestView {
             tags: guest.tags,
             notes: guest.notes,
             created_unix_ms: guest.created_unix_ms,
+            usage: guests.usage(guest.uuid),
         }
     }
 }

@@ -26,6 +26,7 @@ mod recover;
 mod seed;
 mod start;
 mod stop;
+mod usage;
 mod vm_config;
 
 use std::collections::HashMap;
@@ -43,6 +44,7 @@ pub use stop::StopRequest;
 
 use crate::domain::Guest;
 use crate::events::{EventKind, Events};
+use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::storage::DirPool;
 use crate::store::{Collection, Store};
@@ -73,6 +75,8 @@ pub struct Resources {
     pub tasks: Tasks,
     /// Where events are told.
     pub events: Events,
+    /// What guests take.
+    pub metrics: Metrics,
 }
 
 /// The guests of this node.
