@@ -8,7 +8,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Api, accounts, console, events, guests, images, nodes, power, tasks};
+use super::{Api, accounts, console, events, guests, images, metrics, nodes, power, tasks};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -56,6 +56,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(events::stream_events))
         .routes(routes!(nodes::list_nodes))
         .routes(routes!(nodes::show_node))
+        .routes(routes!(metrics::show_metrics))
+        .routes(routes!(metrics::prometheus_metrics))
         .routes(routes!(images::list_images))
         .routes(routes!(
             images::show_image,
