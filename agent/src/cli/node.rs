@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::output::{Output, mib, properties, table};
+use super::output::{Output, figure, mib, properties, table};
 use crate::api::NodeView;
 use crate::client::Client;
 
@@ -25,7 +25,16 @@ impl NodeCommand {
                 let nodes: Vec<NodeView> = client.list("/nodes").await?;
                 output.show(&nodes, |nodes| {
                     let head = [
-                        "NODE", "VERSION", "CPUS", "MEMORY", "FREE", "GUESTS", "RUNNING",
+                        "NODE",
+                        "VERSION",
+                        "CPUS",
+                        "CPU %",
+                        "MEMORY",
+                        "FREE",
+                        "RX kbit/s",
+                        "TX kbit/s",
+                        "GUESTS",
+                        "RUNNING",
                     ];
                     table(&head, nodes.iter().map(row))
                 })
@@ -44,8 +53,11 @@ fn row(node: &NodeView) -> Vec<String> {
         node.name.clone(),
         node.version.clone(),
         node.cpus.to_string(),
+        figure(node.usage.cpu_percent),
         mib(node.memory_mib),
         mib(node.memory_available_mib),
+        figure(node.usage.network_rx_kbit_per_s),
+        figure(node.usage.network_tx_kbit_per_s),
         node.guests.to_string(),
         node.guests_running.to_string(),
     ]
@@ -68,6 +80,15 @@ fn show(node: &NodeView) -> String {
         ("memory", mib(node.memory_mib)),
         ("available", mib(node.memory_available_mib)),
         ("of guests", mib(node.memory_guests_mib)),
+        ("cpu", format!("{} %", figure(node.usage.cpu_percent))),
+        (
+            "network",
+            format!(
+                "{} in, {} kbit/s out",
+                figure(node.usage.network_rx_kbit_per_s),
+                figure(node.usage.network_tx_kbit_per_s)
+            ),
+        ),
         (
             "guests",
             format!("{} of {} run", node.guests_running, node.guests),
