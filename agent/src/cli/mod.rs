@@ -9,6 +9,7 @@ mod progress;
 mod size;
 mod task;
 mod token;
+mod top;
 mod upload;
 mod user;
 
@@ -59,6 +60,8 @@ enum Noun {
     /// Users with passwords.
     #[command(subcommand)]
     User(user::UserCommand),
+    /// Watch what guests and nodes take.
+    Top(top::TopArguments),
     /// Print completions for a shell.
     Completions {
         /// Which.
@@ -104,6 +107,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Noun::Node(command) => command.run(&client, output).await,
             Noun::Token(command) => command.run(&client, output).await,
             Noun::User(command) => command.run(&client, output).await,
+            Noun::Top(arguments) => arguments.run(&client, output).await,
             Noun::Completions { .. } => Ok(()),
         }
     })
