@@ -3,6 +3,7 @@
 mod console;
 mod guest;
 mod image;
+mod man;
 mod node;
 mod output;
 mod progress;
@@ -67,6 +68,12 @@ enum Noun {
         /// Which.
         shell: clap_complete::Shell,
     },
+    /// Write a manual page for each command.
+    Man {
+        /// Where to.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 /// Parses the arguments, does what they say and returns the process's exit code.
@@ -90,6 +97,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         clap_complete::generate(shell, &mut command, "pindah", &mut std::io::stdout());
         return Ok(());
     }
+    if let Noun::Man { directory } = &arguments.noun {
+        return man::write(Arguments::command(), directory);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -108,7 +118,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Noun::Token(command) => command.run(&client, output).await,
             Noun::User(command) => command.run(&client, output).await,
             Noun::Top(arguments) => arguments.run(&client, output).await,
-            Noun::Completions { .. } => Ok(()),
+            Noun::Completions { .. } | Noun::Man { .. } => Ok(()),
         }
     })
 }
