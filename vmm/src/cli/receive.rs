@@ -61,7 +61,7 @@ pub fn receive(arguments: ReceiveArguments) -> anyhow::Result<ExitReason> {
     built.vm.silence().context("cannot silence the network")?;
     say_where(&address)?;
     built.migrator.start(job)?;
-    Ok(run::wait(&built.vm, built.server))
+    Ok(run::wait(built))
 }
 
 /// Whoever starts the source needs it, and may have left the port to the host.

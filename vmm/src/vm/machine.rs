@@ -16,7 +16,7 @@
 
 use std::os::unix::net::UnixStream;
 
-use pindah_vmm_api::{Metrics, RunState, VmInfo};
+use pindah_vmm_api::{Initiator, Metrics, RunState, VmInfo};
 use thiserror::Error;
 
 use super::events::Events;
@@ -169,8 +169,8 @@ pub enum MachineError {
 /// How a machine ended, and with it the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExitReason {
-    /// The guest switched itself off, or a client did.
-    ShutDown,
+    /// The machine was switched off, by this one.
+    ShutDown(Initiator),
     /// The guest asked for a reset and `on_reset` is `exit`.
     ResetRequested,
     /// The guest cannot go on: triple fault, KVM error, unknown exit. Registers are in the log
@@ -186,7 +186,7 @@ impl ExitReason {
     /// The process's exit code. 2 is the configuration's and the command line's.
     pub fn code(&self) -> u8 {
         match self {
-            Self::ShutDown => 0,
+            Self::ShutDown(_) => 0,
             Self::HostError => 1,
             Self::ResetRequested => 3,
             Self::GuestCrashed => 4,

@@ -115,7 +115,7 @@ impl Vm {
             Request::PowerOff(by) => {
                 self.end(RunState::Stopped);
                 self.events.publish(EventKind::ShutDown { by });
-                Some(ExitReason::ShutDown)
+                Some(ExitReason::ShutDown(by))
             }
             Request::Reset if self.config.on_reset == ResetPolicy::Exit => {
                 self.end(RunState::Stopped);
