@@ -65,6 +65,9 @@ pub struct ConfigFile {
     pub stop_deadline_s: Option<u64>,
     /// Memory that guests may not take, in MiB; absent: 256.
     pub reserved_memory_mib: Option<u64>,
+    /// How often guests and the node are measured, in milliseconds, at least 100; absent: 10000.
+    /// For tests.
+    pub metrics_interval_ms: Option<u64>,
     /// The node's own network for guests.
     pub network: NetworkFile,
 }
@@ -100,6 +103,8 @@ pub struct Config {
     pub stop_deadline: Duration,
     /// Memory that guests may not take, in MiB.
     pub reserved_memory_mib: u64,
+    /// How often guests and the node are measured.
+    pub metrics_interval: Duration,
     /// The node's own network for guests, if there is one.
     pub network: Option<NetworkConfig>,
 }
@@ -161,6 +166,7 @@ impl ConfigFile {
             vmm,
             stop_deadline: Duration::from_secs(self.stop_deadline_s.unwrap_or(60)),
             reserved_memory_mib: self.reserved_memory_mib.unwrap_or(256),
+            metrics_interval: metrics_interval(self.metrics_interval_ms)?,
             network: self.network.validate()?,
         })
     }
@@ -176,6 +182,18 @@ fn node_name(name: &str) -> Result<String, ConfigError> {
             value: name.to_owned(),
             must: "must be 1 to 63 lower-case letters, digits and hyphens, from a letter on",
         })
+    }
+}
+
+fn metrics_interval(interval_ms: Option<u64>) -> Result<Duration, ConfigError> {
+    match interval_ms {
+        None => Ok(crate::metrics::INTERVAL),
+        Some(interval_ms @ 100..=3_600_000) => Ok(Duration::from_millis(interval_ms)),
+        Some(interval_ms) => Err(ConfigError::Value {
+            field: "metrics_interval_ms",
+            value: interval_ms.to_string(),
+            must: "must be 100 to 3600000",
+        }),
     }
 }
 
@@ -293,6 +311,7 @@ mod tests {
             ("network.bridge = 'a/b'", "network.bridge = \"a/b\""),
             ("network.address = '10.0.0.0/24'", "must be a host's IPv4"),
             ("network.address = '10.0.0.1/30'", "prefix of 8 to 29"),
+            ("metrics_interval_ms = 0", "must be 100 to 3600000"),
             ("listen = 'here'", "invalid socket address"),
         ] {
             let message = parse(toml).unwrap_err();

@@ -5,7 +5,8 @@
 //!                 │        ├──────► store             intent, in one transaction
 //!                 │        ├──────► supervisor, vmm_client   one process a guest
 //!                 │        ├──────► network           bridge, taps, DHCP
-//!                 │        └──────► storage           pools, images, volumes
+//!                 │        ├──────► storage           pools, images, volumes
+//!                 │        └──────► metrics           what guests and the node take
 //!                 ├──────► cluster, peer               several nodes that act as one
 //!                 └──────► tasks, events, security
 //! ```
@@ -24,6 +25,7 @@ pub mod config;
 pub mod domain;
 pub mod events;
 pub mod guests;
+pub mod metrics;
 pub mod network;
 pub mod node;
 pub mod peer;

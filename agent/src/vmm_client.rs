@@ -14,7 +14,7 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use pindah_vmm_api::{ErrorBody, Event, ResumeRequest, VmInfo};
+use pindah_vmm_api::{ErrorBody, Event, Metrics, ResumeRequest, VmInfo};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -76,6 +76,14 @@ impl VmmClient {
     /// [`VmmError`].
     pub async fn info(&self) -> Result<VmInfo, VmmError> {
         self.get("/api/v1/vm").await
+    }
+
+    /// What the VMM has counted.
+    ///
+    /// # Errors
+    /// [`VmmError`].
+    pub async fn metrics(&self) -> Result<Metrics, VmmError> {
+        self.get("/api/v1/metrics").await
     }
 
     /// Stops the vCPUs.

@@ -12,6 +12,7 @@ use pindah_vmm::config::Config;
 use pindah_vmm::vm::Vm;
 use pindah_vmm::vm::machine::ExitReason;
 use pindah_vmm::vm::resources::Resources;
+use pindah_vmm_api::Initiator;
 
 /// SeaBIOS takes 13 s where KVM emulates all of ring 0, twice, on a host that does other things.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -111,7 +112,11 @@ fn boot_sector_runs_again_after_a_reset_and_switches_off() {
 
     let serial = fs::read(path("serial")).unwrap();
     let serial = String::from_utf8_lossy(&serial);
-    assert_eq!(reason, Ok(ExitReason::ShutDown), "{serial}");
+    assert_eq!(
+        reason,
+        Ok(ExitReason::ShutDown(Initiator::Guest)),
+        "{serial}"
+    );
     assert_eq!(serial.matches("SeaBIOS (version").count(), 2, "{serial}");
     assert_eq!(serial.matches(MESSAGE).count(), 2, "{serial}");
 }

@@ -1,6 +1,6 @@
 //! Nodes: what they are and how they are doing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
@@ -15,6 +15,7 @@ use super::extract::{Path, Query};
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
 use crate::clock::now_unix_ms;
 use crate::cluster::{NodeRecord, NodeStatus, node_status};
+use crate::metrics::NodeUsage;
 use crate::peer::Peers;
 use crate::storage::PoolStatus;
 use crate::store::Collection;
@@ -45,7 +46,7 @@ impl std::fmt::Display for NodeHealth {
 }
 
 /// A node. What one that is not ready has said last is gone: its figures are 0 then.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeView {
     /// Its name.
     pub name: String,
@@ -77,6 +78,9 @@ pub struct NodeView {
     pub kvm: bool,
     /// Its pools.
     pub pools: Vec<PoolStatus>,
+    /// What it takes.
+    #[serde(default)]
+    pub usage: NodeUsage,
 }
 
 impl NodeView {
@@ -91,6 +95,8 @@ impl NodeView {
             guests_running: 0,
             kvm: false,
             pools: Vec::new(),
+            usage: NodeUsage::default(),
+            guests_usage: BTreeMap::new(),
         });
         Self {
             name,
@@ -107,6 +113,7 @@ impl NodeView {
             guests_running: status.guests_running,
             kvm: status.kvm,
             pools: status.pools,
+            usage: status.usage,
         }
     }
 }

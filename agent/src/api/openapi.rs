@@ -8,7 +8,9 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Api, accounts, cluster, console, events, guests, images, nodes, power, tasks};
+use super::{
+    Api, accounts, cluster, console, events, guests, images, metrics, nodes, power, tasks,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -72,6 +74,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
                 .layer(cluster::backup_limit()),
         )
         .routes(routes!(cluster::clock))
+        .routes(routes!(metrics::show_metrics))
+        .routes(routes!(metrics::prometheus_metrics))
         .routes(routes!(images::list_images))
         .routes(routes!(
             images::show_image,

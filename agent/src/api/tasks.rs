@@ -16,14 +16,49 @@ use crate::tasks::LogLine;
 /// Longest wait of one request, in seconds.
 const WAIT_MAX_S: u64 = 60;
 
+/// Most tasks in one answer.
+const PAGE_MAX: usize = 1000;
+
+/// Which part of the list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct TasksQuery {
+    /// At most so many, 1 to 1000.
+    limit: Option<usize>,
+    /// Those that are older than this `next` of an answer before.
+    after: Option<Uuid>,
+}
+
 /// The last tasks, the newest first.
-#[utoipa::path(get, path = "/api/v1/tasks", tag = "tasks",
-    responses((status = 200, body = Listing<Task>)))]
-pub async fn list_tasks(State(api): State<Api>, _: Viewer) -> Result<Listing<Task>, ApiError> {
-    Ok(Listing {
-        data: api.tasks.list().await?,
-        next: None,
-    })
+#[utoipa::path(get, path = "/api/v1/tasks", tag = "tasks", params(TasksQuery), responses(
+    (status = 200, body = Listing<Task>), (status = 400, body = ErrorBody)))]
+pub async fn list_tasks(
+    State(api): State<Api>,
+    _: Viewer,
+    Query(query): Query<TasksQuery>,
+) -> Result<Listing<Task>, ApiError> {
+    let limit = query.limit.unwrap_or(PAGE_MAX);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        let message = format!("limit = {limit}: must be 1 to {PAGE_MAX}");
+        return Err(ApiError::new(ErrorCode::BadRequest, message));
+    }
+    Ok(page(api.tasks.list().await?, query.after, limit))
+}
+
+/// Part of `tasks`, the newest first. A task's id tells its age, so that a page goes on rightly
+/// even if the task that it is to go on after has been removed.
+fn page(tasks: Vec<Task>, after: Option<Uuid>, limit: usize) -> Listing<Task> {
+    let older = tasks
+        .into_iter()
+        .filter(|task| after.is_none_or(|after| task.id < after));
+    let mut data: Vec<Task> = older.take(limit + 1).collect();
+    let more = data.len() > limit;
+    data.truncate(limit);
+    let last = data.last().map(|task| task.id.to_string());
+    Listing {
+        data,
+        next: last.filter(|_| more),
+    }
 }
 
 /// How long to wait.
@@ -94,4 +129,47 @@ pub async fn cancel_task(
     api.tasks.cancel(id).await?;
     let data = api.tasks.get(id).await?.ok_or_else(|| not_found(id))?;
     Ok(Data { data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{TaskKind, TaskState};
+
+    fn task(id: u128) -> Task {
+        Task {
+            id: Uuid::from_u128(id),
+            kind: TaskKind::CreateGuest,
+            subject: "web".to_owned(),
+            node: "node1".to_owned(),
+            user: "root".to_owned(),
+            state: TaskState::Done,
+            progress: None,
+            created_unix_ms: 0,
+            ended_unix_ms: None,
+            error: None,
+            result: None,
+        }
+    }
+
+    #[test]
+    fn pages_go_on_after_a_task_that_is_gone() {
+        let ids = |page: &Listing<Task>| -> Vec<u128> {
+            page.data.iter().map(|task| task.id.as_u128()).collect()
+        };
+        let all = |gone: u128| -> Vec<Task> {
+            let ids = (1..=5).rev().filter(|&id| id != gone);
+            ids.map(task).collect()
+        };
+        let first = page(all(0), None, 2);
+        assert_eq!(ids(&first), [5, 4]);
+        let after = first.next.unwrap().parse().unwrap();
+        let second = page(all(4), Some(after), 2);
+        assert_eq!(ids(&second), [3, 2]);
+        let after = second.next.unwrap().parse().unwrap();
+        let last = page(all(0), Some(after), 2);
+        assert_eq!((ids(&last), last.next), (vec![1], None));
+        let exact = page(all(0), None, 5);
+        assert_eq!((ids(&exact).len(), exact.next), (5, None));
+    }
 }

@@ -8,13 +8,14 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Api, ApiError};
-use crate::cluster::GuestStatus;
+use crate::cluster::{GuestStatus, NodeStatus};
 use crate::domain::{Autostart, Boot, CrashPolicy, Disk, Guest, GuestName, Interface, Wanted};
 use crate::guests::{GuestState, Status};
+use crate::metrics::GuestUsage;
 use crate::store::Collection;
 
 /// A guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GuestView {
     /// Never changes.
     pub uuid: Uuid,
@@ -68,6 +69,9 @@ pub struct GuestView {
     pub notes: String,
     /// When it was created, in milliseconds since the Unix epoch.
     pub created_unix_ms: u64,
+    /// What it takes.
+    #[serde(default)]
+    pub usage: GuestUsage,
 }
 
 impl Api {
@@ -78,23 +82,33 @@ impl Api {
         }
         let statuses = Collection::<GuestStatus>::new(self.store.clone());
         let said = statuses.get(&guest.uuid.to_string()).await?;
-        Ok(view_of_theirs(guest, said.map(|said| said.value)))
+        let nodes = Collection::<NodeStatus>::new(self.store.clone());
+        let node = nodes.get(&guest.node).await?;
+        let usage = node.and_then(|node| node.value.guests_usage.get(&guest.uuid).cloned());
+        let said = said.map(|said| said.value);
+        Ok(view_of_theirs(guest, said, usage.unwrap_or_default()))
     }
 
     /// The guests now, as their nodes say.
     pub(super) async fn views(&self, guests: Vec<Guest>) -> Result<Vec<GuestView>, ApiError> {
         let mut said = HashMap::new();
+        let mut usage = HashMap::new();
         if guests.iter().any(|guest| guest.node != self.node) {
             let statuses = Collection::<GuestStatus>::new(self.store.clone());
             let all = statuses.all().await?.into_iter();
             said.extend(all.map(|status| (status.value.uuid, status.value)));
+            let nodes = Collection::<NodeStatus>::new(self.store.clone());
+            for node in nodes.all().await? {
+                usage.extend(node.value.guests_usage);
+            }
         }
         let views = guests.into_iter().map(|guest| {
             if guest.node == self.node {
                 self.view_of_ours(guest)
             } else {
                 let said = said.remove(&guest.uuid);
-                view_of_theirs(guest, said)
+                let usage = usage.remove(&guest.uuid).unwrap_or_default();
+                view_of_theirs(guest, said, usage)
             }
         });
         Ok(views.collect())
@@ -104,25 +118,26 @@ impl Api {
         let status = self.guests.status(guest.uuid);
         let addresses = self.guests.addresses(&guest);
         let addresses = addresses.iter().map(ToString::to_string).collect();
-        GuestView::new(guest, status, addresses)
+        let usage = self.guests.usage(guest.uuid);
+        GuestView::new(guest, status, addresses, usage)
     }
 }
 
 /// What a node that is not alive has said is gone with its lease.
-fn view_of_theirs(guest: Guest, said: Option<GuestStatus>) -> GuestView {
+fn view_of_theirs(guest: Guest, said: Option<GuestStatus>, usage: GuestUsage) -> GuestView {
     if let Some(said) = said.filter(|said| said.node == guest.node) {
-        return GuestView::new(guest, said.status, said.addresses);
+        return GuestView::new(guest, said.status, said.addresses, usage);
     }
     let status = Status {
         state: GuestState::Unknown,
         reason: Some(format!("node {} has not said how it does", guest.node)),
         ..Status::default()
     };
-    GuestView::new(guest, status, Vec::new())
+    GuestView::new(guest, status, Vec::new(), GuestUsage::default())
 }
 
 impl GuestView {
-    fn new(guest: Guest, status: Status, addresses: Vec<String>) -> Self {
+    fn new(guest: Guest, status: Status, addresses: Vec<String>, usage: GuestUsage) -> Self {
         Self {
             uuid: guest.uuid,
             name: guest.name,
@@ -148,6 +163,7 @@ impl GuestView {
             tags: guest.tags,
             notes: guest.notes,
             created_unix_ms: guest.created_unix_ms,
+            usage,
         }
     }
 }

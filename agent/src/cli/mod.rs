@@ -4,12 +4,14 @@ mod cluster;
 mod console;
 mod guest;
 mod image;
+mod man;
 mod node;
 mod output;
 mod progress;
 mod size;
 mod task;
 mod token;
+mod top;
 mod upload;
 mod user;
 
@@ -67,10 +69,18 @@ enum Noun {
     /// Users with passwords.
     #[command(subcommand)]
     User(user::UserCommand),
+    /// Watch what guests and nodes take.
+    Top(top::TopArguments),
     /// Print completions for a shell.
     Completions {
         /// Which.
         shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command.
+    Man {
+        /// Where to.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
 }
 
@@ -95,6 +105,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         clap_complete::generate(shell, &mut command, "pindah", &mut std::io::stdout());
         return Ok(());
     }
+    if let Noun::Man { directory } = &arguments.noun {
+        return man::write(Arguments::command(), directory);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -116,7 +129,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Noun::Node(command) => command.run(&client, output).await,
             Noun::Token(command) => command.run(&client, output).await,
             Noun::User(command) => command.run(&client, output).await,
-            Noun::Completions { .. } => Ok(()),
+            Noun::Top(arguments) => arguments.run(&client, output).await,
+            Noun::Completions { .. } | Noun::Man { .. } => Ok(()),
         }
     })
 }

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use reqwest::Method;
 
-use super::output::{Output, mib, properties, table};
+use super::output::{Output, figure, mib, properties, table};
 use crate::api::NodeView;
 use crate::client::Client;
 
@@ -39,7 +39,17 @@ impl NodeCommand {
                 let nodes: Vec<NodeView> = client.list("/nodes").await?;
                 output.show(&nodes, |nodes| {
                     let head = [
-                        "NODE", "HEALTH", "VERSION", "CPUS", "MEMORY", "FREE", "GUESTS", "RUNNING",
+                        "NODE",
+                        "HEALTH",
+                        "VERSION",
+                        "CPUS",
+                        "CPU %",
+                        "MEMORY",
+                        "FREE",
+                        "RX kbit/s",
+                        "TX kbit/s",
+                        "GUESTS",
+                        "RUNNING",
                     ];
                     table(&head, nodes.iter().map(row))
                 })
@@ -82,8 +92,11 @@ fn row(node: &NodeView) -> Vec<String> {
         health(node),
         node.version.clone(),
         node.cpus.to_string(),
+        figure(node.usage.cpu_percent),
         mib(node.memory_mib),
         mib(node.memory_available_mib),
+        figure(node.usage.network_rx_kbit_per_s),
+        figure(node.usage.network_tx_kbit_per_s),
         node.guests.to_string(),
         node.guests_running.to_string(),
     ]
@@ -108,6 +121,15 @@ fn show(node: &NodeView) -> String {
         ("memory", mib(node.memory_mib)),
         ("available", mib(node.memory_available_mib)),
         ("of guests", mib(node.memory_guests_mib)),
+        ("cpu", format!("{} %", figure(node.usage.cpu_percent))),
+        (
+            "network",
+            format!(
+                "{} in, {} kbit/s out",
+                figure(node.usage.network_rx_kbit_per_s),
+                figure(node.usage.network_tx_kbit_per_s)
+            ),
+        ),
         (
             "guests",
             format!("{} of {} run", node.guests_running, node.guests),

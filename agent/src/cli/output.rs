@@ -6,6 +6,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::clock::now_unix_ms;
+use crate::metrics::GuestUsage;
 
 /// How to print.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +99,21 @@ pub(super) fn mib(mib: u64) -> String {
     }
 }
 
+/// A number with a digit after the point while that says something; `-` if it is not known.
+pub(super) fn figure(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if value < 100.0 => format!("{value:.1}"),
+        Some(value) => format!("{value:.0}"),
+    }
+}
+
+/// Memory that a guest uses: what it says itself, or else what its process holds.
+pub(super) fn used(usage: &GuestUsage) -> String {
+    let used_mib = usage.memory_used_mib.or(usage.memory_resident_mib);
+    used_mib.map_or_else(|| "-".to_owned(), mib)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +126,9 @@ mod tests {
         assert_eq!(duration(119), "119 s");
         assert_eq!(duration(120), "2 min");
         assert_eq!(duration(200_000), "2 d");
+        assert_eq!(figure(Some(7.25)), "7.2");
+        assert_eq!(figure(Some(123.4)), "123");
+        assert_eq!(figure(None), "-");
     }
 
     #[test]

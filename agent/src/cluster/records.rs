@@ -1,5 +1,6 @@
 //! What the store holds of nodes: who they are for ever, and how they do under their leases.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use uuid::Uuid;
 
 use super::Ports;
 use crate::guests::Status;
+use crate::metrics::{GuestUsage, NodeUsage};
 use crate::storage::PoolStatus;
 use crate::store::Record;
 
@@ -55,7 +57,7 @@ impl Record for NodeAlive {
 }
 
 /// How a node does, as it says itself from time to time; gone with its lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// When, by its own clock, in milliseconds since the Unix epoch.
     pub time_unix_ms: u64,
@@ -75,6 +77,12 @@ pub struct NodeStatus {
     pub kvm: bool,
     /// Its pools.
     pub pools: Vec<PoolStatus>,
+    /// What it takes.
+    #[serde(default)]
+    pub usage: NodeUsage,
+    /// What its guests take: together, so that telling it is one write.
+    #[serde(default)]
+    pub guests_usage: BTreeMap<Uuid, GuestUsage>,
 }
 
 impl Record for NodeStatus {

@@ -66,6 +66,12 @@ pub async fn node_status(guests: &Guests, pool: &DirPool) -> Result<NodeStatus, 
         guests_running: running.count(),
         kvm: std::path::Path::new("/dev/kvm").exists(),
         pools: pool.into_iter().collect(),
+        usage: guests.metrics().node(),
+        guests_usage: statuses
+            .iter()
+            .filter(|(_, status)| status.state.has_process())
+            .map(|(uuid, _)| (*uuid, guests.usage(*uuid)))
+            .collect(),
     })
 }
 

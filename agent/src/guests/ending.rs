@@ -16,6 +16,9 @@ use crate::supervisor::{Direct, GuestProcess};
 /// How long the last events are waited for when the process has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Why a guest is off that nobody stopped.
+pub(super) const SHUT_ITSELF_DOWN: &str = "the guest shut itself down";
+
 /// How a guest's process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum End {
@@ -68,7 +71,11 @@ impl Guests {
                 let words = Direct::last_words(&self.directory(guest.uuid));
                 End::Crashed(format!("its VMM ended with code {code}: {words}"))
             }
-            (None, None) => End::Crashed("its VMM was killed".to_owned()),
+            (None, None) => match Direct::switched_off_by(&self.directory(guest.uuid)) {
+                Some(Initiator::Guest) => End::ShutDown,
+                Some(Initiator::Host) => End::SwitchedOff,
+                None => End::Crashed("its VMM was killed".to_owned()),
+            },
         }
     }
 
@@ -123,11 +130,15 @@ impl Guests {
 
     async fn ended(&self, guest: &Guest, end: End, started: Instant) {
         let machine = self.machine(guest.uuid);
-        self.clean_up(guest).await;
         let asked = machine.status().state == GuestState::Stopping;
+        if end == End::ShutDown && !asked {
+            // First: an agent that is killed from here on leaves it to the next one to know.
+            self.want_logged(guest, Wanted::Stopped).await;
+        }
+        self.clean_up(guest).await;
         let reason = match &end {
             _ if asked => None,
-            End::ShutDown => Some("the guest shut itself down".to_owned()),
+            End::ShutDown => Some(SHUT_ITSELF_DOWN.to_owned()),
             End::SwitchedOff => Some("its VMM was told to end".to_owned()),
             End::Crashed(reason) => Some(reason.clone()),
         };
@@ -136,7 +147,6 @@ impl Guests {
         if asked {
             self.set_state(guest, &machine, GuestState::Stopped, None);
         } else if end == End::ShutDown {
-            self.want_logged(guest, Wanted::Stopped).await;
             self.set_state(guest, &machine, GuestState::Stopped, reason.as_deref());
         } else {
             self.crashed(guest, &machine, reason.as_deref(), started)
@@ -227,6 +237,9 @@ fn pause_text(reason: &PauseReason) -> Option<String> {
         PauseReason::InDoubt => Some("its migration is in doubt".to_owned()),
         PauseReason::Snapshot => Some("a snapshot is being taken".to_owned()),
         PauseReason::Migration => Some("it is moving".to_owned()),
+        PauseReason::PostcopyLost => {
+            Some("it is lost: pages that it left at the node it came from cannot be had".to_owned())
+        }
         _ => None,
     }
 }

@@ -27,6 +27,7 @@ mod recover;
 mod seed;
 mod start;
 mod stop;
+mod usage;
 mod vm_config;
 
 use std::collections::HashMap;
@@ -45,6 +46,7 @@ pub use stop::StopRequest;
 use crate::cluster::Presence;
 use crate::domain::Guest;
 use crate::events::{EventKind, Events};
+use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::storage::DirPool;
 use crate::store::{Collection, Store};
@@ -79,6 +81,8 @@ pub struct Resources {
     pub tasks: Tasks,
     /// Where events are told.
     pub events: Events,
+    /// What guests take.
+    pub metrics: Metrics,
 }
 
 /// The guests of this node.

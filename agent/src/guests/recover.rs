@@ -5,14 +5,15 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::Duration;
 
-use pindah_vmm_api::RunState;
+use pindah_vmm_api::{Initiator, RunState};
 use uuid::Uuid;
 
+use super::ending::SHUT_ITSELF_DOWN;
 use super::{GuestError, GuestState, Guests, StopRequest};
 use crate::causes::chain;
 use crate::domain::{Guest, Wanted};
 use crate::store::StoreError;
-use crate::supervisor::GuestProcess;
+use crate::supervisor::{Direct, GuestProcess};
 
 /// How long guests wait for the cluster's majority before they start without it.
 const MAJORITY_PATIENCE: Duration = Duration::from_secs(30);
@@ -70,7 +71,7 @@ impl Guests {
                 self.adopt(&guest, process).await;
                 continue;
             }
-            self.clean_up(&guest).await;
+            let guest = self.end_while_away(guest).await?;
             let autostart = host_restarted && guest.autostart.enabled;
             if self.wanted(&guest) == Wanted::Running || autostart {
                 to_start.push(guest);
@@ -80,6 +81,21 @@ impl Guests {
         let guests = self.clone();
         tokio::spawn(async move { guests.start_in_order(to_start).await });
         Ok(())
+    }
+
+    /// Takes note of how a guest ended that has no process. One that has switched itself off since an
+    /// agent looked is not wanted to run any more.
+    async fn end_while_away(&self, mut guest: Guest) -> Result<Guest, GuestError> {
+        let by = Direct::switched_off_by(&self.directory(guest.uuid));
+        if guest.wanted == Wanted::Running && by == Some(Initiator::Guest) {
+            self.want(guest.uuid, Wanted::Stopped).await?;
+            guest.wanted = Wanted::Stopped;
+            let machine = self.machine(guest.uuid);
+            let reason = Some(SHUT_ITSELF_DOWN);
+            self.set_state(&guest, &machine, GuestState::Stopped, reason);
+        }
+        self.clean_up(&guest).await;
+        Ok(guest)
     }
 
     async fn adopt(&self, guest: &Guest, process: GuestProcess) {

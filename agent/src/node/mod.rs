@@ -20,6 +20,7 @@ use crate::cluster::{
 use crate::config::Config;
 use crate::events::Events;
 use crate::guests::{GuestError, Guests, Resources};
+use crate::metrics::{Collector, Metrics};
 use crate::network::Network;
 use crate::security::{
     AccountError, Accounts, AuditLog, Authority, AuthorityError, LoginLimit, NodeCertificate,
@@ -137,10 +138,13 @@ impl Node {
             network: apply_network(&config, &state).await,
             tasks: tasks.clone(),
             events: events.clone(),
+            metrics: Metrics::default(),
         });
         guests.recover(state.host_restarted()?).await?;
         tokio::spawn(guests.clone().keep_console_logs_short());
         tokio::spawn(tasks.clone().keep_few());
+        let (metrics, interval) = (guests.metrics().clone(), config.metrics_interval);
+        tokio::spawn(Collector::new(metrics, guests.clone(), pool.clone(), interval).run());
         if let Some(member) = member {
             let reporter = Reporter {
                 node: config.node.clone(),

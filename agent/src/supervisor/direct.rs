@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use pindah_vmm_api::VmConfig;
+use pindah_vmm_api::{EventKind, Initiator, VmConfig};
 use thiserror::Error;
 use tokio::process::{Child, Command};
 
@@ -16,6 +16,8 @@ use super::{Identity, find_process};
 const CONFIG: &str = "vm.json";
 const IDENTITY: &str = "process.json";
 const API_SOCKET: &str = "api";
+/// Written by the VMM when the machine has been switched off.
+const END: &str = "end.json";
 const LOG: &str = "vmm.log";
 /// Put before a log that has grown beyond [`LOG_MAX`].
 const OLD_LOG: &str = "vmm.log.1";
@@ -89,6 +91,8 @@ impl Direct {
             .arg(&config_path)
             .arg("--api")
             .arg(Self::api_socket(directory))
+            .arg("--end-file")
+            .arg(directory.join(END))
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -125,9 +129,19 @@ impl Direct {
         })
     }
 
-    /// Removes what only a running process needs.
+    /// Who switched off the machine whose process in `directory` has ended, if somebody did, and if
+    /// it was not [forgotten](Self::forget) since.
+    pub fn switched_off_by(directory: &Path) -> Option<Initiator> {
+        let written = fs::read(directory.join(END)).ok()?;
+        match serde_json::from_slice(&written) {
+            Ok(EventKind::ShutDown { by }) => Some(by),
+            _ => None,
+        }
+    }
+
+    /// Removes what only a running process needs, and how it ended.
     pub fn forget(directory: &Path) {
-        for name in [IDENTITY, API_SOCKET] {
+        for name in [IDENTITY, API_SOCKET, END] {
             let path = directory.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -70,12 +70,19 @@ impl Agent {
         Self::start_with("network.enabled = false", None).await
     }
 
-    /// An agent in a network namespace of its own; `name` is unique among the tests.
+    /// An agent that measures twice a second.
+    pub async fn start_measuring() -> Self {
+        let config = "network.enabled = false\nmetrics_interval_ms = 500";
+        Self::start_with(config, None).await
+    }
+
+    /// An agent in a network namespace of its own, which measures twice a second; `name` is unique
+    /// among the tests.
     pub async fn start_in_namespace(name: &str) -> Self {
         let name = format!("pindah-{name}-{}", std::process::id());
         run(Command::new("ip").args(["netns", "add", &name]));
         run(Command::new("ip").args(["-n", &name, "link", "set", "lo", "up"]));
-        Self::start_with("", Some(name)).await
+        Self::start_with("metrics_interval_ms = 500", Some(name)).await
     }
 
     async fn start_with(config: &str, namespace: Option<String>) -> Self {

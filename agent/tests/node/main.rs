@@ -7,6 +7,7 @@ mod accounts;
 mod crash;
 mod guests;
 mod harness;
+mod metrics;
 mod network;
 mod refused;
 mod survival;

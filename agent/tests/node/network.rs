@@ -1,6 +1,10 @@
 //! The node's own network, in a network namespace that goes with the test.
 
-use super::harness::{Agent, kvm_opens, programs};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::harness::{Agent, DEADLINE, kvm_opens, programs};
 
 fn stdout(agent: &Agent, program: &str, arguments: &[&str]) -> String {
     let output = agent.run(program, arguments);
@@ -60,6 +64,41 @@ async fn guest_is_reached_on_the_bridge_and_its_tap_goes_with_it() {
     let links = stdout(&agent, "ip", &["-br", "link"]);
     assert!(!links.contains("pt"), "{links}");
     agent.assert_no_guests_left();
+}
+
+#[tokio::test]
+async fn figures_of_the_network_have_the_directions_of_the_guest() {
+    if !(kvm_opens() && is_root()) {
+        return;
+    }
+    let agent = Agent::start_in_namespace("figures").await;
+    let probe = programs().join("pindah-probe");
+    let cmdline = "ws_mib=4 net=1 net_op=tx net_s=0 ip=10.87.0.50 peer=10.87.0.1";
+    let (ok, _, error) = agent.pindah(&[
+        "guest",
+        "create",
+        "web",
+        "--memory",
+        "64M",
+        "--kernel",
+        probe.to_str().unwrap(),
+        "--cmdline",
+        cmdline,
+        "--start",
+    ]);
+    assert!(ok, "{error}\n{}", agent.log());
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let (_, guest, _) = agent.pindah(&["guest", "show", "web", "--json"]);
+        let guest: Value = serde_json::from_str(&guest).unwrap();
+        let rate = |name: &str| guest["usage"][name].as_f64().unwrap_or(0.0);
+        let (rx, tx) = (rate("network_rx_kbit_per_s"), rate("network_tx_kbit_per_s"));
+        if tx > 1000.0 && tx > 10.0 * rx {
+            break;
+        }
+        assert!(Instant::now() < end, "{guest}\n{}", agent.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 #[tokio::test]

@@ -127,6 +127,8 @@ async fn request_that_is_none_is_refused() {
         (Method::GET, "/guests?limit=0", 400),
         (Method::GET, "/guests?limit=x", 400),
         (Method::GET, "/guests?surprise=1", 400),
+        (Method::GET, "/tasks?limit=1001", 400),
+        (Method::GET, "/tasks?after=x", 400),
         (Method::GET, "/guests/..%2F..%2Fetc", 404),
         (Method::GET, "/guests/none", 404),
         (Method::GET, "/tasks/none", 404),

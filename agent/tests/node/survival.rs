@@ -92,6 +92,35 @@ async fn guest_that_ended_while_the_agent_was_away_is_where_intent_says() {
 }
 
 #[tokio::test]
+async fn guest_that_shut_down_while_the_agent_was_away_stays_off() {
+    if !kvm_opens() {
+        return;
+    }
+    let mut agent = Agent::start().await;
+    agent.upload_probe().await;
+    let off = "exit_after_ms=2000 exit_by=poweroff";
+    let before = agent.create_probe("web", off, json!({})).await;
+    agent.kill();
+    let identity = agent.guest_directory(&before).join("process.json");
+    let identity = std::fs::read(identity).unwrap();
+    let identity: pindah_agent::supervisor::Identity = serde_json::from_slice(&identity).unwrap();
+    identity.ended().await.unwrap();
+    agent.spawn().await;
+    let after = agent.guest("web").await;
+    assert_eq!(
+        (after.state, after.wanted, after.reason.as_deref()),
+        (
+            GuestState::Stopped,
+            Wanted::Stopped,
+            Some("the guest shut itself down")
+        )
+    );
+    let task = agent.begin(Method::POST, "/guests/web/start", None).await;
+    assert_eq!(task.state, TaskState::Done, "{task:?}");
+    agent.wait_state("web", GuestState::Running).await;
+}
+
+#[tokio::test]
 async fn agent_killed_between_start_and_note_finds_the_guest_all_the_same() {
     if !kvm_opens() {
         return;

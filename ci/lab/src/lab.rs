@@ -12,7 +12,7 @@ use crate::paths;
 use crate::server::{Server, ServerBuilder};
 
 /// Products of ours that every server has beside the agent, if they are built.
-const PRODUCTS: [&str; 2] = ["pindah-vmm", "pindah-probe"];
+const PRODUCTS: [&str; 4] = ["pindah-vmm", "pindah-probe", "pindahd", "pindah"];
 
 /// A place to start servers in. Servers borrow nothing from it but its switch,
 /// which lives as long as one of them.

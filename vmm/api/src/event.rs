@@ -90,12 +90,16 @@ pub enum EventKind {
         report: Box<MigrationReport>,
     },
     /// The migration was given up and the guest goes on here, or it stands still because it may
-    /// run at the destination.
+    /// run at the destination, or it is lost.
     MigrationFailed {
         /// Why.
         reason: String,
         /// Whether the guest may run at the destination.
         in_doubt: bool,
+        /// Whether the guest ran at the destination already, and cannot go on there for want of
+        /// the pages that it had left behind. Both sides say so.
+        #[serde(default)]
+        lost: bool,
     },
     /// This reader was too slow and has missed what followed; the stream ends.
     Lagged,
@@ -116,6 +120,9 @@ pub enum PauseReason {
     /// A migration ended without the destination's answer: the guest may run there. `resume`
     /// takes it back only if its disks' locks tell that it does not.
     InDoubt,
+    /// The guest ran at its migration's destination while some of its pages were still at its
+    /// source, and these cannot be fetched any more. It never goes on, neither here nor there.
+    PostcopyLost,
     /// A device could not do a request (`on_error = "pause"`).
     Device {
         /// The device.

@@ -3,13 +3,17 @@
 use serde::{Deserialize, Serialize};
 
 /// Body of `POST /api/v1/migrate`. With it come file descriptors by `SCM_RIGHTS`, in this order:
-/// the connected TCP sockets to the destination (control, then `data_connections` of data), and
-/// with `encryption: "tls"` three PEM files: the certificates of the authorities to trust, our
+/// the connected TCP sockets to the destination (control, then `data_connections` of data, then
+/// with `mode: "hybrid"` one more for pages that are waited for), and with `encryption: "tls"`
+/// three PEM files: the certificates of the authorities to trust, our
 /// certificate with its chain, and its private key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MigrateRequest {
+    /// What becomes of a guest that writes faster than the link carries.
+    #[serde(default)]
+    pub mode: MigrationMode,
     /// Number of data connections, 1 to 4. One fills any link that one core can fill.
     #[serde(default = "one")]
     pub data_connections: u8,
@@ -39,7 +43,8 @@ pub struct MigrateRequest {
     #[serde(default)]
     pub delta_cache_mib: Option<u64>,
     /// Compare a checksum of all guest RAM between both sides while the guest stands: for tests,
-    /// since the guest stands for as long as that takes.
+    /// since the guest stands for as long as that takes. Not done where pages stay behind
+    /// (`mode: "hybrid"`).
     #[serde(default)]
     pub verify_memory: bool,
 }
@@ -47,6 +52,7 @@ pub struct MigrateRequest {
 impl Default for MigrateRequest {
     fn default() -> Self {
         Self {
+            mode: MigrationMode::default(),
             data_connections: one(),
             encryption: Encryption::default(),
             server_name: None,
@@ -70,6 +76,25 @@ fn default_downtime_target() -> u64 {
 
 fn default_timeout() -> u64 {
     600
+}
+
+/// What becomes of a guest that writes faster than the link carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum MigrationMode {
+    /// Its vCPUs are held until it writes less. All of its memory is at the destination before it
+    /// runs there.
+    #[default]
+    Precopy,
+    /// It runs at the destination before all of its memory is there: after one full pass, pages
+    /// that it has written since are fetched as it touches them, and all others meanwhile. It
+    /// never stands for long and is never held.
+    ///
+    /// The risk: until the last page is there the guest needs both hosts and the link. If one of
+    /// them fails in that time the guest is lost, as by a power failure; what it has written to
+    /// its disks is there.
+    Hybrid,
 }
 
 /// Whether connections are encrypted.
@@ -112,13 +137,18 @@ pub enum MigrationPhase {
     Precopy,
     /// The guest stands; the rest is sent.
     Switchover,
-    /// The guest runs at the destination.
+    /// The guest runs at the destination, which fetches the pages that were left behind.
+    Postcopy,
+    /// The guest runs at the destination, and all of its memory is there.
     Completed,
     /// It was given up before the point of no return; the guest goes on at the source.
     Failed,
     /// The destination got everything and then did not answer: the guest stands still here,
     /// because it may run there.
     InDoubt,
+    /// The guest ran at the destination, and what it had left behind cannot be fetched any more:
+    /// it stands still there and here for good.
+    Lost,
 }
 
 /// How a migration is going: `GET /api/v1/migrate`, and an event each second.
@@ -131,7 +161,7 @@ pub struct MigrationStatus {
     pub elapsed_ms: u64,
     /// The passes over memory so far, the present one included.
     pub round: u32,
-    /// Bytes of guest RAM that are still to be sent in this pass.
+    /// Bytes of guest RAM that are still to be sent in this pass, or to be fetched.
     pub remaining_bytes: u64,
     /// Bytes that went over the wire so far.
     pub sent_bytes: u64,
@@ -148,7 +178,7 @@ pub struct MigrationStatus {
     /// Share of their time for which vCPUs are held, in per cent.
     #[serde(default)]
     pub throttle_percent: u8,
-    /// Why it failed or is in doubt.
+    /// Why it failed, is in doubt, or lost the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -212,11 +242,27 @@ pub struct SwitchoverReport {
     pub resume_us: u64,
 }
 
+/// The time in which a guest runs at the destination and its last pages are fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PostcopyReport {
+    /// From COMMIT to the last page, at the destination, in microseconds.
+    pub duration_us: u64,
+    /// Pages that were left behind.
+    pub pages: u64,
+    /// Those that somebody touched before they had come, and waited for.
+    pub demanded_pages: u64,
+    /// How long they were waited for, in microseconds: as many for longer as for less.
+    pub fault_median_us: u64,
+    /// The longest of these times, in microseconds.
+    pub fault_max_us: u64,
+}
+
 /// A migration that is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MigrationReport {
-    /// From the request to the destination's answer, in milliseconds.
+    /// From the request to the destination's word that it has all, in milliseconds.
     pub total_ms: u64,
     /// From the pause here to the destination's word that it runs, in microseconds: what the
     /// guest stood, and the way of that word.
@@ -225,7 +271,8 @@ pub struct MigrationReport {
     pub sent_bytes: u64,
     /// What became of the pages.
     pub pages: PageStatistics,
-    /// The passes over memory; the last one was made while the guest stood.
+    /// The passes over memory; the last one was made while the guest stood, unless pages stayed
+    /// behind.
     pub rounds: Vec<RoundReport>,
     /// The switchover.
     pub switchover: SwitchoverReport,
@@ -233,4 +280,7 @@ pub struct MigrationReport {
     pub state_bytes: u64,
     /// The most that vCPUs were held, in per cent of their time.
     pub throttle_percent: u8,
+    /// What followed, if pages stayed behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postcopy: Option<PostcopyReport>,
 }

@@ -180,6 +180,10 @@ fn migrate(
             "the last migration is in doubt, and the guest may run at its destination: resume it \
              first",
         )),
+        (RunState::Paused, Some(PauseReason::PostcopyLost)) => Err(refuse(
+            ErrorCode::Conflict,
+            "the guest was lost in its last migration",
+        )),
         (RunState::Running | RunState::Paused, _) => Ok(Action::Migrate(Box::new(outgoing))),
         (state, _) => Err(refuse(
             ErrorCode::Conflict,

@@ -71,7 +71,7 @@ impl Default for Limits {
 }
 
 /// Most file descriptors with one request.
-const MAX_DESCRIPTORS: usize = 8;
+const MAX_DESCRIPTORS: usize = 9;
 
 fn refuse(code: ErrorCode, message: impl Into<String>) -> ErrorInfo {
     ErrorInfo {

@@ -159,9 +159,10 @@ fn take_snapshot(
 pub(super) fn machine_error(error: &MachineError) -> ErrorInfo {
     let code = match error {
         MachineError::NoDevice { .. } => ErrorCode::NotFound,
-        MachineError::State { .. } | MachineError::Moving { .. } | MachineError::InDoubt(_) => {
-            ErrorCode::Conflict
-        }
+        MachineError::State { .. }
+        | MachineError::Moving { .. }
+        | MachineError::InDoubt(_)
+        | MachineError::Lost => ErrorCode::Conflict,
         MachineError::Value { .. } => ErrorCode::InvalidValue,
         MachineError::Host { .. } => ErrorCode::HostError,
     };

@@ -2,6 +2,7 @@
 
 mod check;
 mod control;
+mod end_file;
 mod guest;
 mod keys;
 mod options;
@@ -112,6 +113,7 @@ fn start_log(level: tracing::level_filters::LevelFilter) {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use pindah_vmm_api::Initiator;
 
     use super::*;
 
@@ -119,7 +121,7 @@ mod tests {
     fn command_line_is_consistent_and_documents_every_exit_code() {
         Arguments::command().debug_assert();
         for reason in [
-            ExitReason::ShutDown,
+            ExitReason::ShutDown(Initiator::Guest),
             ExitReason::HostError,
             ExitReason::ResetRequested,
             ExitReason::GuestCrashed,

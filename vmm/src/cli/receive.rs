@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use pindah_vmm::memory::userfault::Userfault;
+use pindah_vmm::migration::destination::Postcopier;
 use pindah_vmm::migration::tls::Identity;
 use pindah_vmm::migration::worker::{Incoming, Job};
 use pindah_vmm::vm::machine::ExitReason;
+use pindah_vmm::vm::termination::block_signals;
 
 use super::guest::MachineArguments;
 use super::protection::ProtectionArguments;
@@ -42,18 +45,23 @@ pub fn receive(arguments: ReceiveArguments) -> anyhow::Result<ExitReason> {
     let listener = TcpListener::bind(&arguments.listen)
         .with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let address = listener.local_addr().context("the listening socket")?;
+    // Whoever wants hybrid mode hears why if there is none.
+    let userfault = Userfault::open();
     let prepared = run::prepare(&config, &arguments.process)?;
+    block_signals().context("cannot block signals")?;
+    let postcopier = Postcopier::spawn(userfault).context("cannot start the post-copy thread")?;
     // Its disks are its source's until the guest is here, and so are their locks.
     let built = run::build(&config, prepared)?;
     let job = Job::Receive(Incoming {
         listener,
         identity,
         timeout: Duration::from_secs(arguments.timeout_s),
+        postcopier: Some(postcopier),
     });
     built.vm.silence().context("cannot silence the network")?;
     say_where(&address)?;
     built.migrator.start(job)?;
-    Ok(run::wait(&built.vm, built.server))
+    Ok(run::wait(built))
 }
 
 /// Whoever starts the source needs it, and may have left the port to the host.

@@ -19,6 +19,7 @@ use pindah_vmm::vm::machine::ExitReason;
 use pindah_vmm::vm::resources::Resources;
 use pindah_vmm::vm::termination::block_signals;
 
+use super::end_file::EndFile;
 use super::guest::MachineArguments;
 use super::socket;
 
@@ -41,12 +42,17 @@ pub struct ProcessArguments {
     /// pass and has the kernel's audit log name them, off allows all.
     #[arg(long, default_value_t, value_name = "MODE")]
     seccomp: SeccompMode,
+    /// Write to this file, when the machine has been switched off, the event that tells by whom;
+    /// it is emptied at the start and stays empty if the guest ends in any other way.
+    #[arg(long, value_name = "FILE")]
+    end_file: Option<PathBuf>,
 }
 
 /// A process with everything open that has a path.
 pub struct Prepared {
     resources: Resources,
     listener: Option<UnixListener>,
+    end_file: Option<EndFile>,
     priority: Priority,
 }
 
@@ -58,21 +64,24 @@ pub struct Built {
     pub server: Option<Server>,
     /// What moves it.
     pub migrator: Arc<Migrator>,
+    end_file: Option<EndFile>,
 }
 
 /// Runs a guest until it ends.
 pub fn run(arguments: RunArguments) -> anyhow::Result<ExitReason> {
     let config = arguments.machine.load()?;
     let prepared = prepare(&config, &arguments.process)?;
-    let Built { vm, server, .. } = build(&config, prepared)?;
-    vm.own()?;
-    vm.boot()?;
-    Ok(finish(&vm, server))
+    let built = build(&config, prepared)?;
+    built.vm.own()?;
+    built.vm.boot()?;
+    Ok(finish(built))
 }
 
 /// Opens all that has a path, and closes the sandbox.
 pub fn prepare(config: &Config, process: &ProcessArguments) -> anyhow::Result<Prepared> {
     let listener = process.api.as_deref().map(socket::listen).transpose()?;
+    let end_file = process.end_file.as_deref().map(EndFile::create);
+    let end_file = end_file.transpose()?;
     let resources = Resources::open(config)?;
     let priority = Priority::of_host();
     let report = sandbox::restrict(process.seccomp, terminal::restore)?;
@@ -84,6 +93,7 @@ pub fn prepare(config: &Config, process: &ProcessArguments) -> anyhow::Result<Pr
     Ok(Prepared {
         resources,
         listener,
+        end_file,
         priority,
     })
 }
@@ -109,23 +119,29 @@ pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<Built> {
         vm,
         server,
         migrator,
+        end_file: prepared.end_file,
     })
 }
 
 /// Runs the machine; who listens hears how it ended.
-pub fn finish(vm: &Vm, server: Option<Server>) -> ExitReason {
+pub fn finish(built: Built) -> ExitReason {
     startup::give_back_code();
-    end(server, vm.run())
+    let reason = built.vm.run();
+    end(built, reason)
 }
 
 /// Waits for the end of a machine that a migration starts, or does not.
-pub fn wait(vm: &Vm, server: Option<Server>) -> ExitReason {
-    end(server, vm.serve_requests())
+pub fn wait(built: Built) -> ExitReason {
+    let reason = built.vm.serve_requests();
+    end(built, reason)
 }
 
-fn end(server: Option<Server>, reason: ExitReason) -> ExitReason {
-    if let Some(server) = server {
+fn end(built: Built, reason: ExitReason) -> ExitReason {
+    if let Some(server) = built.server {
         server.stop();
+    }
+    if let (Some(end_file), ExitReason::ShutDown(by)) = (built.end_file, &reason) {
+        end_file.write(*by);
     }
     reason
 }

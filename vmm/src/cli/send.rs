@@ -13,7 +13,9 @@ use clap::Args;
 use pindah_vmm::api::client::Client;
 use pindah_vmm::migration::report::{StatusLine, Summary};
 use pindah_vmm::vm::termination::{block_signals, signal_fd};
-use pindah_vmm_api::{Compression, Encryption, Event, EventKind, MigrateRequest, MigrationStatus};
+use pindah_vmm_api::{
+    Compression, Encryption, Event, EventKind, MigrateRequest, MigrationMode, MigrationStatus,
+};
 
 use super::options::{parse_choice, parse_mib, parse_size};
 use super::protection::ProtectionArguments;
@@ -30,6 +32,12 @@ pub struct SendArguments {
     api: PathBuf,
     #[command(flatten)]
     protection: ProtectionArguments,
+    /// What becomes of a guest that writes faster than the link carries. precopy: it is held until
+    /// it writes less. hybrid: it runs at the destination before all of its memory is there; if
+    /// the link or this host fails until it is, the guest is lost.
+    #[arg(long, default_value = "precopy", value_name = "MODE",
+          value_parser = parse_choice::<MigrationMode>)]
+    mode: MigrationMode,
     /// Connections for memory, 1 to 4.
     #[arg(long, default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u8).range(1..=4))]
@@ -66,7 +74,8 @@ pub fn send(arguments: &SendArguments) -> anyhow::Result<()> {
     let events = Client::connect(&arguments.api)?.events(None)?;
     let sockets = connect(
         &arguments.destination,
-        1 + usize::from(arguments.connections),
+        1 + usize::from(arguments.connections)
+            + usize::from(arguments.mode == MigrationMode::Hybrid),
     )?;
     let files = keys.iter().flat_map(|keys| &keys.0).map(AsFd::as_fd);
     let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).chain(files).collect();
@@ -84,6 +93,7 @@ fn request(arguments: &SendArguments) -> MigrateRequest {
     let encryption = arguments.protection.encryption();
     let is_tls = encryption == Encryption::Tls;
     MigrateRequest {
+        mode: arguments.mode,
         data_connections: arguments.connections,
         encryption,
         server_name: is_tls.then(|| host(&arguments.destination).to_owned()),
@@ -159,8 +169,12 @@ fn follow<E: std::error::Error + Send + Sync + 'static>(
             EventKind::MigrationProgress { status } => say(&StatusLine(&status))?,
             EventKind::MigrationCompleted { report } => return say(&Summary(&report)),
             EventKind::MigrationFailed {
+                reason, lost: true, ..
+            } => bail!("the guest is lost, and stands still here and there: {reason}"),
+            EventKind::MigrationFailed {
                 reason,
                 in_doubt: false,
+                ..
             } => bail!("the guest goes on here: {reason}"),
             EventKind::MigrationFailed { reason, .. } => bail!(
                 "the guest stands still here, because it may run at its destination: {reason}"
@@ -220,14 +234,19 @@ mod tests {
     #[test]
     fn only_a_completed_migration_is_a_success() {
         let report = Box::new(MigrationReport::default());
-        let failed = |in_doubt| EventKind::MigrationFailed {
+        let failed = |in_doubt, lost| EventKind::MigrationFailed {
             reason: "cancelled".into(),
             in_doubt,
+            lost,
         };
         for (last, expected) in [
             (Some(EventKind::MigrationCompleted { report }), None),
-            (Some(failed(false)), Some("goes on here: cancelled")),
-            (Some(failed(true)), Some("may run at its destination")),
+            (Some(failed(false, false)), Some("goes on here: cancelled")),
+            (
+                Some(failed(true, false)),
+                Some("may run at its destination"),
+            ),
+            (Some(failed(false, true)), Some("guest is lost")),
             (Some(EventKind::Lagged), Some("events were lost")),
             (None, Some("the VMM has ended")),
         ] {

@@ -13,7 +13,7 @@ use pindah_vmm::vm::migratable::Migratable;
 use pindah_vmm_api::{AfterSnapshot, SnapshotReport, SnapshotRequest};
 
 use super::options::parse_choice;
-use super::run::{self, Built, ProcessArguments};
+use super::run::{self, ProcessArguments};
 
 /// Arguments of `snapshot`.
 #[derive(Debug, Args)]
@@ -72,9 +72,9 @@ pub fn restore(arguments: &RestoreArguments) -> anyhow::Result<ExitReason> {
     let config = Config::try_from(state.config.clone())
         .context("the snapshot's configuration is not valid")?;
     let prepared = run::prepare(&config, &arguments.process)?;
-    let Built { vm, server, .. } = run::build(&config, prepared)?;
-    vm.own()?;
-    snapshot.load_memory(&vm.memory())?;
-    vm.restore(state)?;
-    Ok(run::finish(&vm, server))
+    let built = run::build(&config, prepared)?;
+    built.vm.own()?;
+    snapshot.load_memory(&built.vm.memory())?;
+    built.vm.restore(state)?;
+    Ok(run::finish(built))
 }

@@ -8,6 +8,7 @@
 mod build;
 mod dirty;
 mod touched;
+pub mod userfault;
 mod zero;
 
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};

@@ -24,6 +24,7 @@
 //!   ```
 //!   rounded up to a step of 20, 40, 60, 80, 95, 99, and a step up in any case, since the dirty
 //!   rate is measured too low when the whole working set is dirty.
+//!   Where the guest may leave pages behind, it does that instead of being held.
 //! - Else: another round.
 //!
 //! The guest is never stopped for longer than that: if nothing helps, the time runs out.
@@ -76,8 +77,8 @@ pub struct Prediction {
 #[derive(Clone, Copy, Debug)]
 pub struct Observation<'a> {
     /// What this round has still to send, in bytes on the wire: 0 at its end. Within a round
-    /// nothing but [`Decision::Throttle`] can be gained, and that only if
-    /// [`Self::rewrites_measured`]; every 50 ms is often enough.
+    /// nothing but [`Decision::Throttle`] or [`Decision::LeavePages`] can be gained, and that only
+    /// if [`Self::rewrites_measured`]; every 50 ms is often enough.
     pub unsent_bytes: u64,
     /// Pages that were written since they were sent.
     pub dirty_pages: u64,
@@ -113,6 +114,8 @@ pub struct Targets {
     pub downtime: Duration,
     /// The migration is given up after this time.
     pub timeout: Duration,
+    /// A guest that writes too fast may leave pages behind, and is not held then.
+    pub may_leave_pages: bool,
 }
 
 impl Targets {
@@ -139,6 +142,9 @@ pub enum Decision {
         /// For this share of their time, in per cent; more than now, 99 at most.
         percent: u8,
     },
+    /// Stop the guest and let it run at the destination, which fetches the pages that it has left
+    /// behind.
+    LeavePages,
     /// Give up; the guest goes on here.
     Abort {
         /// Why.
@@ -178,9 +184,15 @@ pub fn decide(observation: &Observation, targets: &Targets) -> Decision {
     };
     let hopeless = observation.rewrites_measured && growth(observation) >= limit;
     let stalled = !within_round && has_stalled(observation.earlier, predicted);
+    if !hopeless && !stalled {
+        return Decision::Iterate;
+    }
+    if targets.may_leave_pages {
+        return Decision::LeavePages;
+    }
     match next_percent(observation) {
-        Some(percent) if hopeless || stalled => Decision::Throttle { percent },
-        _ => Decision::Iterate,
+        Some(percent) => Decision::Throttle { percent },
+        None => Decision::Iterate,
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use pindah_vmm_api::{EventKind, MigrationPhase, MigrationStatus};
+use pindah_vmm_api::{EventKind, MigrationPhase, MigrationStatus, RunState};
 
-use super::destination;
+use super::destination::{self, ReceiveError};
 use super::priority::Priority;
 use super::progress::Progress;
 use super::request::Outgoing;
@@ -29,7 +29,7 @@ where
     });
     match job {
         Job::Send(outgoing) => send(&**machine, *outgoing, priority, progress),
-        Job::Receive(incoming) => receive(&**machine, &incoming, progress),
+        Job::Receive(incoming) => receive(&**machine, incoming, progress),
     }
 }
 
@@ -45,13 +45,14 @@ fn send<M: Machine + MigrationSource>(
             let links = Links {
                 control: outgoing.control,
                 data: outgoing.data,
+                urgent: outgoing.urgent,
                 identity,
             };
             source::migrate(machine, &outgoing.request, links, priority, progress)
         }
         Err(error) => {
             let reason = chain(&error);
-            return fail(machine, progress, reason, false);
+            return fail(machine, progress, reason, MigrationPhase::Failed);
         }
     };
     match moved {
@@ -63,45 +64,54 @@ fn send<M: Machine + MigrationSource>(
             machine.leave();
         }
         Err(error) => {
-            let in_doubt = matches!(error, MigrationError::InDoubt { .. });
-            fail(machine, progress, chain(&error), in_doubt);
+            let phase = match error {
+                MigrationError::InDoubt { .. } => MigrationPhase::InDoubt,
+                MigrationError::Lost { .. } => MigrationPhase::Lost,
+                _ => MigrationPhase::Failed,
+            };
+            fail(machine, progress, chain(&error), phase);
         }
     }
 }
 
-fn fail(machine: &dyn Machine, progress: &Progress, reason: String, in_doubt: bool) {
+fn fail(machine: &dyn Machine, progress: &Progress, reason: String, phase: MigrationPhase) {
     tracing::warn!("the guest did not move: {reason}");
     progress.update(|status| {
-        status.phase = if in_doubt {
-            MigrationPhase::InDoubt
-        } else {
-            MigrationPhase::Failed
-        };
+        status.phase = phase;
         status.reason = Some(reason.clone());
     });
-    machine
-        .events()
-        .publish(EventKind::MigrationFailed { reason, in_doubt });
+    machine.events().publish(EventKind::MigrationFailed {
+        reason,
+        in_doubt: phase == MigrationPhase::InDoubt,
+        lost: phase == MigrationPhase::Lost,
+    });
 }
 
 fn receive<M: Machine + MigrationDestination>(
     machine: &M,
-    incoming: &Incoming,
+    incoming: Incoming,
     progress: &Progress,
 ) {
     let Incoming {
         listener,
         identity,
         timeout,
+        postcopier,
     } = incoming;
-    match destination::receive(machine, listener, identity, *timeout, progress) {
+    let received =
+        destination::receive(machine, &listener, &identity, timeout, postcopier, progress);
+    match received {
         Ok(running) => {
             tracing::info!(?running, "the guest runs here");
             startup::give_back_code();
         }
+        // The process stays, so that who asks hears it.
+        Err(error @ ReceiveError::Lost(_)) if machine.info().state == RunState::Paused => {
+            fail(machine, progress, chain(&error), MigrationPhase::Lost);
+        }
         Err(error) => {
             tracing::error!("no guest came: {}", chain(&error));
-            fail(machine, progress, chain(&error), false);
+            fail(machine, progress, chain(&error), MigrationPhase::Failed);
             machine.dismiss();
         }
     }

@@ -12,6 +12,7 @@
 //! | [`protocol`] | the messages, their order, what each may hold |
 //! | [`connection`], [`tls`], [`wait`] | sockets, encryption, deadlines and cancelling |
 //! | [`pages`] | what becomes of a page on the wire and back |
+//! | [`left`] | which pages stay behind where the guest runs before all of them are there |
 //! | [`window`] | how much may be on its way, so that the queue on a shared link stays short |
 //! | [`priority`] | the processor left to guests until the switchover |
 //! | [`cap`] | the most that may be sent, where the request says so |
@@ -28,7 +29,9 @@ pub mod connection;
 pub mod convergence;
 pub mod destination;
 pub mod jobs;
+mod left;
 pub mod pages;
+mod pending;
 pub mod priority;
 pub mod progress;
 pub mod protocol;

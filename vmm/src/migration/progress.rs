@@ -124,9 +124,9 @@ impl Progress {
 
     /// It is over. A job that ends without a word has failed.
     pub(super) fn end(&self) {
-        use MigrationPhase::{Completed, Failed, InDoubt};
+        use MigrationPhase::{Completed, Failed, InDoubt, Lost};
         self.update(|status| {
-            if !matches!(status.phase, Completed | Failed | InDoubt) {
+            if !matches!(status.phase, Completed | Failed | InDoubt | Lost) {
                 status.phase = Failed;
                 status
                     .reason

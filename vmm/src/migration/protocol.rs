@@ -26,6 +26,39 @@
 //! unless the destination says `Aborted` on this connection, or the source wins the guest's
 //! ownership back.
 //!
+//! # Post-copy
+//!
+//! If the request allows it ([`Hello::may_leave_pages`]) there is one more connection, for pages
+//! that somebody waits for, and the source may end precopy differently:
+//!
+//! ```text
+//!      source                                      destination
+//!        │ all that was sent is acknowledged            │
+//!        │ control: Leave (pages) … ──────────────────► │ whoever touches RAM waits from now on,
+//!        │ ◄────────────────────── Dropped (pages) … ── │ and what it has of these is gone
+//!        ├ quiesce disks, pause                         │
+//!        │ data: Flush ═══════════════════════════════► │
+//!        │ control: Leave (written since), State,       │
+//!        │          Commit ───────────────────────────► │ takes the ownership, restores, runs
+//!        │ ◄──────────────────── Running (or Aborted) ─ │
+//!        │ data: Pages … ═════════════════════════════► │ in place
+//!        │ urgent: ◄────────────────────── Want (page) ─│ somebody touched one
+//!        │ urgent: Pages ─────────────────────────────► │
+//!        │ urgent: ◄─────────────────────── Ack (bytes) │
+//!        │ urgent: ◄────────────────────────── Fetched ─│ the last one is in place
+//!        ╵ ends                                         ▼
+//! ```
+//! Between `Leave` and `Commit` no page is sent. From `Commit` on pages may come, and may be
+//! wanted, before `Running`. What is left behind goes without differences: there is no older
+//! version of it any more.
+//!
+//! `Commit` decides as above, and the destination may say `Aborted` as long as it has not said
+//! `Running`. After `Running` the source never runs the guest again, whatever becomes of the link
+//! or the destination: a guest that ran there has done what nobody can undo. If pages cannot be
+//! fetched any more the guest stands still on both sides, for good.
+//!
+//! # Frames
+//!
 //! A frame is [`FrameHeader`] and a body. Bodies of control messages are CBOR; those of
 //! [`Kind::Pages`] are described in `pages`. The receiver treats every byte as hostile: a length
 //! beyond [`Kind::limit`] ends the connection before anything is allocated.
@@ -57,11 +90,13 @@ pub enum Channel {
     Control,
     /// Pages, to the destination.
     Data,
+    /// Pages that somebody waits for, to the destination, and what is wanted, to the source.
+    Urgent,
 }
 
 /// What a connection starts with.
 ///
-/// Shape: magic (8 bytes), version (u16), channel (u8: 0 control, 1 data), its number among those
+/// Shape: magic (8 bytes), version (u16), channel (u8: 0 control, 1 data, 2 urgent), its number among those
 /// of its kind (u8), migration id (16 bytes), four bytes of zeroes; little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preamble {
@@ -84,6 +119,7 @@ impl Preamble {
         bytes[10] = match self.channel {
             Channel::Control => 0,
             Channel::Data => 1,
+            Channel::Urgent => 2,
         };
         bytes[11] = self.number;
         bytes[12..28].copy_from_slice(&self.migration);
@@ -98,6 +134,7 @@ impl Preamble {
         let channel = match bytes[10] {
             0 => Channel::Control,
             1 => Channel::Data,
+            2 => Channel::Urgent,
             _ => return None,
         };
         let mut migration = [0; 16];
@@ -137,7 +174,17 @@ pub enum Kind {
     Aborted = 10,
     /// [`Reason`], to the destination: the source has changed its mind.
     Cancel = 11,
-    /// Pages, to the destination, on a data connection.
+    /// Pages that are left behind, to the destination: what it has of them is out of date. The
+    /// body is described in `left`.
+    Leave = 12,
+    /// [`Dropped`], to the source, after each [`Self::Leave`].
+    Dropped = 13,
+    /// GPAs of pages that somebody waits for, to the source, on the urgent connection: a u64 each,
+    /// little-endian, multiples of 4096.
+    Want = 14,
+    /// [`Fetched`], to the source, on the urgent connection: all pages are in place.
+    Fetched = 15,
+    /// Pages, to the destination, on a data connection, or wanted ones on the urgent one.
     Pages = 32,
     /// Nothing, to the destination, on a data connection: all pages are sent.
     Flush = 33,
@@ -158,6 +205,10 @@ impl Kind {
             9 => Self::Running,
             10 => Self::Aborted,
             11 => Self::Cancel,
+            12 => Self::Leave,
+            13 => Self::Dropped,
+            14 => Self::Want,
+            15 => Self::Fetched,
             32 => Self::Pages,
             33 => Self::Flush,
             _ => return None,
@@ -168,9 +219,15 @@ impl Kind {
     pub fn limit(self) -> usize {
         match self {
             Self::Rehearse | Self::State => crate::vm::state::MAX_STATE_BYTES,
-            Self::Hello | Self::Pages => MAX_PAGES_BYTES,
+            Self::Hello | Self::Pages | Self::Leave => MAX_PAGES_BYTES,
             Self::Welcome | Self::Refuse | Self::Aborted | Self::Cancel => 64 << 10,
-            Self::Rehearsed | Self::Ack | Self::Commit | Self::Running => 1 << 10,
+            Self::Rehearsed
+            | Self::Ack
+            | Self::Commit
+            | Self::Running
+            | Self::Dropped
+            | Self::Want
+            | Self::Fetched => 1 << 10,
             Self::Flush => 0,
         }
     }
@@ -224,6 +281,10 @@ pub struct Hello {
     /// Whether [`Commit`] carries a checksum of all RAM.
     #[serde(default)]
     pub verify_memory: bool,
+    /// Whether the guest may run before all of its pages are there. If so there is an urgent
+    /// connection.
+    #[serde(default)]
+    pub may_leave_pages: bool,
 }
 
 /// The destination has what the guest needs.
@@ -231,6 +292,10 @@ pub struct Hello {
 pub struct Welcome {
     /// Version of the destination's VMM.
     pub vmm_version: String,
+    /// Whether it can run the guest before all of its pages are there: as
+    /// [`Hello::may_leave_pages`].
+    #[serde(default)]
+    pub may_leave_pages: bool,
 }
 
 /// The destination can take the guest's state.
@@ -255,12 +320,36 @@ pub struct Ack {
     pub bytes: u64,
 }
 
+/// What the destination has dropped since it is left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// All pages of all [`Kind::Leave`] so far, each counted once.
+    pub pages: u64,
+}
+
+/// All that was left behind is in place at the destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// From COMMIT to the last page, in microseconds.
+    pub duration_us: u64,
+    /// Pages that were wanted.
+    pub demanded_pages: u64,
+    /// How long those were waited for, in microseconds: the median.
+    pub fault_median_us: u64,
+    /// The longest.
+    pub fault_max_us: u64,
+}
+
 /// The guest belongs to the destination once everything before this is in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
     /// As [`Ack::bytes`], of all that was sent.
     pub bytes: u64,
-    /// XXH3 (64 bits) over all RAM, if [`Hello::verify_memory`] says so.
+    /// Pages that are left behind.
+    #[serde(default)]
+    pub left_pages: u64,
+    /// XXH3 (64 bits) over all RAM, if [`Hello::verify_memory`] says so and no page is left
+    /// behind.
     #[serde(default)]
     pub checksum: Option<u64>,
     /// The guest stood still before it moved, and is to stand there too.
@@ -289,13 +378,16 @@ mod tests {
 
     #[test]
     fn preamble_encoded_and_decoded_is_the_same() {
-        let preamble = Preamble {
+        let of = |channel| Preamble {
             version: 7,
-            channel: Channel::Data,
+            channel,
             number: 3,
             migration: *b"0123456789abcdef",
         };
-        assert_eq!(Preamble::decode(&preamble.encode()), Some(preamble));
+        for channel in [Channel::Control, Channel::Data, Channel::Urgent] {
+            assert_eq!(Preamble::decode(&of(channel).encode()), Some(of(channel)));
+        }
+        let preamble = of(Channel::Data);
         let mut foreign = preamble.encode();
         foreign[0] = b'Q';
         assert_eq!(Preamble::decode(&foreign), None);

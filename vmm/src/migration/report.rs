@@ -10,7 +10,8 @@ mod tests;
 use std::fmt::{self, Display, Formatter};
 
 use pindah_vmm_api::{
-    MigrationPhase, MigrationReport, MigrationStatus, PageStatistics, RoundReport, SwitchoverReport,
+    MigrationPhase, MigrationReport, MigrationStatus, PageStatistics, PostcopyReport, RoundReport,
+    SwitchoverReport,
 };
 
 /// Bytes of a page.
@@ -37,6 +38,11 @@ impl Display for StatusLine<'_> {
                 let left = Bytes(status.remaining_bytes);
                 write!(f, "  the guest stands  {left} left")?;
             }
+            MigrationPhase::Postcopy => {
+                let left = Bytes(status.remaining_bytes);
+                write!(f, "  the guest runs there  {left} still here")?;
+                write!(f, "  link {}/s", Bytes(status.rate_bytes_per_s))?;
+            }
             MigrationPhase::Completed => {
                 write!(f, "  done  {} sent", Bytes(status.sent_bytes))?;
             }
@@ -44,6 +50,7 @@ impl Display for StatusLine<'_> {
             MigrationPhase::InDoubt => {
                 f.write_str("  in doubt, the guest stands still because it may run there")?;
             }
+            MigrationPhase::Lost => f.write_str("  the guest is lost")?,
         }
         match &status.reason {
             Some(reason) => write!(f, ": {}", OneLine(reason)),
@@ -104,6 +111,9 @@ impl Display for Summary<'_> {
         write_pages(f, &report.pages)?;
         write_rounds(f, &report.rounds)?;
         write_switchover(f, &report.switchover)?;
+        if let Some(postcopy) = &report.postcopy {
+            write_postcopy(f, postcopy)?;
+        }
         write!(f, "\nstate       {}", Bytes(report.state_bytes))
     }
 }
@@ -166,6 +176,25 @@ fn write_switchover(f: &mut Formatter, steps: &SwitchoverReport) -> fmt::Result 
     write_steps(f, &here)?;
     f.write_str("\ndestination ")?;
     write_steps(f, &there)
+}
+
+fn write_postcopy(f: &mut Formatter, postcopy: &PostcopyReport) -> fmt::Result {
+    write!(
+        f,
+        "\nleft behind {} fetched in {} while the guest ran; it waited for {} pages",
+        Bytes(postcopy.pages.saturating_mul(PAGE_BYTES)),
+        Time(postcopy.duration_us),
+        postcopy.demanded_pages,
+    )?;
+    if postcopy.demanded_pages == 0 {
+        return Ok(());
+    }
+    write!(
+        f,
+        ", {} each in the median, {} at most",
+        Time(postcopy.fault_median_us),
+        Time(postcopy.fault_max_us)
+    )
 }
 
 fn write_steps(f: &mut Formatter, steps: &[(&str, u64)]) -> fmt::Result {

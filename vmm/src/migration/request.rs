@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
-use pindah_vmm_api::{Encryption, MigrateRequest};
+use pindah_vmm_api::{Encryption, MigrateRequest, MigrationMode};
 use rustix::net::sockopt::{socket_protocol, socket_type};
 use rustix::net::{SocketType, getpeername, ipproto};
 use rustls::pki_types::ServerName;
@@ -27,6 +27,8 @@ pub struct Outgoing {
     pub control: TcpStream,
     /// Those for pages.
     pub data: Vec<TcpStream>,
+    /// In hybrid mode: that for pages that are waited for.
+    pub urgent: Option<TcpStream>,
     /// With TLS: authorities, certificate with its chain, private key.
     pub keys: Option<Keys>,
 }
@@ -47,8 +49,8 @@ pub enum RequestError {
     /// Too few or too many.
     #[error(
         "this takes {expected} file descriptors by SCM_RIGHTS: the control socket, \
-         data_connections sockets for data and, with TLS, the files with the authorities, the \
-         certificate and the private key; {came} came"
+         data_connections sockets for data, in hybrid mode one for pages that are waited for and, \
+         with TLS, the files with the authorities, the certificate and the private key; {came} came"
     )]
     Descriptors {
         /// How many it takes.
@@ -71,7 +73,9 @@ impl Outgoing {
     /// [`RequestError`].
     pub fn new(request: MigrateRequest, descriptors: Vec<OwnedFd>) -> Result<Self, RequestError> {
         check_values(&request)?;
-        let sockets = 1 + usize::from(request.data_connections);
+        let data = usize::from(request.data_connections);
+        let is_hybrid = request.mode == MigrationMode::Hybrid;
+        let sockets = 1 + data + usize::from(is_hybrid);
         let files = match request.encryption {
             Encryption::Tls => 3,
             Encryption::Plaintext => 0,
@@ -89,6 +93,7 @@ impl Outgoing {
         Ok(Self {
             request,
             control: streams.remove(0),
+            urgent: is_hybrid.then(|| streams.remove(data)),
             data: streams,
             keys: keys.ok().map(|files| Keys(files.map(File::from))),
         })

@@ -13,6 +13,7 @@ use std::time::Duration;
 use pindah_vmm_api::{MigrationPhase, MigrationStatus};
 use thiserror::Error;
 
+use super::destination::Postcopier;
 use super::progress::Progress;
 use super::request::Outgoing;
 use super::tls::Identity;
@@ -37,6 +38,8 @@ pub struct Incoming {
     pub identity: Identity,
     /// How long to wait for the first connection.
     pub timeout: Duration,
+    /// What it takes to let the guest run before all of its pages are here.
+    pub postcopier: Option<Postcopier>,
 }
 
 /// The handle to the thread, which ends when this is dropped and no job is left.
@@ -57,6 +60,9 @@ pub enum StartError {
     /// The guest runs elsewhere.
     #[error("the guest has moved to another machine")]
     Gone,
+    /// The guest runs nowhere.
+    #[error("the guest was lost in its last migration")]
+    Lost,
     /// The host has no eventfd left.
     #[error("the host refuses an eventfd")]
     Host(#[from] io::Error),
@@ -106,6 +112,7 @@ impl Migrator {
                 MigrationPhase::Failed | MigrationPhase::InDoubt if last.has_ended() => {}
                 MigrationPhase::Completed if !last.is_departure() => {}
                 MigrationPhase::Completed => return Err(StartError::Gone),
+                MigrationPhase::Lost => return Err(StartError::Lost),
                 _ => return Err(StartError::Busy),
             }
         }
@@ -161,6 +168,7 @@ mod tests {
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),
             identity: Identity::Plain,
             timeout: Duration::from_secs(1),
+            postcopier: None,
         })
     }
 
@@ -171,6 +179,7 @@ mod tests {
             request: MigrateRequest::default(),
             control,
             data: Vec::new(),
+            urgent: None,
             keys: None,
         }))
     }

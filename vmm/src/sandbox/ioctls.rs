@@ -123,6 +123,28 @@ pub(super) mod vhost {
     }
 }
 
+/// linux/userfaultfd.h.
+pub(super) mod userfaultfd {
+    use super::{READ, WRITE, request};
+
+    const UFFDIO: u32 = 0xaa;
+
+    /// `struct uffdio_range`.
+    type Range = [u64; 2];
+    /// `struct uffdio_register`, `struct uffdio_zeropage`.
+    type RangeAndMore = [u64; 4];
+    /// `struct uffdio_copy`.
+    type Copy = [u64; 5];
+
+    requests! {
+        REGISTER = READ | WRITE, UFFDIO, 0x00, RangeAndMore;
+        UNREGISTER = READ, UFFDIO, 0x01, Range;
+        WAKE = READ, UFFDIO, 0x02, Range;
+        COPY = READ | WRITE, UFFDIO, 0x03, Copy;
+        ZEROPAGE = READ | WRITE, UFFDIO, 0x04, RangeAndMore;
+    }
+}
+
 /// asm-generic/ioctls.h, linux/fs.h: older than the scheme, or known to libc.
 pub(super) mod old {
     pub(in crate::sandbox) const FIONBIO: u32 = libc::FIONBIO as u32;
@@ -176,6 +198,19 @@ mod tests {
         ] {
             assert_eq!(u64::from(ours), theirs);
         }
+    }
+
+    #[test]
+    fn userfaultfd_requests_are_those_that_are_made() {
+        let ours = [
+            userfaultfd::REGISTER,
+            userfaultfd::UNREGISTER,
+            userfaultfd::WAKE,
+            userfaultfd::COPY,
+            userfaultfd::ZEROPAGE,
+        ];
+        let made = crate::memory::userfault::REQUESTS.map(|number| number());
+        assert_eq!(ours.map(libc::c_ulong::from), made);
     }
 
     #[test]

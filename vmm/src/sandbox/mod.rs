@@ -69,11 +69,13 @@ pub enum ThreadKind {
     Operation,
     /// Carries the guest to another machine, or takes one in.
     Migration,
+    /// Fetches the pages of a guest that runs already, and gives them to who waits for them.
+    Postcopy,
 }
 
 impl ThreadKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Control,
         Self::Vcpu,
         Self::Block,
@@ -82,6 +84,7 @@ impl ThreadKind {
         Self::Api,
         Self::Operation,
         Self::Migration,
+        Self::Postcopy,
     ];
 
     /// Its name in messages.
@@ -95,6 +98,7 @@ impl ThreadKind {
             Self::Api => "api",
             Self::Operation => "operation",
             Self::Migration => "migration",
+            Self::Postcopy => "postcopy",
         }
     }
 }

@@ -7,7 +7,7 @@
 use libc as c;
 
 use super::ThreadKind;
-use super::ioctls::{kvm, old, tun, vhost};
+use super::ioctls::{kvm, old, tun, userfaultfd, vhost};
 
 /// A call that is let through.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +88,10 @@ pub(super) fn of(kind: ThreadKind) -> &'static [&'static [Rule]] {
             IMAGE_LOCKS,
             PRIORITY,
             HOST_MEMORY,
+            FAULTS,
+            DISCARDING,
         ],
+        ThreadKind::Postcopy => &[RUNTIME, SOCKETS, FAULTS],
     }
 }
 
@@ -308,6 +311,21 @@ const PRIORITY: &[Rule] = &[when(
 
 /// How much memory the host has left.
 const HOST_MEMORY: &[Rule] = &[free(c::SYS_sysinfo)];
+
+/// Giving guest RAM its pages as they are touched.
+const FAULTS: &[Rule] = &[ioctl(&[
+    userfaultfd::REGISTER,
+    userfaultfd::UNREGISTER,
+    userfaultfd::WAKE,
+    userfaultfd::COPY,
+    userfaultfd::ZEROPAGE,
+])];
+
+/// Taking pages of guest RAM away where it lies in a file.
+const DISCARDING: &[Rule] = &[when(
+    c::SYS_madvise,
+    Test::OneOf(2, &[c::MADV_REMOVE as u32]),
+)];
 
 /// A terminal on standard input.
 const TERMINALS: &[Rule] = &[ioctl(&[old::TIOCGWINSZ])];

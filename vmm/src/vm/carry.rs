@@ -78,6 +78,9 @@ impl Migratable for Vm {
 
     fn pause(&self, reason: PauseReason) -> Result<bool, MigratableError> {
         let _transition = self.life.begin();
+        if self.life.now().is_lost() {
+            return Err(MigratableError::Lost);
+        }
         let ran = self.require_begun()? == RunState::Running;
         self.stop(reason);
         Ok(ran)

@@ -186,6 +186,9 @@ impl Machine for Vm {
     fn resume(&self, force: bool) -> Result<(), MachineError> {
         let _transition = self.life.begin();
         self.require("resume", &BEGUN)?;
+        if self.life.now().is_lost() {
+            return Err(MachineError::Lost);
+        }
         let given_up = self.life.now().given_up;
         if given_up {
             self.take_the_guest_back(force)?;

@@ -130,10 +130,15 @@ impl Now {
         self.pause_reason = None;
     }
 
-    /// Whether the guest is on its way to another machine, or may be there.
+    /// Whether the guest is on its way to another machine, may be there, or was lost on its way.
     pub fn is_moving(&self) -> bool {
         let moving = Some(PauseReason::Migration);
-        self.pause_reason == moving || self.given_up
+        self.pause_reason == moving || self.given_up || self.is_lost()
+    }
+
+    /// Whether a part of the guest's memory is lost: nobody may touch it, and it never goes on.
+    pub fn is_lost(&self) -> bool {
+        self.pause_reason == Some(PauseReason::PostcopyLost)
     }
 
     /// How long the guest stood still since it first ran.

@@ -16,7 +16,7 @@
 
 use std::os::unix::net::UnixStream;
 
-use pindah_vmm_api::{Metrics, RunState, VmInfo};
+use pindah_vmm_api::{Initiator, Metrics, RunState, VmInfo};
 use thiserror::Error;
 
 use super::events::Events;
@@ -56,7 +56,7 @@ pub trait Machine: Send + Sync {
     ///
     /// # Errors
     /// [`MachineError::State`] when it is off, [`MachineError::Moving`] while a migration switches
-    /// over, [`MachineError::InDoubt`].
+    /// over, [`MachineError::InDoubt`], [`MachineError::Lost`].
     fn resume(&self, force: bool) -> Result<(), MachineError>;
 
     /// Presses the ACPI power button: the guest is asked to shut down, and may not listen.
@@ -133,6 +133,12 @@ pub enum MachineError {
         /// What was asked.
         action: &'static str,
     },
+    /// A part of the guest's memory is lost (409).
+    #[error(
+        "the guest is lost: not all of its memory came with its last migration; start it anew \
+         from its disks"
+    )]
+    Lost,
     /// The guest may run elsewhere (409).
     #[error(
         "the guest may run elsewhere: {0}; look there first, and resume it here by force \
@@ -163,8 +169,8 @@ pub enum MachineError {
 /// How a machine ended, and with it the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExitReason {
-    /// The guest switched itself off, or a client did.
-    ShutDown,
+    /// The machine was switched off, by this one.
+    ShutDown(Initiator),
     /// The guest asked for a reset and `on_reset` is `exit`.
     ResetRequested,
     /// The guest cannot go on: triple fault, KVM error, unknown exit. Registers are in the log
@@ -180,7 +186,7 @@ impl ExitReason {
     /// The process's exit code. 2 is the configuration's and the command line's.
     pub fn code(&self) -> u8 {
         match self {
-            Self::ShutDown => 0,
+            Self::ShutDown(_) => 0,
             Self::HostError => 1,
             Self::ResetRequested => 3,
             Self::GuestCrashed => 4,

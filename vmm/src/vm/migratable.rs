@@ -129,6 +129,9 @@ pub trait MigrationSource: Migratable {
 
     /// Makes it known that the guest stands because it may run elsewhere.
     fn doubt(&self);
+
+    /// Makes it known that the guest stands for good: it ran elsewhere, and is lost there.
+    fn lose(&self);
 }
 
 /// What a live migration may do with the machine that is to receive the guest. It is built and
@@ -174,6 +177,10 @@ pub trait MigrationDestination: Send + Sync {
 
     /// The guest will not run here: the machine ends.
     fn dismiss(&self);
+
+    /// The guest, which runs, cannot go on for want of pages that are not here: its vCPUs stop,
+    /// and it stands for good. Waits for nobody: vCPUs and devices may wait for such a page.
+    fn lose(&self);
 }
 
 /// Why a machine cannot be carried away.
@@ -185,6 +192,9 @@ pub enum MigratableError {
         /// What it is instead.
         state: RunState,
     },
+    /// A part of the guest's memory is lost.
+    #[error("the guest is lost: not all of its memory came with its last migration")]
+    Lost,
     /// [`Migratable::save`] without [`Migratable::pause`].
     #[error("the guest is not paused")]
     NotPaused,

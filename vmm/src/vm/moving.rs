@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pindah_vmm_api::{PauseReason, RunState, VmConfig};
+use pindah_vmm_api::{EventKind, PauseReason, RunState, VmConfig};
 
 use super::Vm;
 use super::carry::dirty_log;
@@ -92,6 +92,12 @@ impl MigrationSource for Vm {
     fn doubt(&self) {
         self.life.now().set_paused(PauseReason::InDoubt);
     }
+
+    fn lose(&self) {
+        let reason = PauseReason::PostcopyLost;
+        self.life.now().set_paused(reason.clone());
+        self.events.publish(EventKind::Paused { reason });
+    }
 }
 
 impl Vm {
@@ -163,6 +169,16 @@ impl MigrationDestination for Vm {
 
     fn dismiss(&self) {
         self.requester.send(Request::Dismiss);
+    }
+
+    fn lose(&self) {
+        // Who waits for a page does not answer.
+        for vcpu in &self.vcpus {
+            drop(vcpu.begin_pause());
+        }
+        let reason = PauseReason::PostcopyLost;
+        self.life.now().set_paused(reason.clone());
+        self.events.publish(EventKind::Paused { reason });
     }
 }
 

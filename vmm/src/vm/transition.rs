@@ -115,7 +115,7 @@ impl Vm {
             Request::PowerOff(by) => {
                 self.end(RunState::Stopped);
                 self.events.publish(EventKind::ShutDown { by });
-                Some(ExitReason::ShutDown)
+                Some(ExitReason::ShutDown(by))
             }
             Request::Reset if self.config.on_reset == ResetPolicy::Exit => {
                 self.end(RunState::Stopped);
@@ -216,9 +216,13 @@ impl Vm {
         if self.life.now().state == RunState::Running {
             self.park();
         }
+        let is_lost = self.life.now().is_lost();
         self.life.now().set_ended(state);
-        // Whoever starts the guest next need not wait until this process is gone.
-        self.ownership.give_up();
+        // Whoever starts the guest next need not wait until this process is gone. Where a device
+        // may wait for a page that never comes, the kernel gives the locks up with the process.
+        if !is_lost {
+            self.ownership.give_up();
+        }
         // What the guest wrote last reaches its readers before the process ends.
         self.platform.serial_host.close();
         if let Some(console) = &self.handles.console {

@@ -55,6 +55,12 @@ pub fn calls_of_others(kind: &str) -> &'static [Call] {
             ("socket-option", "setsockopt"),
             ("users-priority", "setpriority"),
         ],
+        "postcopy" => &[
+            ("run", "ioctl"),
+            ("memslot", "ioctl"),
+            ("socket-option", "setsockopt"),
+            ("truncate", "ftruncate"),
+        ],
         other => panic!("no such kind: {other}"),
     }
 }

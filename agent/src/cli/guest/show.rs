@@ -4,7 +4,7 @@ use pindah_vmm_api::DiskFormat;
 
 use super::path;
 use crate::api::GuestView;
-use crate::cli::output::{Output, age, mib, properties, table};
+use crate::cli::output::{Output, age, figure, mib, properties, table, used};
 use crate::client::Client;
 use crate::domain::{Boot, CrashPolicy};
 
@@ -13,7 +13,17 @@ pub(super) async fn list(client: &Client, output: Output) -> anyhow::Result<()> 
     guests.sort_by(|a, b| a.name.cmp(&b.name));
     output.show(&guests, |guests| {
         let head = [
-            "NAME", "STATE", "NODE", "CPUS", "MEMORY", "ADDRESS", "SINCE",
+            "NAME",
+            "STATE",
+            "NODE",
+            "CPUS",
+            "CPU %",
+            "MEMORY",
+            "USED",
+            "RX kbit/s",
+            "TX kbit/s",
+            "ADDRESS",
+            "SINCE",
         ];
         table(&head, guests.iter().map(row))
     })
@@ -30,15 +40,37 @@ fn row(guest: &GuestView) -> Vec<String> {
     } else {
         guest.state.to_string()
     };
+    let usage = &guest.usage;
     vec![
         guest.name.to_string(),
         state,
         guest.node.clone(),
         guest.cpus.to_string(),
+        figure(usage.cpu_percent),
         mib(guest.memory_mib),
+        used(usage),
+        figure(usage.network_rx_kbit_per_s),
+        figure(usage.network_tx_kbit_per_s),
         guest.addresses.join(" "),
         age(guest.since_unix_ms),
     ]
+}
+
+/// What it takes now; empty while nothing is known.
+fn takes(guest: &GuestView) -> String {
+    let usage = &guest.usage;
+    if usage.sampled_unix_ms.is_none() {
+        return String::new();
+    }
+    format!(
+        "{} % of a CPU, {}, network {} in and {} kbit/s out, disks {} read and {} KiB/s written",
+        figure(usage.cpu_percent),
+        used(usage),
+        figure(usage.network_rx_kbit_per_s),
+        figure(usage.network_tx_kbit_per_s),
+        figure(usage.disk_read_kib_per_s),
+        figure(usage.disk_write_kib_per_s),
+    )
 }
 
 fn text(guest: &GuestView) -> String {
@@ -86,6 +118,7 @@ fn text(guest: &GuestView) -> String {
         ("crashes", guest.crashes.to_string()),
         ("cpus", guest.cpus.to_string()),
         ("memory", mib(guest.memory_mib)),
+        ("takes", takes(guest)),
         ("boots", boot),
         ("disks", disks.join(", ")),
         ("interfaces", interfaces.join(", ")),

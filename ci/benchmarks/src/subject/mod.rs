@@ -80,21 +80,17 @@ pub trait Subject {
 }
 
 fn all(artifacts: &Artifacts, base: Option<&Path>) -> Vec<Box<dyn Subject>> {
-    use pindah::{Pindah, Protection};
+    use pindah::{Pindah, Way};
     use qemu::{Board, Mode, MovingQemu, Qemu};
 
-    let ours = |name, program, protection| -> Box<dyn Subject> {
-        Box::new(Pindah::new(name, program, protection))
-    };
-    let mut subjects = vec![ours(PINDAH, &artifacts.vmm, Protection::Tls)];
+    let ours =
+        |name, program, way| -> Box<dyn Subject> { Box::new(Pindah::new(name, program, way)) };
+    let mut subjects = vec![ours(PINDAH, &artifacts.vmm, Way::Default)];
     if let Some(base) = base {
-        subjects.push(ours("pindah-base", base, Protection::Tls));
+        subjects.push(ours("pindah-base", base, Way::Default));
     }
-    subjects.push(ours(
-        "pindah-plaintext",
-        &artifacts.vmm,
-        Protection::Plaintext,
-    ));
+    subjects.push(ours("pindah-plaintext", &artifacts.vmm, Way::Plaintext));
+    subjects.push(ours("pindah-hybrid", &artifacts.vmm, Way::Hybrid));
     for board in [Board::Microvm, Board::Q35] {
         subjects.push(Box::new(Qemu(board)));
     }

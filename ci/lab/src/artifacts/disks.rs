@@ -1,6 +1,7 @@
 //! Disks for guests.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -67,19 +68,22 @@ pub(super) fn work(cache: &Cache) -> Result<PathBuf> {
 }
 
 const BOOT_PACKAGES: &str = "linux-image-cloud-amd64,initramfs-tools,grub-pc,systemd-sysv,udev,\
-                             dbus,iproute2,iputils-ping,zstd";
+                             systemd-resolved,dbus,iproute2,iputils-ping,nginx,zstd";
 const BOOT_UNIT: &str = include_str!("../../assets/guest-console.service");
+const BOOT_NETWORK: &str = include_str!("../../assets/guest-ether.network");
+const BOOT_PAGE: &str = "<h1>It moves</h1>\n";
 const BOOT_GRUB: &str = include_str!("../../assets/grub.cfg");
 const BOOT_MIB: u64 = 1536;
 /// Sectors of the partition that holds GRUB's core image, and of the root's.
 const CORE_SECTOR: u64 = 2048;
 const ROOT_SECTOR: u64 = 4096;
 
-/// A partitioned qcow2 disk with Debian 12 and GRUB.
+/// A partitioned qcow2 disk with Debian 12, GRUB and a web server.
 pub(super) fn boot(cache: &Cache) -> Result<PathBuf> {
     let inputs = (
         BOOT_PACKAGES,
         BOOT_UNIT,
+        (BOOT_NETWORK, BOOT_PAGE),
         BOOT_GRUB,
         GUEST_CONSOLE,
         BOOT_MIB,
@@ -120,18 +124,36 @@ fn boot_root(root: &Path) -> Result<()> {
         root.join("etc/systemd/system/guest-console.service"),
         BOOT_UNIT,
     )?;
-    let enable = ["enable", "guest-console.service"];
-    run(
-        "chroot",
-        &[&[text(root), "systemctl"], &enable[..]].concat(),
-    )?;
-    let mask = ["mask", "serial-getty@ttyS0.service"];
-    run("chroot", &[&[text(root), "systemctl"], &mask[..]].concat())?;
+    let systemctl = |words: &[&str]| {
+        let arguments = [&[text(root), "systemctl"], words].concat();
+        run("chroot", &arguments)
+    };
+    systemctl(&[
+        "enable",
+        "guest-console.service",
+        "systemd-networkd.service",
+    ])?;
+    // Without a network card it would wait in vain.
+    systemctl(&["disable", "systemd-networkd-wait-online.service"])?;
+    systemctl(&["mask", "serial-getty@ttyS0.service"])?;
+    let network = root.join("etc/systemd/network/ether.network");
+    fs::write(network, BOOT_NETWORK)?;
+    let resolver = root.join("etc/resolv.conf");
+    fs::remove_file(&resolver).or_else(ignore_missing)?;
+    symlink("../run/systemd/resolve/stub-resolv.conf", resolver)?;
+    fs::write(root.join("var/www/html/index.html"), BOOT_PAGE)?;
     let grub = root.join("boot/grub");
     fs::create_dir_all(&grub)?;
     fs::write(grub.join("grub.cfg"), BOOT_GRUB)?;
     let modules = root.join("usr/lib/grub/i386-pc");
     run("cp", &["-r", text(&modules), text(&grub)])
+}
+
+fn ignore_missing(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    }
 }
 
 /// GPT with a BIOS boot partition and a root partition.

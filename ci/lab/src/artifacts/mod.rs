@@ -104,7 +104,8 @@ impl Artifacts {
     }
 
     /// A qcow2 disk with Debian 12, systemd and GRUB for BIOS: an ordinary
-    /// disk image that boots by itself and answers on the serial console.
+    /// disk image that boots by itself, takes an address by DHCP, serves a page
+    /// by nginx and answers on the serial console.
     ///
     /// # Errors
     /// If Debian's archive cannot be reached, or a tool fails.

@@ -2,14 +2,14 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::qemu::Machine;
+use super::qemu::{Disk, Machine};
 use super::{Places, Server, explain, wait_for_agent};
 use crate::channel::Channel;
 use crate::lab::Lab;
@@ -25,7 +25,7 @@ pub struct ServerBuilder<'a> {
     name: String,
     memory_mib: u32,
     cpu_model: String,
-    disks: Vec<PathBuf>,
+    disks: Vec<Disk>,
 }
 
 impl<'a> ServerBuilder<'a> {
@@ -54,8 +54,21 @@ impl<'a> ServerBuilder<'a> {
 
     /// Adds a raw disk after the root's (`/dev/vdb`, …). What is written to it
     /// is lost with the server.
-    pub fn disk(mut self, path: impl AsRef<Path>) -> Self {
-        self.disks.push(path.as_ref().to_path_buf());
+    pub fn disk(self, path: impl AsRef<Path>) -> Self {
+        self.add_disk(path.as_ref(), false)
+    }
+
+    /// The same, but what is written stays, for a server that is started after
+    /// this one.
+    pub fn kept_disk(self, path: impl AsRef<Path>) -> Self {
+        self.add_disk(path.as_ref(), true)
+    }
+
+    fn add_disk(mut self, path: &Path, kept: bool) -> Self {
+        self.disks.push(Disk {
+            path: path.to_path_buf(),
+            kept,
+        });
         self
     }
 

@@ -9,6 +9,15 @@ use crate::network::Port;
 use crate::process::number;
 use crate::wire;
 
+/// A disk of a server's.
+#[derive(Clone, Debug)]
+pub(super) struct Disk {
+    /// The image, raw.
+    pub path: PathBuf,
+    /// Whether what is written stays in it; else it is lost with the server.
+    pub kept: bool,
+}
+
 /// Everything that QEMU has to know.
 pub(super) struct Machine<'a> {
     pub name: &'a str,
@@ -17,7 +26,7 @@ pub(super) struct Machine<'a> {
     pub kernel: &'a Path,
     pub initrd: &'a Path,
     pub root: &'a Path,
-    pub disks: &'a [PathBuf],
+    pub disks: &'a [Disk],
     pub programs: &'a Path,
     pub artifacts: &'a Path,
     pub port: &'a Port,
@@ -65,12 +74,16 @@ impl Machine<'_> {
     }
 
     fn add_disks(&self, qemu: &mut Command) {
-        let disks = std::iter::once(self.root).chain(self.disks.iter().map(PathBuf::as_path));
-        for (index, disk) in disks.enumerate() {
+        let root = Disk {
+            path: self.root.to_path_buf(),
+            kept: false,
+        };
+        for (index, disk) in std::iter::once(&root).chain(self.disks).enumerate() {
             // `snapshot`: writes go to a file that has no name and ends with QEMU.
+            let snapshot = if disk.kept { "off" } else { "on" };
             let drive = format!(
-                "file={},id=d{index},if=none,format=raw,snapshot=on,cache=unsafe,discard=unmap",
-                disk.display()
+                "file={},id=d{index},if=none,format=raw,snapshot={snapshot},cache=unsafe,discard=unmap",
+                disk.path.display()
             );
             qemu.args(["-drive", &drive]);
             qemu.args(["-device", &format!("virtio-blk-pci,drive=d{index}")]);

@@ -8,7 +8,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use pindah_vmm::memory::GuestMemory;
-use pindah_vmm::migration::destination::receive;
+use pindah_vmm::memory::userfault::Userfault;
+use pindah_vmm::migration::destination::{Postcopier, receive};
 use pindah_vmm::migration::progress::Progress;
 use pindah_vmm::migration::protocol::{
     Channel, Commit, FrameHeader, HEADER_BYTES, Hello, Kind, PREAMBLE_BYTES, Preamble, Reason,
@@ -21,7 +22,7 @@ use pindah_vmm::vm::migratable::{MigratableError, MigrationDestination};
 use pindah_vmm::vm::state::VmState;
 use pindah_vmm_api::VmConfig;
 use serde::Serialize;
-use vm_memory::GuestAddress;
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::input::Input;
 use crate::pages::{self, REGION_BYTES, REGIONS};
@@ -95,7 +96,13 @@ impl MigrationDestination for Machine {
             }
             asked.restored_when_owned = asked.owned;
             Ok(())
-        })
+        })?;
+        if self.ask(|asked| asked.owned) {
+            // As devices do; some of it may have been left behind.
+            let word: Result<u64, _> = self.memory.read_obj(GuestAddress(REGIONS[0] + 4096));
+            word.expect("it is RAM");
+        }
+        Ok(())
     }
 
     fn take(&self, _: Duration) -> Result<(), MigratableError> {
@@ -123,6 +130,10 @@ impl MigrationDestination for Machine {
     fn announce(&self) {}
 
     fn dismiss(&self) {}
+
+    fn lose(&self) {
+        panic!("it never ran");
+    }
 }
 
 /// Runs one case.
@@ -143,6 +154,10 @@ pub fn run(data: &[u8]) {
     let control = connect();
     let progress = Progress::new(Cancel::new().expect("the host has eventfds"));
     let is_committed = script.is_committed;
+    let postcopier = script.may_leave_pages.then(|| {
+        let userfault = Userfault::open();
+        Postcopier::spawn(userfault).expect("the host has threads")
+    });
     let outcome = std::thread::scope(|scope| {
         scope.spawn(move || script.play(control, connect));
         let plain = Identity::Plain;
@@ -151,6 +166,7 @@ pub fn run(data: &[u8]) {
             &fixture.listener,
             &plain,
             PATIENCE,
+            postcopier,
             &progress,
         )
     });
@@ -168,19 +184,24 @@ struct Script {
     frames: Vec<(usize, Vec<u8>)>,
     /// There is something that may be taken as COMMIT.
     is_committed: bool,
+    /// The last connection is the urgent one.
+    may_leave_pages: bool,
+    left_pages: u64,
 }
 
 impl Script {
     fn new(config: &VmConfig, input: &mut Input) -> Self {
         let data_connections = 1 + input.below(2);
+        let may_leave_pages = input.chance(2);
         let migration = [7; 16];
-        let greetings = (0..=data_connections).map(|index| {
+        let last = data_connections + usize::from(may_leave_pages);
+        let greetings = (0..=last).map(|index| {
             let preamble = Preamble {
                 version: VERSION,
-                channel: if index == 0 {
-                    Channel::Control
-                } else {
-                    Channel::Data
+                channel: match index {
+                    0 => Channel::Control,
+                    index if index > data_connections => Channel::Urgent,
+                    _ => Channel::Data,
                 },
                 number: index.saturating_sub(1) as u8,
                 migration,
@@ -195,15 +216,25 @@ impl Script {
             greetings: greetings.collect(),
             frames: Vec::new(),
             is_committed: false,
+            may_leave_pages,
+            left_pages: 0,
         };
-        script.message(Kind::Hello, &hello(config, data_connections, input), input);
+        let mut hello = hello(config, data_connections, input);
+        hello.may_leave_pages = may_leave_pages != input.chance(64);
+        script.message(Kind::Hello, &hello, input);
         let count = input.below(FRAMES_MAX);
         let mut page_bytes = 0;
         for _ in 0..count {
             page_bytes += script.any(config, data_connections, input);
         }
+        if may_leave_pages && !input.chance(4) {
+            script.leave(input);
+        }
         if !input.chance(4) {
             script.end(config, data_connections, page_bytes, input);
+        }
+        if may_leave_pages {
+            script.late(data_connections, input);
         }
         script
     }
@@ -238,6 +269,48 @@ impl Script {
         0
     }
 
+    /// Pages that stay behind: some of a region, or of what is none.
+    fn leave(&mut self, input: &mut Input) {
+        for region in 0..REGIONS.len() as u32 {
+            let pages = REGION_BYTES / 4096;
+            let mut bits = input.qword();
+            if !input.chance(16) {
+                bits &= (1 << pages) - 1;
+                self.left_pages += u64::from(bits.count_ones());
+            }
+            let region = if input.chance(16) {
+                input.edge() as u32
+            } else {
+                region
+            };
+            let chunk: u32 = if input.chance(16) {
+                input.edge() as u32
+            } else {
+                0
+            };
+            let words = zstd::bulk::compress(&bits.to_le_bytes(), 1).expect("eight bytes");
+            let body = [&region.to_le_bytes()[..], &chunk.to_le_bytes(), &words].concat();
+            self.frame(0, Kind::Leave, body, input);
+        }
+    }
+
+    /// What comes when the guest may run already.
+    fn late(&mut self, data_connections: usize, input: &mut Input) {
+        for _ in 0..input.below(FRAMES_MAX / 2) {
+            let connection = 1 + input.below(data_connections + 1);
+            let kind = match input.below(16) {
+                0 => Kind::Flush,
+                1 => Kind::Want,
+                _ => Kind::Pages,
+            };
+            let body = match kind {
+                Kind::Flush => Vec::new(),
+                _ => pages::blocks(input),
+            };
+            self.frame(connection, kind, body, input);
+        }
+    }
+
     /// The switchover.
     fn end(
         &mut self,
@@ -259,6 +332,11 @@ impl Script {
                 input.edge()
             } else {
                 page_bytes
+            },
+            left_pages: if input.chance(16) {
+                input.edge()
+            } else {
+                self.left_pages
             },
             checksum: input.chance(8).then(|| input.qword()),
             paused: input.chance(2),
@@ -346,6 +424,7 @@ fn hello(config: &VmConfig, data_connections: usize, input: &mut Input) -> Hello
         regions: REGIONS.map(|start| (start, REGION_BYTES as u64)).into(),
         data_connections: data_connections as u8,
         verify_memory: input.chance(2),
+        may_leave_pages: false,
     };
     match input.below(64) {
         60 => hello.config.memory.size_mib = input.edge(),

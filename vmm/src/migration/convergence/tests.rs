@@ -132,6 +132,7 @@ fn run(scene: Scene) -> Outcome {
     let targets = Targets {
         downtime: scene.downtime,
         timeout: Duration::from_secs(60),
+        may_leave_pages: false,
     };
     let window = (scene.link * 0.6e-3).max(16384.0);
     let mut predictions: Vec<Prediction> = Vec::new();
@@ -334,6 +335,7 @@ fn end_of_round(earlier: &[Prediction]) -> Observation<'_> {
 const TARGETS: Targets = Targets {
     downtime: Duration::from_millis(25),
     timeout: Duration::from_secs(10),
+    may_leave_pages: false,
 };
 
 #[test]
@@ -375,6 +377,34 @@ fn throttle_at_its_limit_goes_on_until_the_time_is_over() {
         ..end_of_round(&[])
     };
     assert_eq!(decide(&observation, &TARGETS), Decision::Iterate);
+}
+
+#[test]
+fn guest_that_may_leave_pages_does_so_where_it_would_be_held_and_nowhere_else() {
+    let may = Targets {
+        may_leave_pages: true,
+        ..TARGETS
+    };
+    for dirty_pages in [0, 10, 600, 10_000, 100_000] {
+        for writes in [0.0, 100.0, 10_000.0, 23_000.0, 25_000.0, 1e7] {
+            for rewrites_measured in [false, true] {
+                for unsent_bytes in [0, 1 << 20] {
+                    let observation = Observation {
+                        dirty_pages,
+                        unsent_bytes,
+                        rewrites_measured,
+                        dirty_pages_per_s: writes,
+                        ..end_of_round(&[])
+                    };
+                    let expected = match decide(&observation, &TARGETS) {
+                        Decision::Throttle { .. } => Decision::LeavePages,
+                        decision => decision,
+                    };
+                    assert_eq!(decide(&observation, &may), expected, "{observation:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct Source {
     pub control: Connection,
     /// Pages.
     pub data: Vec<Connection>,
+    /// Pages that somebody waits for, if some may be left behind.
+    pub urgent: Option<Connection>,
     /// What it is about to send.
     pub hello: Hello,
 }
@@ -52,7 +54,7 @@ pub fn accept(
             Ok((control, first)) if first.channel == Channel::Control => {
                 return gate.complete(control, first);
             }
-            Ok(_) => tracing::warn!("a data connection came before its control connection"),
+            Ok(_) => tracing::warn!("a connection came before its control connection"),
             Err(error @ ConnectionError::Cancelled) => return Err(error.into()),
             Err(error) => tracing::warn!("a stranger was sent away: {error}"),
         }
@@ -100,7 +102,7 @@ impl Gate<'_> {
         first: Preamble,
     ) -> Result<Source, ReceiveError> {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
-        let mut data = Vec::new();
+        let (mut data, mut urgent) = (Vec::new(), None);
         // The source greets when it has all its connections.
         while !control.has_buffered() {
             let asked = [
@@ -113,12 +115,12 @@ impl Gate<'_> {
             }
             let stream = self.next(deadline).map_err(of_wait)?;
             match self.welcome(stream) {
-                Ok((connection, preamble))
-                    if preamble.channel == Channel::Data
-                        && preamble.migration == first.migration
-                        && data.len() < MAX_DATA =>
-                {
-                    data.push(connection);
+                Ok((connection, preamble)) if preamble.migration == first.migration => {
+                    match preamble.channel {
+                        Channel::Data if data.len() < MAX_DATA => data.push(connection),
+                        Channel::Urgent if urgent.is_none() => urgent = Some(connection),
+                        _ => tracing::warn!("one connection too many was sent away"),
+                    }
                 }
                 Ok(_) => tracing::warn!("another migration was sent away"),
                 Err(error) => tracing::warn!("a stranger was sent away: {error}"),
@@ -129,12 +131,16 @@ impl Gate<'_> {
             return Err(ReceiveError::Unexpected("no greeting"));
         }
         let hello: Hello = frame.message()?;
-        if data.is_empty() || data.len() != usize::from(hello.data_connections) {
+        let is_complete = !data.is_empty()
+            && data.len() == usize::from(hello.data_connections)
+            && urgent.is_some() == hello.may_leave_pages;
+        if !is_complete {
             return Err(ReceiveError::Unexpected("another number of connections"));
         }
         Ok(Source {
             control,
             data,
+            urgent,
             hello,
         })
     }

@@ -100,6 +100,7 @@ mod tests {
             regions: vec![(0, 64 << 20)],
             data_connections: 1,
             verify_memory: false,
+            may_leave_pages: false,
         }
     }
 

@@ -6,11 +6,14 @@
 //!   └───────────┴──────────────┴─► the guest will not run here, and goes on at the source
 //! ```
 //! Everything up to COMMIT may fail, and the guest goes on at the source. After COMMIT the guest
-//! is this side's: it runs here, or [`Kind::Aborted`] is sent and it never will.
+//! is this side's: it runs here, or [`Kind::Aborted`] is sent and it never will. If some of its
+//! pages stayed behind, [`postcopy`] fetches them from then on.
 
 mod accept;
 mod compatible;
 mod error;
+mod late;
+mod postcopy;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -23,13 +26,15 @@ use super::connection::{Connection, ConnectionError, Frame, wait_readable};
 use super::pages::Decoder;
 use super::progress::Progress;
 use super::protocol::{
-    ANSWER_TIMEOUT, Ack, Commit, HEADER_BYTES, Kind, Reason, Rehearsed, Running, Welcome,
+    ANSWER_TIMEOUT, Ack, Commit, Dropped, HEADER_BYTES, Kind, Reason, Rehearsed, Running, Welcome,
 };
 use super::tls::Identity;
 use crate::vm::migratable::MigrationDestination;
 use crate::vm::state::VmState;
 use accept::Source;
 pub use error::ReceiveError;
+pub use postcopy::Postcopier;
+use postcopy::{Fetching, Missing, Starter};
 
 /// The source must send something at least this often; a throttled one on a slow link, or one
 /// whose storage is slow, sends little.
@@ -42,43 +47,43 @@ const ACK_BYTES: u64 = 256 << 10;
 const PATIENCE: Duration = Duration::ZERO;
 /// How long a source that goes may take to say why.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// When the network is told where the guest is, from when it runs.
-const ANNOUNCE_MS: [u64; 5] = [0, 50, 150, 300, 500];
-
-/// Waits for a source, takes its guest and lets it run.
+/// Waits for a source, takes its guest and lets it run. Without a `postcopier` all of its memory
+/// has to be here before.
 ///
 /// # Errors
 /// [`ReceiveError`]; the guest does not run here and never will, and the source knows or will
-/// find out.
+/// find out. With [`ReceiveError::Lost`] it ran, and stands still for good.
 pub fn receive(
     machine: &dyn MigrationDestination,
     listener: &TcpListener,
     identity: &Identity,
     patience: Duration,
+    postcopier: Option<Postcopier>,
     progress: &Progress,
 ) -> Result<Running, ReceiveError> {
     let cancel = progress.cancel();
     let source = accept::accept(listener, identity, patience, cancel)?;
     let mut incoming = Incoming::new(machine, source, progress);
-    let outcome = incoming.take().map_err(|error| incoming.explain(error));
-    match &outcome {
-        Ok(_) => {
-            progress.update(|status| status.phase = MigrationPhase::Completed);
-            announce(machine);
+    let outcome = incoming
+        .take(postcopier)
+        .map_err(|error| incoming.explain(error));
+    match outcome {
+        Ok(running) => {
+            let phase = match incoming.fetching {
+                None => MigrationPhase::Completed,
+                Some(_) => MigrationPhase::Postcopy,
+            };
+            progress.update(|status| status.phase = phase);
+            incoming.settle()?;
+            Ok(running)
         }
         Err(error) => {
-            incoming.refuse(&crate::causes::chain(error));
+            if let Some(fetching) = incoming.fetching.take() {
+                fetching.abandon();
+            }
+            incoming.refuse(&crate::causes::chain(&error));
+            Err(error)
         }
-    }
-    outcome
-}
-
-fn announce(machine: &dyn MigrationDestination) {
-    let start = Instant::now();
-    for at in ANNOUNCE_MS {
-        let at = start + Duration::from_millis(at);
-        std::thread::sleep(at.saturating_duration_since(Instant::now()));
-        machine.announce();
     }
 }
 
@@ -88,12 +93,18 @@ struct Incoming<'a> {
     progress: &'a Progress,
     control: Connection,
     data: Vec<Connection>,
+    urgent: Option<Connection>,
     hello: super::protocol::Hello,
     decoder: Decoder,
+    /// What stays behind, if the source may leave something.
+    missing: Option<(Missing, Starter)>,
+    /// What stayed behind, and is being fetched.
+    fetching: Option<Fetching>,
     /// Bytes of page frames that are in place.
     in_place: u64,
     acknowledged: u64,
-    flushed: usize,
+    /// Bit n: on the nth data connection nothing follows that is this side's before COMMIT.
+    flushed: u32,
     state: Option<VmState>,
     commit: Option<Commit>,
 }
@@ -105,8 +116,11 @@ impl<'a> Incoming<'a> {
             progress,
             control: source.control,
             data: source.data,
+            urgent: source.urgent,
             hello: source.hello,
             decoder: Decoder::new(machine.memory()),
+            missing: None,
+            fetching: None,
             in_place: 0,
             acknowledged: 0,
             flushed: 0,
@@ -115,8 +129,8 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    fn take(&mut self) -> Result<Running, ReceiveError> {
-        self.preflight()?;
+    fn take(&mut self, postcopier: Option<Postcopier>) -> Result<Running, ReceiveError> {
+        self.preflight(postcopier)?;
         self.progress
             .update(|status| status.phase = MigrationPhase::Precopy);
         while self.commit.is_none() {
@@ -131,10 +145,13 @@ impl<'a> Incoming<'a> {
             .state
             .take()
             .ok_or(ReceiveError::Unexpected("COMMIT without state"))?;
-        while self.flushed < self.data.len() {
+        while !self.open_data().is_empty() {
             self.serve_data()?;
         }
         self.check(&commit)?;
+        if commit.left_pages > 0 {
+            self.begin_postcopy(committed)?;
+        }
         let mut running = Running {
             drain_us: committed.elapsed().as_micros() as u64,
             ..Running::default()
@@ -147,6 +164,12 @@ impl<'a> Incoming<'a> {
             return Err(error.into());
         }
         running.restore_us = next_lap(&mut lap);
+        if let Some(fetching) = &self.fetching
+            && let Err(reason) = fetching.open_gate()
+        {
+            self.machine.give_back();
+            return Err(ReceiveError::Unfetched(reason));
+        }
         if let Err(error) = self.machine.start(commit.paused) {
             self.machine.give_back();
             return Err(error.into());
@@ -157,7 +180,7 @@ impl<'a> Incoming<'a> {
     }
 
     /// Whether the guest can run in the machine that was built here.
-    fn preflight(&mut self) -> Result<(), ReceiveError> {
+    fn preflight(&mut self, postcopier: Option<Postcopier>) -> Result<(), ReceiveError> {
         let memory = self.machine.memory();
         let regions: Vec<_> = memory
             .iter()
@@ -165,8 +188,12 @@ impl<'a> Incoming<'a> {
             .collect();
         compatible::check(&self.hello, self.machine.config(), &regions)
             .map_err(ReceiveError::Unlike)?;
+        if self.hello.may_leave_pages {
+            self.prepare_postcopy(postcopier)?;
+        }
         let welcome = Welcome {
             vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
+            may_leave_pages: self.hello.may_leave_pages,
         };
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         Ok(self
@@ -176,11 +203,13 @@ impl<'a> Incoming<'a> {
 
     /// Waits for something to come, and takes all that is there.
     fn serve(&mut self) -> Result<(), ReceiveError> {
-        let all: Vec<_> = std::iter::once(&self.control).chain(&self.data).collect();
+        let open = self.open_data();
+        let data = open.iter().map(|&index| &self.data[index]);
+        let all: Vec<_> = std::iter::once(&self.control).chain(data).collect();
         let deadline = Instant::now() + SILENCE;
         let ready = wait_readable(&all, deadline, Some(self.progress.cancel()))?;
-        for index in 0..self.data.len() {
-            if ready & 2 << index != 0 {
+        for (bit, index) in (1..).zip(open) {
+            if ready & 1 << bit != 0 {
                 self.take_pages(index)?;
             }
         }
@@ -193,25 +222,39 @@ impl<'a> Incoming<'a> {
 
     /// The same for the data connections alone, when the guest is this side's already.
     fn serve_data(&mut self) -> Result<(), ReceiveError> {
-        let all: Vec<_> = self.data.iter().collect();
+        let open = self.open_data();
+        let all: Vec<_> = open.iter().map(|&index| &self.data[index]).collect();
         let ready = wait_readable(&all, Instant::now() + SILENCE, None)?;
-        for index in 0..self.data.len() {
-            if ready & 1 << index != 0 {
+        for (bit, index) in (0..).zip(open) {
+            if ready & 1 << bit != 0 {
                 self.take_pages(index)?;
             }
         }
         Ok(())
     }
 
+    /// The data connections on which something is to come. What follows behind a flush is for the
+    /// post-copy thread.
+    fn open_data(&self) -> Vec<usize> {
+        let is_open = |index: &usize| self.flushed & 1 << index == 0;
+        (0..self.data.len()).filter(is_open).collect()
+    }
+
     fn take_pages(&mut self, index: usize) -> Result<(), ReceiveError> {
+        let no_more = self.has_missing();
         while let Some(frame) = self.data[index].try_receive()? {
             match frame.kind {
+                Kind::Pages if no_more => {
+                    return Err(ReceiveError::Unexpected(
+                        "pages after those that stay behind",
+                    ));
+                }
                 Kind::Pages => {
                     self.decoder.apply(frame.body)?;
                     self.in_place += (HEADER_BYTES + frame.body.len()) as u64;
                 }
                 Kind::Flush => {
-                    self.flushed += 1;
+                    self.flushed |= 1 << index;
                     return Ok(());
                 }
                 _ => return Err(ReceiveError::Unexpected("no pages where they belong")),
@@ -238,8 +281,12 @@ impl<'a> Incoming<'a> {
     }
 
     fn take_messages(&mut self) -> Result<(), ReceiveError> {
+        let mut has_missing = self.has_missing();
         while let Some(frame) = self.control.try_receive()? {
             match frame.kind {
+                Kind::Rehearse if has_missing => {
+                    return Err(ReceiveError::Unexpected("a rehearsal without memory"));
+                }
                 Kind::Rehearse => {
                     let state = VmState::decode(frame.body)?;
                     let start = Instant::now();
@@ -250,6 +297,17 @@ impl<'a> Incoming<'a> {
                     let deadline = Instant::now() + ANSWER_TIMEOUT;
                     self.control
                         .send_message(Kind::Rehearsed, &rehearsed, deadline)?;
+                }
+                Kind::Leave => {
+                    let Some((missing, _)) = &mut self.missing else {
+                        return Err(ReceiveError::Unexpected("pages that may not stay behind"));
+                    };
+                    let pages = missing.leave(frame.body)?;
+                    has_missing = missing.is_some();
+                    let deadline = Instant::now() + ANSWER_TIMEOUT;
+                    let dropped = Dropped { pages };
+                    self.control
+                        .send_message(Kind::Dropped, &dropped, deadline)?;
                 }
                 Kind::State => self.state = Some(VmState::decode(frame.body)?),
                 Kind::Commit => {
@@ -270,9 +328,22 @@ impl<'a> Incoming<'a> {
                 came: self.in_place,
             });
         }
+        let missing = self.missing.as_ref();
+        let named = missing.map_or(0, |(missing, _)| missing.count());
+        if named != commit.left_pages {
+            return Err(ReceiveError::LeftCount {
+                left: commit.left_pages,
+                named,
+            });
+        }
         let Some(theirs) = commit.checksum else {
             return Ok(());
         };
+        if named > 0 {
+            return Err(ReceiveError::Unexpected(
+                "a checksum of pages that are not here",
+            ));
+        }
         match checksum::of(&self.machine.memory()) {
             ours if ours == theirs => Ok(()),
             ours => Err(ReceiveError::Checksum { ours, theirs }),

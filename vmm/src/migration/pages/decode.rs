@@ -57,35 +57,71 @@ impl Decoder {
         Ok(Applied { pages })
     }
 
-    fn block(&mut self, block: &Block) -> Result<(), DecodeError> {
-        let payload = block.payload;
-        let pages = block.pages() as usize;
-        let is_allowed = match block.encoding {
-            Encoding::Zero => payload.is_empty(),
-            Encoding::Raw => payload.len() == pages * PAGE,
-            Encoding::Lz4 | Encoding::Zstd => pages <= BLOCK_PAGES,
-            Encoding::Delta => payload.len() <= pages * delta::MAX_BYTES,
-        };
-        if !is_allowed {
-            return Err(block.malformed());
+    /// Hands out the pages of a frame's body instead of writing them, extent by extent: GPA of the
+    /// first, how many, and their content unless that is zeroes. That they are RAM is for `put` to
+    /// find out. Differences, which need what is there, are refused.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the body is none, and those of `put`.
+    pub fn unpack<E: From<DecodeError>>(
+        &mut self,
+        body: &[u8],
+        mut put: impl FnMut(u64, u64, Option<&[u8]>) -> Result<(), E>,
+    ) -> Result<Applied, E> {
+        let mut rest = body;
+        let mut pages = 0;
+        while !rest.is_empty() {
+            let (block, following) = Block::split(rest)?;
+            pages += block.pages();
+            if pages > FRAME_PAGES {
+                return Err(DecodeError::TooManyPages.into());
+            }
+            check(&block)?;
+            let mut content = match block.encoding {
+                Encoding::Zero => None,
+                Encoding::Raw => Some(block.payload),
+                Encoding::Delta => return Err(block.malformed().into()),
+                Encoding::Lz4 | Encoding::Zstd => Some(self.decompress(&block)?),
+            };
+            for extent in block.extents() {
+                let part = content.map(|whole| {
+                    let (part, rest) = whole.split_at(extent.bytes() as usize);
+                    content = Some(rest);
+                    part
+                });
+                put(extent.first_gpa, extent.pages, part)?;
+            }
+            rest = following;
         }
+        Ok(Applied { pages })
+    }
+
+    fn block(&mut self, block: &Block) -> Result<(), DecodeError> {
+        check(block)?;
         match block.encoding {
             Encoding::Zero => self.zeroes(block),
-            Encoding::Raw => write(&self.memory, block, payload),
+            Encoding::Raw => write(&self.memory, block, block.payload),
             Encoding::Delta => self.differences(block),
             Encoding::Lz4 | Encoding::Zstd => {
-                let stage = &mut self.stage[..pages * PAGE];
-                let length = if block.encoding == Encoding::Lz4 {
-                    lz4_flex::block::decompress_into(payload, stage).ok()
-                } else {
-                    let zstd = self.zstd.get_or_insert_default();
-                    zstd.decompress_to_buffer(payload, stage).ok()
-                };
-                if length != Some(stage.len()) {
-                    return Err(block.malformed());
-                }
-                write(&self.memory, block, stage)
+                let memory = Arc::clone(&self.memory);
+                write(&memory, block, self.decompress(block)?)
             }
+        }
+    }
+
+    /// The content of a block that [`check`] has passed.
+    fn decompress(&mut self, block: &Block) -> Result<&[u8], DecodeError> {
+        let stage = &mut self.stage[..block.pages() as usize * PAGE];
+        let length = if block.encoding == Encoding::Lz4 {
+            lz4_flex::block::decompress_into(block.payload, stage).ok()
+        } else {
+            let zstd = self.zstd.get_or_insert_default();
+            zstd.decompress_to_buffer(block.payload, stage).ok()
+        };
+        if length == Some(stage.len()) {
+            Ok(stage)
+        } else {
+            Err(block.malformed())
         }
     }
 
@@ -124,6 +160,23 @@ impl Decoder {
         } else {
             Err(block.malformed())
         }
+    }
+}
+
+/// Whether the payload may be that of so many pages.
+fn check(block: &Block) -> Result<(), DecodeError> {
+    let payload = block.payload;
+    let pages = block.pages() as usize;
+    let is_allowed = match block.encoding {
+        Encoding::Zero => payload.is_empty(),
+        Encoding::Raw => payload.len() == pages * PAGE,
+        Encoding::Lz4 | Encoding::Zstd => pages <= BLOCK_PAGES,
+        Encoding::Delta => payload.len() <= pages * delta::MAX_BYTES,
+    };
+    if is_allowed {
+        Ok(())
+    } else {
+        Err(block.malformed())
     }
 }
 

@@ -81,6 +81,11 @@ impl Encoder {
             .set_open(bytes_per_s < DELTA_BELOW_BYTES_PER_S);
     }
 
+    /// The destination's versions are no more: from now on no page is a difference from one.
+    pub fn forget_versions(&mut self) {
+        self.versions = Versions::new(0, 0);
+    }
+
     /// The size of bodies to aim at, 4 to 256 KiB; 64 KiB if nothing is said. A body is longer
     /// only if it is a single block of compressed pages, which has no more than 57 KiB.
     pub fn set_frame_bytes(&mut self, bytes: usize) {

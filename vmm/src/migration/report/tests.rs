@@ -113,6 +113,7 @@ fn summary_says_what_it_was() {
         },
         state_bytes: 45_000,
         throttle_percent: 0,
+        postcopy: None,
     };
     let text = "\
 Migrated in 598 ms: 67.0 MiB sent at 112 MiB/s on average, the guest stood for 4.31 ms
@@ -123,6 +124,27 @@ source      quiesce 12 µs, pause 95 µs, last pages 310 µs, save 280 µs, comm
 destination drain 1.10 ms, ownership 0 µs, restore 900 µs, resume 60 µs
 state       43.9 KiB";
     assert_eq!(Summary(&report).to_string(), text);
+}
+
+#[test]
+fn summary_of_a_guest_that_left_pages_behind_says_how_they_came() {
+    let mut report = MigrationReport {
+        postcopy: Some(PostcopyReport {
+            duration_us: 2_300_000,
+            pages: 16_384,
+            demanded_pages: 120,
+            fault_median_us: 850,
+            fault_max_us: 4200,
+        }),
+        ..MigrationReport::default()
+    };
+    let text = Summary(&report).to_string();
+    let expected = "\nleft behind 64.0 MiB fetched in 2.30 s while the guest ran; it waited for 120 \
+                    pages, 850 µs each in the median, 4.20 ms at most\nstate ";
+    assert!(text.contains(expected), "{text}");
+    report.postcopy = Some(PostcopyReport::default());
+    let text = Summary(&report).to_string();
+    assert!(text.contains("waited for 0 pages\nstate "), "{text}");
 }
 
 #[test]

@@ -10,7 +10,8 @@ use crate::migration::pages::EncodeError;
 use crate::vm::migratable::MigratableError;
 use crate::vm::state::VmStateError;
 
-/// Why the guest did not move. But for [`Self::InDoubt`] it goes on at the source as before.
+/// Why the guest did not move. But for [`Self::InDoubt`] and [`Self::Lost`] it goes on at the source
+/// as before.
 #[derive(Debug, Error)]
 pub enum MigrationError {
     /// The connection to the destination.
@@ -53,5 +54,14 @@ pub enum MigrationError {
         after: String,
         /// Why it was not won back.
         why: String,
+    },
+    /// The guest ran at the destination, and what it had left behind cannot be fetched any more.
+    /// It never runs here again.
+    #[error(
+        "the guest ran at the destination, which did not get all of its pages ({after}): it is lost"
+    )]
+    Lost {
+        /// What happened.
+        after: String,
     },
 }

@@ -5,10 +5,13 @@
 //!    │           │            before COMMIT  ├─► it goes on here (Aborted, or won back)
 //!    └───────────┴── any failure ────────────┴─► in doubt: it stands still
 //!                └► it goes on here
+//!
+//! hybrid: precopy ─► leave ─► switchover ─► postcopy ─┬─► the guest has left
+//!                                    RUNNING          └─► it is lost: it stands still for good
 //! ```
 
 mod error;
-mod pending;
+mod postcopy;
 mod precopy;
 mod sender;
 mod switchover;
@@ -17,12 +20,12 @@ mod throttle;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use pindah_vmm_api::{MigrateRequest, MigrationPhase, MigrationReport, PauseReason};
+use pindah_vmm_api::{MigrateRequest, MigrationMode, MigrationPhase, MigrationReport, PauseReason};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 pub use error::MigrationError;
-use precopy::Precopy;
-use sender::Sender;
+use precopy::{Ending, Precopy};
+use sender::{Connections, Sender};
 use throttle::Throttle;
 
 use super::connection::Connection;
@@ -43,6 +46,8 @@ pub struct Links {
     pub control: TcpStream,
     /// Data connections, one at least.
     pub data: Vec<TcpStream>,
+    /// In hybrid mode: that for pages that are waited for.
+    pub urgent: Option<TcpStream>,
     /// Who we are.
     pub identity: Identity,
 }
@@ -51,7 +56,8 @@ pub struct Links {
 /// the machine end.
 ///
 /// # Errors
-/// [`MigrationError`]; the guest goes on here, but for [`MigrationError::InDoubt`].
+/// [`MigrationError`]; the guest goes on here, but for [`MigrationError::InDoubt`] and
+/// [`MigrationError::Lost`].
 pub fn migrate(
     guest: &dyn MigrationSource,
     request: &MigrateRequest,
@@ -67,7 +73,7 @@ pub fn migrate(
         progress.update(|status| status.phase = MigrationPhase::Completed);
     }
     outcome.map_err(|error| match error {
-        doubt @ MigrationError::InDoubt { .. } => doubt,
+        final_ @ (MigrationError::InDoubt { .. } | MigrationError::Lost { .. }) => final_,
         _ if cancelled => MigrationError::Cancelled,
         error => error,
     })
@@ -80,13 +86,12 @@ fn attempt(
     priority: Priority,
     progress: &Progress,
 ) -> Result<MigrationReport, MigrationError> {
-    let (mut control, data) = connect(request, links, progress)?;
-    greet(guest, request, &mut control, data.len())?;
-    let fixed_cost = rehearse(guest, &mut control)?;
+    let mut connections = connect(request, links, progress)?;
+    greet(guest, request, &mut connections)?;
+    let fixed_cost = rehearse(guest, &mut connections.control)?;
     let memory = guest.memory();
     let mut sender = Sender::new(
-        control,
-        data,
+        connections,
         &memory,
         request,
         delta_cache_bytes(guest, request),
@@ -95,11 +100,16 @@ fn attempt(
     );
     guest.start_dirty_log()?;
     let mut precopy = Precopy::new(guest, request, fixed_cost, priority, progress);
-    let outcome = precopy.run(&mut sender).and_then(|()| {
+    let outcome = precopy.run(&mut sender).and_then(|ending| {
         priority.restore();
-        switchover::run(guest, request, precopy, &mut sender, progress)
+        if ending == Ending::LeavePages {
+            postcopy::leave(&precopy.pending, &mut sender)?;
+        }
+        switchover::run(guest, request, precopy, ending, &mut sender, progress)
     });
-    if let Err(error) = &outcome {
+    if let Err(MigrationError::Lost { after }) = &outcome {
+        tracing::error!(after, "the guest is lost");
+    } else if let Err(error) = &outcome {
         // Whoever waits there need not wait for the connection's end.
         let cancelled = progress.cancel().is_set();
         let error = if cancelled {
@@ -124,7 +134,7 @@ fn connect(
     request: &MigrateRequest,
     links: Links,
     progress: &Progress,
-) -> Result<(Connection, Vec<Connection>), MigrationError> {
+) -> Result<Connections, MigrationError> {
     let migration = random_id();
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     let open = |stream, channel, number| {
@@ -146,7 +156,14 @@ fn connect(
     let control = open(links.control, Channel::Control, 0)?;
     let data = links.data.into_iter().zip(0..);
     let data = data.map(|(stream, number)| open(stream, Channel::Data, number));
-    Ok((control, data.collect::<Result<_, _>>()?))
+    let data = data.collect::<Result<_, _>>()?;
+    let urgent = links.urgent;
+    let urgent = urgent.map(|stream| open(stream, Channel::Urgent, 0));
+    Ok(Connections {
+        control,
+        data,
+        urgent: urgent.transpose()?,
+    })
 }
 
 fn random_id() -> [u8; 16] {
@@ -161,22 +178,30 @@ fn random_id() -> [u8; 16] {
 fn greet(
     guest: &dyn MigrationSource,
     request: &MigrateRequest,
-    control: &mut Connection,
-    data_connections: usize,
+    connections: &mut Connections,
 ) -> Result<(), MigrationError> {
+    let may_leave_pages = request.mode == MigrationMode::Hybrid;
     let region = |region: &crate::memory::GuestRegion| (region.start_addr().0, region.len());
     let hello = Hello {
         vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
         config: guest.config().clone(),
         regions: guest.memory().iter().map(region).collect(),
-        data_connections: data_connections as u8,
+        data_connections: connections.data.len() as u8,
         verify_memory: request.verify_memory,
+        may_leave_pages,
     };
     let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let control = &mut connections.control;
     control.send_message(Kind::Hello, &hello, deadline)?;
-    let Welcome { vmm_version } = answer(control, Kind::Welcome, deadline)?;
-    tracing::info!(vmm_version, "the destination is ready");
-    Ok(())
+    let welcome: Welcome = answer(control, Kind::Welcome, deadline)?;
+    tracing::info!(welcome.vmm_version, "the destination is ready");
+    if welcome.may_leave_pages == may_leave_pages {
+        Ok(())
+    } else {
+        Err(MigrationError::Refused(
+            "it knows nothing of hybrid mode".to_owned(),
+        ))
+    }
 }
 
 /// Has the destination try on the guest's state as it is now: what it does not take shows before

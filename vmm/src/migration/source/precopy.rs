@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use pindah_vmm_api::{MigrateRequest, MigrationPhase, RoundReport};
+use pindah_vmm_api::{MigrateRequest, MigrationMode, MigrationPhase, RoundReport};
 
 use super::MigrationError;
-use super::pending::Pending;
 use super::sender::Sender;
 use crate::memory::PAGE_SIZE;
 use crate::migration::convergence::{
     Decision, Observation, Prediction, Targets, decide, expected_switchover, predicted_downtime,
 };
+use crate::migration::pending::Pending;
 use crate::migration::priority::{Priority, Share};
 use crate::migration::progress::Progress;
 use crate::vm::migratable::MigrationSource;
@@ -23,6 +23,18 @@ const CHUNK_WORDS: std::ops::RangeInclusive<u64> = 4..=256;
 const LOOK: Duration = Duration::from_millis(50);
 /// How long to wait where nothing is dirty and another round promises something.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// In a round so many pages tell what a page takes on the wire.
+const TRIAL_PAGES: u64 = 256;
+
+/// How precopy ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The pages that are pending go while the guest stands.
+    SendPages,
+    /// They stay behind, and the guest runs without them.
+    LeavePages,
+}
 
 /// The rounds so far, and the pages that are left.
 pub struct Precopy<'a> {
@@ -64,6 +76,7 @@ impl<'a> Precopy<'a> {
             targets: Targets {
                 downtime: Duration::from_millis(request.downtime_target_ms),
                 timeout: Duration::from_secs(request.timeout_s),
+                may_leave_pages: request.mode == MigrationMode::Hybrid,
             },
             fixed_cost,
             pending: Pending::all(&memory),
@@ -77,13 +90,13 @@ impl<'a> Precopy<'a> {
     }
 
     /// Rounds until the guest may be stopped.
-    pub fn run(&mut self, sender: &mut Sender<'_>) -> Result<(), MigrationError> {
+    pub fn run(&mut self, sender: &mut Sender<'_>) -> Result<Ending, MigrationError> {
         self.progress
             .update(|status| status.phase = MigrationPhase::Precopy);
         self.first_round(sender)?;
         loop {
             self.take_dirty()?;
-            let observation = self.observe(sender, 0);
+            let observation = self.observe(sender, 0, None);
             let decision = decide(&observation, &self.targets);
             let prediction = Prediction {
                 elapsed: observation.elapsed,
@@ -93,7 +106,8 @@ impl<'a> Precopy<'a> {
             self.tell(&prediction, expected);
             self.predictions.push(prediction);
             match decision {
-                Decision::SwitchOver => return Ok(()),
+                Decision::SwitchOver => return Ok(Ending::SendPages),
+                Decision::LeavePages => return Ok(Ending::LeavePages),
                 Decision::Abort { reason } => {
                     return Err(MigrationError::GivenUp {
                         reason,
@@ -105,8 +119,8 @@ impl<'a> Precopy<'a> {
             }
             if self.pending.count() == 0 {
                 sender.idle(PAUSE)?;
-            } else {
-                self.round(sender)?;
+            } else if self.round(sender)? == Some(Ending::LeavePages) {
+                return Ok(Ending::LeavePages);
             }
         }
     }
@@ -143,17 +157,24 @@ impl<'a> Precopy<'a> {
     }
 
     /// Within a round of which so many pages are left: a guest that writes too fast is held at
-    /// once, and not when all of it is sent in vain.
-    fn look(&mut self, unsent_pages: u64, sender: &mut Sender<'_>) -> Result<(), MigrationError> {
+    /// once, or goes, and not when all of it is sent in vain.
+    fn look(
+        &mut self,
+        unsent_pages: u64,
+        so_far: RoundReport,
+        sender: &mut Sender<'_>,
+    ) -> Result<Option<Ending>, MigrationError> {
         if unsent_pages == 0 || self.logged.elapsed() < LOOK {
-            return Ok(());
+            return Ok(None);
         }
         self.take_dirty()?;
-        let observation = self.observe(sender, unsent_pages);
-        if let Decision::Throttle { percent } = decide(&observation, &self.targets) {
-            self.throttle(percent, sender);
+        let observation = self.observe(sender, unsent_pages, Some(so_far));
+        match decide(&observation, &self.targets) {
+            Decision::Throttle { percent } => self.throttle(percent, sender),
+            Decision::LeavePages => return Ok(Some(Ending::LeavePages)),
+            _ => {}
         }
-        Ok(())
+        Ok(None)
     }
 
     /// All pages that were ever written, once.
@@ -182,7 +203,8 @@ impl<'a> Precopy<'a> {
         self.end_round(sender, start, before, pages)
     }
 
-    fn round(&mut self, sender: &mut Sender<'_>) -> Result<(), MigrationError> {
+    /// All pages that are pending, or fewer if the guest is not to wait for the others.
+    fn round(&mut self, sender: &mut Sender<'_>) -> Result<Option<Ending>, MigrationError> {
         let start = Instant::now();
         let (before, pages) = (sender.sent(), self.pending.count());
         let mut unsent = pages;
@@ -199,12 +221,21 @@ impl<'a> Precopy<'a> {
                 self.show_remaining();
                 sender.send(&runs)?;
                 unsent -= runs.iter().map(|&(_, pages)| u64::from(pages)).sum::<u64>();
-                self.look(unsent, sender)?;
+                let so_far = RoundReport {
+                    pages: pages - unsent,
+                    wire_bytes: sender.sent() - before,
+                    duration_us: 0,
+                };
+                if let Some(ending) = self.look(unsent, so_far, sender)? {
+                    self.end_round(sender, start, before, pages - unsent)?;
+                    return Ok(Some(ending));
+                }
                 self.mind_share(sender);
             }
         }
         self.before = dirty;
-        self.end_round(sender, start, before, pages)
+        self.end_round(sender, start, before, pages)?;
+        Ok(None)
     }
 
     fn end_round(
@@ -229,9 +260,18 @@ impl<'a> Precopy<'a> {
         (words as u64).clamp(*CHUNK_WORDS.start(), *CHUNK_WORDS.end()) as usize
     }
 
-    /// What is known while so many pages of a round are left.
-    fn observe(&self, sender: &Sender<'_>, unsent_pages: u64) -> Observation<'_> {
+    /// What is known while so many pages of a round are left, of which so much is sent. A guest that
+    /// may leave pages goes by what the first pages of its second round take; one that would be
+    /// held waits for the whole round.
+    fn observe(
+        &self,
+        sender: &Sender<'_>,
+        unsent_pages: u64,
+        so_far: Option<RoundReport>,
+    ) -> Observation<'_> {
+        let trial = so_far.filter(|part| self.targets.may_leave_pages && part.pages >= TRIAL_PAGES);
         let last = self.rounds.iter().rev().find(|round| round.pages > 0);
+        let last = trial.as_ref().or(last);
         let wire_bytes_per_page = last.map_or(PAGE_SIZE as f64, |round| {
             round.wire_bytes as f64 / round.pages as f64
         });
@@ -240,7 +280,7 @@ impl<'a> Precopy<'a> {
             dirty_pages: self.pending.count() - unsent_pages,
             dirty_pages_per_s: self.dirty_pages_per_s,
             wire_bytes_per_page,
-            rewrites_measured: self.rounds.len() > 1,
+            rewrites_measured: self.rounds.len() > 1 || trial.is_some(),
             send_bytes_per_s: sender.capped_rate().unwrap_or(u64::MAX),
             in_flight_bytes: sender.in_flight(),
             fixed_cost: self.fixed_cost,

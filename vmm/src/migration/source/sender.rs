@@ -1,5 +1,7 @@
 //! Pages on their way: encoded, paced, acknowledged.
 
+mod urgent;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,15 +9,16 @@ use std::time::{Duration, Instant};
 use pindah_vmm_api::{MigrateRequest, PageStatistics};
 
 use super::MigrationError;
-use super::pending::Run;
 use super::throttle::Throttle;
 use crate::memory::{GuestMemory, PAGE_SIZE};
 use crate::migration::cap::Cap;
 use crate::migration::connection::{Connection, ConnectionError, wait_readable};
 use crate::migration::pages::{Encoder, EncoderOptions};
+use crate::migration::pending::Run;
 use crate::migration::progress::Progress;
 use crate::migration::protocol::{Ack, FrameHeader, HEADER_BYTES, Kind, Reason};
 use crate::migration::window::Window;
+pub use urgent::Urgent;
 
 /// The destination must acknowledge something at least this often while something is on its way.
 const STALL: Duration = Duration::from_secs(30);
@@ -25,10 +28,21 @@ const BATCH_PAGES: u32 = 64;
 /// How long to wait for the destination before looking at the clock again.
 const TICK: Duration = Duration::from_millis(50);
 
+/// The connections of a migration.
+pub struct Connections {
+    /// Messages.
+    pub control: Connection,
+    /// Pages.
+    pub data: Vec<Connection>,
+    /// Pages that somebody waits for, if the guest may leave some behind.
+    pub urgent: Option<Connection>,
+}
+
 /// What the source sends with.
 pub struct Sender<'a> {
     pub control: Connection,
     data: Vec<Connection>,
+    urgent: Option<Connection>,
     next: usize,
     encoder: Encoder,
     window: Window,
@@ -38,16 +52,19 @@ pub struct Sender<'a> {
     throttle: Throttle<'a>,
     progress: &'a Progress,
     buffer: Vec<u8>,
+    /// What is in the buffer and waits for its turn.
+    unsent: Range<usize>,
     sent: u64,
     last_ack: Instant,
     waited: Duration,
+    /// How long the destination may take nothing.
+    patience: Duration,
 }
 
 impl<'a> Sender<'a> {
     /// On connections that are agreed on.
     pub fn new(
-        control: Connection,
-        data: Vec<Connection>,
+        connections: Connections,
         memory: &Arc<GuestMemory>,
         request: &MigrateRequest,
         delta_cache_bytes: u64,
@@ -60,8 +77,9 @@ impl<'a> Sender<'a> {
         };
         let now = progress.elapsed();
         Self {
-            control,
-            data,
+            control: connections.control,
+            data: connections.data,
+            urgent: connections.urgent,
             next: 0,
             encoder: Encoder::new(Arc::clone(memory), options),
             window: Window::new(now),
@@ -72,9 +90,11 @@ impl<'a> Sender<'a> {
             throttle,
             progress,
             buffer: Vec::new(),
+            unsent: 0..0,
             sent: 0,
             last_ack: Instant::now(),
             waited: Duration::ZERO,
+            patience: STALL,
         }
     }
 
@@ -90,8 +110,9 @@ impl<'a> Sender<'a> {
 
     /// Bytes on the wire so far, all connections together.
     pub fn wire_bytes(&self) -> u64 {
-        let data: u64 = self.data.iter().map(Connection::wire_bytes).sum();
-        data + self.control.wire_bytes()
+        let pages = self.data.iter().chain(&self.urgent);
+        let pages: u64 = pages.map(Connection::wire_bytes).sum();
+        pages + self.control.wire_bytes()
     }
 
     /// Sent and not acknowledged, in bytes.
@@ -199,7 +220,13 @@ impl<'a> Sender<'a> {
         let bytes = part.len() as u64;
         let connection = self.next % self.data.len();
         self.next += 1;
-        self.data[connection].send(&self.buffer[part], Instant::now() + STALL)?;
+        let deadline = Instant::now() + self.patience;
+        self.data[connection].send(&self.buffer[part], deadline)?;
+        self.count_sent(bytes);
+        Ok(())
+    }
+
+    fn count_sent(&mut self, bytes: u64) {
         if self.window.in_flight() == 0 {
             self.last_ack = Instant::now();
         }
@@ -209,7 +236,6 @@ impl<'a> Sender<'a> {
         if let Some(cap) = &mut self.cap {
             cap.on_sent(now, bytes);
         }
-        Ok(())
     }
 
     /// Until so many bytes may go.
@@ -237,9 +263,7 @@ impl<'a> Sender<'a> {
         match ready {
             Ok(_) => {}
             Err(ConnectionError::TimedOut { .. }) => {
-                if self.window.in_flight() > 0 && self.last_ack.elapsed() > STALL {
-                    return Err(MigrationError::Stalled(STALL));
-                }
+                self.check_stall()?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -278,11 +302,8 @@ impl<'a> Sender<'a> {
         while let Some(frame) = self.control.try_receive()? {
             match frame.kind {
                 Kind::Ack => {
-                    let Ack { bytes } = frame.message()?;
-                    if bytes > self.sent {
-                        return Err(MigrationError::Unexpected("an acknowledgement of nothing"));
-                    }
-                    self.on_ack(bytes);
+                    let ack = frame.message()?;
+                    self.take_ack(ack)?;
                 }
                 Kind::Aborted | Kind::Refuse => {
                     let Reason { message } = frame.message()?;
@@ -294,12 +315,31 @@ impl<'a> Sender<'a> {
         if self.progress.cancel().is_set() {
             return Err(MigrationError::Cancelled);
         }
+        self.tell();
+        Ok(())
+    }
+
+    fn take_ack(&mut self, ack: Ack) -> Result<(), MigrationError> {
+        if ack.bytes > self.sent {
+            return Err(MigrationError::Unexpected("an acknowledgement of nothing"));
+        }
+        self.on_ack(ack.bytes);
+        Ok(())
+    }
+
+    fn check_stall(&self) -> Result<(), MigrationError> {
+        if self.window.in_flight() > 0 && self.last_ack.elapsed() > self.patience {
+            return Err(MigrationError::Stalled(self.patience));
+        }
+        Ok(())
+    }
+
+    fn tell(&self) {
         let (sent, rate) = (self.wire_bytes(), self.window.rate().unwrap_or(0));
         self.progress.update(|status| {
             status.sent_bytes = sent;
             status.rate_bytes_per_s = rate;
         });
-        Ok(())
     }
 }
 

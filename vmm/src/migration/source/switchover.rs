@@ -6,26 +6,30 @@ use pindah_vmm_api::{
     MigrateRequest, MigrationPhase, MigrationReport, PauseReason, RoundReport, SwitchoverReport,
 };
 
-use super::precopy::Precopy;
+use super::postcopy::{self, Postcopy};
+use super::precopy::{Ending, Precopy};
 use super::sender::Sender;
 use super::{MigrationError, QUIESCE};
 use crate::migration::checksum;
-use crate::migration::connection::ConnectionError;
+use crate::migration::connection::{ConnectionError, Frame};
+use crate::migration::pending::Pending;
 use crate::migration::progress::Progress;
 use crate::migration::protocol::{Commit, Kind, Reason, Running};
 use crate::vm::migratable::{MigratableError, MigrationSource};
 
 /// How long the destination may take from COMMIT to its answer: pages, locks, disks' metadata.
-const ANSWER: Duration = Duration::from_secs(30);
+pub const ANSWER: Duration = Duration::from_secs(30);
 /// How long to try to win the guest back from a destination that does not answer: a NAS whose
 /// leases last for 10 s frees the locks of a host that has gone by then.
 const WIN_BACK: Duration = Duration::from_secs(12);
 
-/// Moves a guest whose memory is there but for what is pending.
+/// Moves a guest whose memory is there but for what is pending, and that too unless it stays
+/// behind.
 pub fn run(
     guest: &dyn MigrationSource,
     request: &MigrateRequest,
     mut precopy: Precopy<'_>,
+    ending: Ending,
     sender: &mut Sender<'_>,
     progress: &Progress,
 ) -> Result<MigrationReport, MigrationError> {
@@ -52,31 +56,43 @@ pub fn run(
         sender,
         precopy: &mut precopy,
         progress,
+        left: None,
     };
-    let committed = last.send(request, ran, &mut steps, &mut report);
-    let (state_bytes, answer) = match committed {
-        Ok(state_bytes) => (state_bytes, last.answer()),
+    let committed = last.send(request, ending, ran, &mut steps, &mut report);
+    let state_bytes = match committed {
+        Ok(state_bytes) => state_bytes,
         Err(Uncommitted(error)) => {
             go_on(guest, ran);
             return Err(error);
         }
     };
+    let mut left_behind = None;
+    let answer = match last.left.take() {
+        None => last.answer(),
+        Some(pages) => left_behind
+            .insert(Postcopy::new(last.sender, pages, progress))
+            .until_running(),
+    };
     match answer {
         Ok(running) => {
+            let downtime = paused.elapsed();
             report.answer_us = steps.next();
             report.drain_us = running.drain_us;
             report.ownership_us = running.ownership_us;
             report.restore_us = running.restore_us;
             report.resume_us = running.resume_us;
+            let postcopy = left_behind.map(Postcopy::finish).transpose();
+            let postcopy = postcopy.inspect_err(|_| guest.lose())?;
             Ok(MigrationReport {
                 total_ms: progress.elapsed().as_millis() as u64,
-                downtime_us: paused.elapsed().as_micros() as u64,
+                downtime_us: downtime.as_micros() as u64,
                 sent_bytes: sender.wire_bytes(),
                 pages: sender.statistics(),
                 rounds: precopy.rounds,
                 switchover: report,
                 state_bytes,
                 throttle_percent: precopy.throttle_percent,
+                postcopy,
             })
         }
         Err(NoAnswer::Aborted(message)) => {
@@ -127,11 +143,31 @@ impl<E: Into<MigrationError>> From<E> for Uncommitted {
 }
 
 /// Why the destination's answer is not that it runs the guest.
-enum NoAnswer {
+pub enum NoAnswer {
     /// It will never run it.
     Aborted(String),
     /// There is none.
     Lost(String),
+}
+
+impl NoAnswer {
+    /// There is none since the connection is broken.
+    pub fn of(error: &ConnectionError) -> Self {
+        Self::Lost(crate::causes::chain(error))
+    }
+
+    /// What `frame` says, if it is the answer.
+    pub fn or_running(frame: &Frame<'_>) -> Result<Option<Running>, Self> {
+        match frame.kind {
+            Kind::Ack | Kind::Dropped => Ok(None),
+            Kind::Running => frame.message().map(Some).map_err(|error| Self::of(&error)),
+            Kind::Aborted => {
+                let Reason { message } = frame.message().map_err(|error| Self::of(&error))?;
+                Err(Self::Aborted(message))
+            }
+            kind => Err(Self::Lost(format!("it sent {kind:?} instead"))),
+        }
+    }
 }
 
 struct LastRound<'a, 'b, 'c> {
@@ -139,6 +175,8 @@ struct LastRound<'a, 'b, 'c> {
     sender: &'a mut Sender<'b>,
     precopy: &'a mut Precopy<'c>,
     progress: &'a Progress,
+    /// Pages that stay behind.
+    left: Option<Pending>,
 }
 
 impl LastRound<'_, '_, '_> {
@@ -147,18 +185,22 @@ impl LastRound<'_, '_, '_> {
     fn send(
         &mut self,
         request: &MigrateRequest,
+        ending: Ending,
         ran: bool,
         steps: &mut Steps,
         report: &mut SwitchoverReport,
     ) -> Result<u64, Uncommitted> {
-        self.send_pages()?;
+        match ending {
+            Ending::SendPages => self.send_pages()?,
+            Ending::LeavePages => self.leave_pages()?,
+        }
         report.last_pages_us = steps.next();
         let state = self.guest.save()?.encode().map_err(MigrationError::from)?;
         report.save_us = steps.next();
         let commit = Commit {
             bytes: self.sender.sent(),
-            checksum: request
-                .verify_memory
+            left_pages: self.left.as_ref().map_or(0, Pending::count),
+            checksum: (request.verify_memory && self.left.is_none())
                 .then(|| checksum::of(&self.guest.memory())),
             paused: !ran,
         };
@@ -203,19 +245,24 @@ impl LastRound<'_, '_, '_> {
         Ok(())
     }
 
+    /// The pages that are pending stay behind. The destination knows it of those that were when
+    /// precopy ended.
+    fn leave_pages(&mut self) -> Result<(), MigrationError> {
+        let known = self.precopy.pending.clone();
+        self.precopy.take_dirty()?;
+        let pages = self.precopy.pending.clone();
+        postcopy::send(&pages.without(&known), self.sender)?;
+        self.left = (pages.count() > 0).then_some(pages);
+        self.sender.flush()
+    }
+
     fn answer(&mut self) -> Result<Running, NoAnswer> {
         let deadline = Instant::now() + ANSWER;
-        let lost = |error: ConnectionError| NoAnswer::Lost(crate::causes::chain(&error));
         loop {
-            let frame = self.sender.control.receive(deadline).map_err(lost)?;
-            match frame.kind {
-                Kind::Ack => {}
-                Kind::Running => return frame.message().map_err(lost),
-                Kind::Aborted => {
-                    let Reason { message } = frame.message().map_err(lost)?;
-                    return Err(NoAnswer::Aborted(message));
-                }
-                kind => return Err(NoAnswer::Lost(format!("it sent {kind:?} instead"))),
+            let frame = self.sender.control.receive(deadline);
+            let frame = frame.map_err(|error| NoAnswer::of(&error))?;
+            if let Some(running) = NoAnswer::or_running(&frame)? {
+                return Ok(running);
             }
         }
     }

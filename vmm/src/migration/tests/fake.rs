@@ -56,11 +56,14 @@ pub struct Fake {
     pub record: Arc<Record>,
     pub running: AtomicBool,
     pub doubtful: AtomicBool,
+    pub lost: AtomicBool,
     pub announced: AtomicU32,
     pub holds: AtomicU32,
     pub restored: Mutex<Vec<VmState>>,
     /// The destination does not take the state from this call of `restore` on.
     pub refuse_restore_from: Option<usize>,
+    /// Restoring reads this address, from the second time on.
+    pub read_in_restore: Option<u64>,
     config: VmConfig,
 }
 
@@ -73,10 +76,12 @@ impl Fake {
             record: Arc::clone(record),
             running: AtomicBool::new(name == "source"),
             doubtful: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             announced: AtomicU32::new(0),
             holds: AtomicU32::new(0),
             restored: Mutex::default(),
             refuse_restore_from: None,
+            read_in_restore: None,
             config: serde_json::from_str(config).unwrap(),
         }
     }
@@ -101,6 +106,11 @@ impl Fake {
             let address = GuestAddress(address);
             self.memory.write_slice(bytes, address).unwrap();
         }
+    }
+
+    /// One read, as a guest or a device does it.
+    pub fn read(&self, address: u64) -> u64 {
+        self.memory.read_obj(GuestAddress(address)).unwrap()
     }
 
     fn lost() -> MigratableError {
@@ -201,6 +211,10 @@ impl MigrationSource for Fake {
     fn doubt(&self) {
         self.doubtful.store(true, Ordering::SeqCst);
     }
+
+    fn lose(&self) {
+        self.lost.store(true, Ordering::SeqCst);
+    }
 }
 
 impl MigrationDestination for Fake {
@@ -219,6 +233,9 @@ impl MigrationDestination for Fake {
             .is_some_and(|from| restored.len() >= from)
         {
             return Err(MigratableError::Restore("MSR 0x10a is unknown here".into()));
+        }
+        if let (Some(address), false) = (self.read_in_restore, restored.is_empty()) {
+            self.read(address);
         }
         restored.push(state.clone());
         Ok(())
@@ -243,4 +260,9 @@ impl MigrationDestination for Fake {
     }
 
     fn dismiss(&self) {}
+
+    fn lose(&self) {
+        self.running.store(false, Ordering::SeqCst);
+        self.lost.store(true, Ordering::SeqCst);
+    }
 }

@@ -1,21 +1,23 @@
 //! Both sides over loopback TCP, with guests that need no KVM.
 
 mod fake;
+mod postcopy;
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use pindah_vmm_api::{MigrateRequest, MigrationPhase, MigrationReport};
+use pindah_vmm_api::{MigrateRequest, MigrationMode, MigrationPhase, MigrationReport};
 
-use super::destination::{self, ReceiveError};
+use super::destination::{self, Postcopier, ReceiveError};
 use super::priority::Priority;
 use super::progress::Progress;
 use super::protocol::Running;
 use super::source::{self, Links, MigrationError};
 use super::tls::Identity;
 use super::wait::Cancel;
+use crate::memory::userfault::Userfault;
 use fake::{Fake, Record};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,6 +29,7 @@ struct Rig {
     destination: Fake,
     request: MigrateRequest,
     connections: u8,
+    lacks_postcopy: bool,
     outgoing: Progress,
 }
 
@@ -48,6 +51,7 @@ impl Rig {
                 ..MigrateRequest::default()
             },
             connections: 1,
+            lacks_postcopy: false,
             outgoing: Progress::new(Cancel::new().unwrap()),
         }
     }
@@ -64,6 +68,15 @@ impl Rig {
 
     /// Moves the guest, while `meanwhile` runs beside until the source has ended.
     fn run(&self, meanwhile: impl Fn(&Fake) + Send + Sync) -> Outcome {
+        self.run_both(meanwhile, rest)
+    }
+
+    /// The same, with something that the guest does where it has come.
+    fn run_both(
+        &self,
+        meanwhile: impl Fn(&Fake) + Send + Sync,
+        there: impl Fn(&Fake) + Send + Sync,
+    ) -> Outcome {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let done = std::sync::atomic::AtomicBool::new(false);
@@ -71,17 +84,34 @@ impl Rig {
             let receiver = scope.spawn(|| {
                 let progress = Progress::new(Cancel::new().unwrap());
                 let plain = Identity::Plain;
-                destination::receive(&self.destination, &listener, &plain, PATIENCE, &progress)
+                destination::receive(
+                    &self.destination,
+                    &listener,
+                    &plain,
+                    PATIENCE,
+                    self.postcopier(),
+                    &progress,
+                )
             });
             scope.spawn(|| {
                 while !done.load(std::sync::atomic::Ordering::SeqCst) {
                     meanwhile(&self.source);
                 }
             });
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    if self.destination.is_running() {
+                        there(&self.destination);
+                    } else {
+                        rest(&self.destination);
+                    }
+                }
+            });
             let connect = || TcpStream::connect(address).unwrap();
             let links = Links {
                 control: connect(),
                 data: (0..self.connections).map(|_| connect()).collect(),
+                urgent: (self.request.mode == MigrationMode::Hybrid).then(connect),
                 identity: Identity::Plain,
             };
             let sent = source::migrate(
@@ -94,6 +124,10 @@ impl Rig {
             done.store(true, std::sync::atomic::Ordering::SeqCst);
             (sent, receiver.join().unwrap())
         })
+    }
+
+    fn postcopier(&self) -> Option<Postcopier> {
+        (!self.lacks_postcopy).then(|| Postcopier::spawn(Userfault::open()).unwrap())
     }
 
     fn assert_moved(&self) {
@@ -204,23 +238,25 @@ fn guest_that_never_converges_is_held_and_given_up_in_time() {
     rig.request.bandwidth_bytes_per_s = Some(4 << 20);
     rig.request.downtime_target_ms = 1;
     rig.request.timeout_s = 6;
-    // Content that neither a codec nor a difference makes less of.
     let words = std::sync::atomic::AtomicU64::new(1);
-    let (sent, _) = rig.run(|guest| {
-        let mut word = words.load(std::sync::atomic::Ordering::SeqCst);
-        for page in 0..512_u64 {
-            let mut bytes = [0; 4096];
-            for eight in bytes.as_chunks_mut().0 {
-                word = word.wrapping_mul(6364136223846793005).wrapping_add(1);
-                *eight = word.rotate_left(32).to_le_bytes();
-            }
-            guest.write(page * 4096, &bytes);
-        }
-        words.store(word, std::sync::atomic::Ordering::SeqCst);
-    });
+    let (sent, _) = rig.run(|guest| write_noise(guest, &words, 512));
     assert!(
         matches!(sent, Err(MigrationError::GivenUp { .. })),
         "{sent:?}"
     );
     rig.assert_stayed();
+}
+
+/// Content that neither a codec nor a difference makes less of, from the start of RAM on.
+fn write_noise(guest: &Fake, words: &std::sync::atomic::AtomicU64, pages: u64) {
+    let mut word = words.load(std::sync::atomic::Ordering::SeqCst);
+    for page in 0..pages {
+        let mut bytes = [0; 4096];
+        for eight in bytes.as_chunks_mut().0 {
+            word = word.wrapping_mul(6364136223846793005).wrapping_add(1);
+            *eight = word.rotate_left(32).to_le_bytes();
+        }
+        guest.write(page * 4096, &bytes);
+    }
+    words.store(word, std::sync::atomic::Ordering::SeqCst);
 }

@@ -6,6 +6,7 @@
 
 mod endings;
 mod faults;
+mod losses;
 mod moves;
 mod proxy;
 mod track;

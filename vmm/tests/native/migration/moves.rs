@@ -17,8 +17,12 @@ struct Case {
     site: fn() -> Site,
     disk: Disk,
     balloon: bool,
+    /// Its RAM lies in a file.
+    memfd: bool,
     /// Its vCPUs must be held for it to move.
     is_held: bool,
+    /// It must leave pages behind, or must not; nothing without hybrid mode.
+    leaves_pages: Option<bool>,
     send: &'static [&'static str],
 }
 
@@ -37,7 +41,9 @@ const CASE: Case = Case {
     site: Site::new,
     disk: Disk::None,
     balloon: false,
+    memfd: false,
     is_held: false,
+    leaves_pages: None,
     send: COMPARED,
 };
 
@@ -75,6 +81,11 @@ impl Case {
         if self.is_held {
             assert!(moved.report.throttle_percent > 0, "{:?}", moved.report);
         }
+        if let Some(leaves_pages) = self.leaves_pages {
+            assert_eq!(moved.report.throttle_percent, 0, "{:?}", moved.report);
+            let postcopy = moved.report.postcopy.as_ref();
+            assert_eq!(postcopy.is_some(), leaves_pages, "{:?}", moved.report);
+        }
         if self.balloon {
             let (_, info) = request(&destination.path("api"), "GET", "/api/v1/vm", None);
             let devices = info["devices"].as_array().expect("a list of devices");
@@ -98,6 +109,11 @@ impl Case {
             .config(&format!("cpus = {{ count = {} }}", self.cpus))
             .config(if self.balloon { "balloon = {}" } else { "" })
             .table(disk.as_deref().unwrap_or_default());
+        let setup = if self.memfd {
+            setup.memory_key("backing = 'memfd'")
+        } else {
+            setup
+        };
         Some(setup)
     }
 }
@@ -159,6 +175,18 @@ impl std::fmt::Display for Moved {
             report.sent_bytes as f64 / f64::from(1 << 20),
             report.rounds.len(),
             report.throttle_percent,
+        )?;
+        let Some(postcopy) = &report.postcopy else {
+            return Ok(());
+        };
+        write!(
+            f,
+            "; {} pages fetched in {} ms, {} on demand in {:.2} ms each, {:.2} ms at most",
+            postcopy.pages,
+            postcopy.duration_us / 1000,
+            postcopy.demanded_pages,
+            postcopy.fault_median_us as f64 / 1e3,
+            postcopy.fault_max_us as f64 / 1e3,
         )
     }
 }
@@ -224,6 +252,54 @@ fn guest_that_writes_twice_what_the_link_carries_is_held_and_moves() {
             cmdline: "ws_mib=16 rate_mib_s=16 content=random rewrite=1",
             is_held: true,
             send: &["--bandwidth", "4M"],
+            ..CASE
+        },
+    ]);
+}
+
+#[test]
+fn guest_that_writes_twice_what_the_link_carries_leaves_pages_behind_in_hybrid_mode() {
+    const HYBRID: &[&str] = &["--mode", "hybrid", "--bandwidth", "4M"];
+    run(&[
+        Case {
+            name: "hybrid, 1 vCPU",
+            cmdline: "ws_mib=16 rate_mib_s=16 content=random rewrite=1",
+            leaves_pages: Some(true),
+            send: HYBRID,
+            ..CASE
+        },
+        Case {
+            name: "hybrid, 2 vCPUs, plain",
+            cpus: 2,
+            cmdline: "ws_mib=16 rate_mib_s=16 content=random rewrite=1",
+            site: Site::plain,
+            leaves_pages: Some(true),
+            send: HYBRID,
+            ..CASE
+        },
+        Case {
+            name: "hybrid, 2 vCPUs, disk",
+            cpus: 2,
+            cmdline: "ws_mib=16 rate_mib_s=16 content=random rewrite=1",
+            disk: Disk::Raw,
+            leaves_pages: Some(true),
+            send: HYBRID,
+            ..CASE
+        },
+        Case {
+            name: "hybrid, memfd, balloon",
+            balloon: true,
+            memfd: true,
+            cmdline: "ws_mib=16 rate_mib_s=16 content=random rewrite=1",
+            leaves_pages: Some(true),
+            send: HYBRID,
+            ..CASE
+        },
+        Case {
+            name: "hybrid, idle",
+            cmdline: "ws_mib=16",
+            leaves_pages: Some(false),
+            send: &["--mode", "hybrid", "--verify-memory"],
             ..CASE
         },
     ]);

@@ -181,7 +181,8 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         };
         let (out, back) = match number {
             0 => (Way::ControlOut, Way::ControlBack),
-            // Nothing but a greeting comes back.
+            // Nothing but a greeting comes back, or on the urgent one plain messages that tell what
+            // they are.
             _ => (Way::DataOut, Way::DataOut),
         };
         number += 1;
@@ -201,7 +202,8 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
             std::thread::spawn(move || pump.run())
         };
         let there = pump(out, clone(&source), clone(&destination), true);
-        let here = pump(back, destination, source, back == Way::ControlBack);
+        let counted = back == Way::ControlBack || !shared.encrypted;
+        let here = pump(back, destination, source, counted);
         lock(&shared.pumps).extend([there, here]);
     }
 }

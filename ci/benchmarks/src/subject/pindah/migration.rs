@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Pindah, Protection, write_configuration};
+use super::{Pindah, Way, write_configuration};
 use crate::migration::link::Connector;
 use crate::migration::socket::ControlSocket;
 use crate::migration::{Migrates, Move, Moved, Mover, Outcome};
 
-/// Control, and one for memory: the default.
+/// Control, and one for memory: the default. In hybrid mode there is one more.
 const CONNECTIONS: usize = 2;
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -35,11 +35,11 @@ impl Migrates for Pindah {
         let mut command = Command::new(&self.program);
         command.args(["receive", "--config"]).arg(path);
         command.args(["--listen", &order.link.address().to_string()]);
-        match self.protection {
-            Protection::Plaintext => {
+        match self.way {
+            Way::Plaintext => {
                 command.arg("--plaintext");
             }
-            Protection::Tls => {
+            Way::Default | Way::Hybrid => {
                 let keys = self.make_keys(order)?;
                 command.arg("--tls").arg(keys);
             }
@@ -56,9 +56,9 @@ impl Migrates for Pindah {
         let request = "GET /api/v1/events HTTP/1.1\r\nHost: vmm\r\n\r\n";
         events.send(request.as_bytes(), &[])?;
         await_ok(&mut events)?;
-        let keys = match self.protection {
-            Protection::Plaintext => Vec::new(),
-            Protection::Tls => open_keys(&keys(order))?,
+        let keys = match self.way {
+            Way::Plaintext => Vec::new(),
+            Way::Default | Way::Hybrid => open_keys(&keys(order))?,
         };
         Ok(Box::new(Ready {
             api: ControlSocket::connect(&order.source_socket())?,
@@ -66,6 +66,7 @@ impl Migrates for Pindah {
             events,
             body: self.body(order).to_string(),
             keys,
+            connections: CONNECTIONS + usize::from(self.way == Way::Hybrid),
             connector: order.link.connector(),
         }))
     }
@@ -86,11 +87,13 @@ impl Pindah {
         Ok(directory)
     }
 
-    /// Nothing but the defaults.
+    /// Nothing but the defaults and what the way is about.
     fn body(&self, order: &Move) -> Value {
-        match self.protection {
-            Protection::Plaintext => json!({ "encryption": "plaintext" }),
-            Protection::Tls => json!({ "server_name": order.link.address().ip().to_string() }),
+        let server_name = order.link.address().ip().to_string();
+        match self.way {
+            Way::Plaintext => json!({ "encryption": "plaintext" }),
+            Way::Default => json!({ "server_name": server_name }),
+            Way::Hybrid => json!({ "server_name": server_name, "mode": "hybrid" }),
         }
     }
 }
@@ -117,13 +120,14 @@ struct Ready {
     events: ControlSocket,
     body: String,
     keys: Vec<File>,
+    connections: usize,
     connector: Connector,
 }
 
 impl Mover for Ready {
     fn go(&mut self, deadline: Instant) -> Result<Outcome> {
         let start = Instant::now();
-        let sockets = self.connector.connect(CONNECTIONS)?;
+        let sockets = self.connector.connect(self.connections)?;
         let sockets = sockets.iter().map(AsRawFd::as_raw_fd);
         let keys = self.keys.iter().map(AsRawFd::as_raw_fd);
         let descriptors: Vec<RawFd> = sockets.chain(keys).collect();

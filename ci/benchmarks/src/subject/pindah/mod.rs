@@ -17,25 +17,27 @@ use crate::network::{GUEST_MAC, TAP};
 pub struct Pindah {
     name: &'static str,
     program: PathBuf,
-    protection: Protection,
+    way: Way,
 }
 
-/// How a guest's way is protected.
+/// How it moves guests. Makes no difference to what does not.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Protection {
-    /// By mutual TLS 1.3: the default.
-    Tls,
-    /// Not at all. Makes no difference to what does not move guests.
+pub enum Way {
+    /// All defaults: mutual TLS 1.3, precopy.
+    Default,
+    /// Without encryption.
     Plaintext,
+    /// With pages left behind where the guest writes too fast.
+    Hybrid,
 }
 
 impl Pindah {
     /// The build at `program`.
-    pub fn new(name: &'static str, program: &Path, protection: Protection) -> Self {
+    pub fn new(name: &'static str, program: &Path, way: Way) -> Self {
         Self {
             name,
             program: program.to_owned(),
-            protection,
+            way,
         }
     }
 }
@@ -58,7 +60,7 @@ impl Subject for Pindah {
     }
 
     fn takes_part(&self, bench: &Bench) -> bool {
-        bench.name == crate::bench::MIGRATE || self.protection == Protection::Tls
+        bench.name == crate::bench::MIGRATE || self.way == Way::Default
     }
 
     fn migrates(&self) -> Option<&dyn Migrates> {

@@ -62,6 +62,104 @@ impl Pending {
         self.regions.iter().map(DirtyRegion::count).sum()
     }
 
+    /// Whether the page at `gpa` is in the set.
+    pub fn contains(&self, gpa: u64) -> bool {
+        self.bit(gpa)
+            .is_some_and(|(region, word, bit)| self.regions[region].words[word] & bit != 0)
+    }
+
+    /// Takes the page at `gpa` out of the set. Returns whether it was in it.
+    pub fn take(&mut self, gpa: u64) -> bool {
+        let Some((region, word, bit)) = self.bit(gpa) else {
+            return false;
+        };
+        let word = &mut self.regions[region].words[word];
+        let was_in = *word & bit != 0;
+        *word &= !bit;
+        was_in
+    }
+
+    /// Region, word and bit of the page at `gpa`, if there is one.
+    fn bit(&self, gpa: u64) -> Option<(usize, usize, u64)> {
+        let place = |(index, region): (usize, &DirtyRegion)| {
+            let page = gpa.checked_sub(region.start)? / PAGE_SIZE;
+            (page < region.pages).then_some((index, (page / 64) as usize, 1 << (page % 64)))
+        };
+        self.regions.iter().enumerate().find_map(place)
+    }
+
+    /// Takes the next `most` pages at or behind `from` out of the set, or fewer at its end; the
+    /// first ones if there are none behind it.
+    pub fn take_next(&mut self, from: u64, most: u32) -> Vec<Run> {
+        let mut pages = self.next_pages(from, most);
+        if pages.is_empty() {
+            pages = self.next_pages(0, most);
+        }
+        let mut runs: Vec<Run> = Vec::new();
+        for gpa in pages {
+            self.take(gpa);
+            match runs.last_mut() {
+                Some((first, count))
+                    if *first + u64::from(*count) * PAGE_SIZE == gpa
+                        && self.starts_no_region(gpa) =>
+                {
+                    *count += 1;
+                }
+                _ => runs.push((gpa, 1)),
+            }
+        }
+        runs
+    }
+
+    fn starts_no_region(&self, gpa: u64) -> bool {
+        self.regions.iter().all(|region| region.start != gpa)
+    }
+
+    fn next_pages(&self, from: u64, most: u32) -> Vec<u64> {
+        let mut pages = Vec::new();
+        for region in &self.regions {
+            let skipped = from.saturating_sub(region.start).div_ceil(PAGE_SIZE);
+            let first_word = (skipped / 64) as usize;
+            for (index, &word) in region.words.iter().enumerate().skip(first_word) {
+                let mut rest = word;
+                if index == first_word {
+                    rest &= u64::MAX << (skipped % 64);
+                }
+                while rest != 0 {
+                    if pages.len() == most as usize {
+                        return pages;
+                    }
+                    let page = index as u64 * 64 + u64::from(rest.trailing_zeros());
+                    pages.push(region.start + page * PAGE_SIZE);
+                    rest &= rest - 1;
+                }
+            }
+        }
+        pages
+    }
+
+    /// Adds the pages of one chunk that are in `words`.
+    pub fn insert(&mut self, chunk: Chunk, words: &[u64]) {
+        let first = (chunk.first_page / 64) as usize;
+        let ours = &mut self.regions[chunk.region as usize].words[first..];
+        for (word, more) in ours.iter_mut().zip(words) {
+            *word |= more;
+        }
+    }
+
+    /// The chunk with this number, of `words * 64` pages at most, of a region; `None` if there is
+    /// none.
+    pub fn chunk(&self, region: u32, number: u64, words: usize) -> Option<Chunk> {
+        let total = self.regions.get(region as usize)?.pages;
+        let most = words as u64 * 64;
+        let first_page = number.checked_mul(most).filter(|first| *first < total)?;
+        Some(Chunk {
+            region,
+            first_page,
+            pages: (total - first_page).min(most) as u32,
+        })
+    }
+
     /// Adds what a dirty log says, and returns how many pages were not in the set yet.
     pub fn add(&mut self, dirty: &[DirtyRegion]) -> u64 {
         let mut added = 0;
@@ -193,6 +291,35 @@ mod tests {
         second.add(&dirty(0b0111));
         assert_eq!(second.intersection(&first).count(), 2);
         assert_eq!(second.without(&first).count(), 1);
+    }
+
+    #[test]
+    fn pages_are_taken_from_a_place_on_and_then_from_the_start() {
+        let mut pending = Pending::none(&memory());
+        let mut dirty = pending.regions.clone();
+        dirty[0].words[0] = 0b1011;
+        dirty[0].words[2] = 1 << 63;
+        dirty[1].words[0] = 0b11;
+        pending.add(&dirty);
+        assert!(pending.contains(3 << 12) && !pending.contains(2 << 12));
+        assert!(!pending.contains(1 << 31) && !pending.take(u64::MAX));
+        assert_eq!(
+            pending.take_next(2 << 12, 3),
+            [(3 << 12, 1), (191 << 12, 1), (1 << 32, 1)]
+        );
+        assert_eq!(
+            pending.take_next((1 << 32) + 4096, 9),
+            [((1 << 32) + 4096, 1)]
+        );
+        assert_eq!(pending.take_next((1 << 32) + 8192, 9), [(0, 2)]);
+        assert!(pending.take_next(0, 9).is_empty() && pending.count() == 0);
+    }
+
+    #[test]
+    fn page_is_taken_once() {
+        let mut pending = Pending::all(&memory());
+        assert!(pending.take((1 << 32) + 4096) && !pending.take((1 << 32) + 4096));
+        assert_eq!(pending.count(), 263);
     }
 
     proptest! {
