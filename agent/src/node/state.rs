@@ -3,10 +3,15 @@
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::StartError;
+
+/// How long an agent that was killed may still have the lock: by a child that it was just starting.
+const PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
 
 /// The state directory.
 pub(super) struct State {
@@ -36,10 +41,18 @@ impl State {
         let mut options = fs::OpenOptions::new();
         let opened = options.write(true).create(true).truncate(false).mode(0o600);
         let lock = opened.open(&path).map_err(file_error("open", &path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(lock),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::InUse(self.root.clone())),
-            Err(error) => Err(file_error("lock", &path)(error.into())),
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(lock),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => {
+                    std::thread::sleep(POLL);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(StartError::InUse(self.root.clone()));
+                }
+                Err(error) => return Err(file_error("lock", &path)(error.into())),
+            }
         }
     }
 
