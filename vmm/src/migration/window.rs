@@ -105,7 +105,6 @@ pub struct Window {
     phase: Phase,
     /// The least RTT, and when one like it was last seen.
     min_rtt: Option<(Duration, Duration)>,
-    pace: Option<u64>,
     /// How long threads have waited of late.
     held: Duration,
     rate: Rate,
@@ -184,7 +183,6 @@ impl Window {
                 late: 0,
             },
             min_rtt: None,
-            pace: None,
             held: Duration::ZERO,
             rate: Rate::default(),
             round: Round::new(now, 0, 0),
@@ -277,7 +275,9 @@ impl Window {
     /// too late to do it themselves: what they send at once must not queue up on the link. `None`
     /// where they need no help.
     pub fn pace(&self) -> Option<u64> {
-        self.pace
+        let rate = self.rate.smooth().filter(|&rate| rate < FAST_LINK)?;
+        // Somewhat faster than now, so that a link that could carry more shows it.
+        self.is_held().then_some(rate + rate / 4)
     }
 
     /// The least time from the sending of a frame to the word that it is in place.
@@ -365,7 +365,6 @@ impl Window {
         let starting = matches!(self.phase, Phase::Startup { .. });
         self.rate.add(delivered, length, idle || starting);
         self.held = delay.held.max(self.held * 7 / 8);
-        self.pace = self.next_pace();
         self.round = Round::new(now, self.acked, self.sent);
 
         match self.phase {
@@ -427,12 +426,6 @@ impl Window {
     /// allowed for, and may be an error of the clocks.
     fn is_held(&self) -> bool {
         self.held > self.target() / 2
-    }
-
-    /// Somewhat faster than now, so that a link that could carry more shows it.
-    fn next_pace(&self) -> Option<u64> {
-        let rate = self.rate.smooth().filter(|&rate| rate < FAST_LINK)?;
-        self.is_held().then_some(rate + rate / 4)
     }
 
     fn next_window(&mut self, delay: Delay, idle: bool, late: bool) {
