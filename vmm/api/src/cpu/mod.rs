@@ -101,11 +101,13 @@ impl CpuidLeaf {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether it has no feature.
+    pub fn is_empty(&self) -> bool {
         CpuidRegister::ALL.iter().all(|&r| self.register(r) == 0)
     }
 
-    fn is_component(&self) -> bool {
+    /// Whether it tells the place of a component of XSAVE.
+    pub fn is_component(&self) -> bool {
         self.leaf == XSAVE && self.index >= FIRST_COMPONENT
     }
 }

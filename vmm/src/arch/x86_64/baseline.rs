@@ -99,18 +99,6 @@ pub fn missing(baseline: Baseline, supported: &[kvm_cpuid_entry2]) -> Vec<String
         .collect()
 }
 
-/// Whether the answer to `leaf` is made of feature bits that a named baseline filters.
-pub fn is_feature_register(leaf: u32, register: Register) -> bool {
-    matches!(
-        (leaf, register),
-        (1 | 0x8000_0001, Register::Ecx | Register::Edx)
-            | (7, Register::Ebx | Register::Ecx | Register::Edx)
-            | (0x4000_0001, Register::Eax | Register::Edx)
-            | (0x8000_0008, Register::Ebx)
-            | (0x8000_0007, Register::Edx)
-    )
-}
-
 /// The bits of `register` of `leaf` that `baseline`, which is not `host`, lets through.
 pub fn mask(baseline: Baseline, leaf: u32, register: Register) -> u32 {
     let needed = required(baseline)

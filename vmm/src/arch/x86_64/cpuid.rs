@@ -1,7 +1,7 @@
 //! What CPUID answers in the guest (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
-use pindah_vmm_api::{Baseline, CpuFeatures, CpuidRegister};
+use pindah_vmm_api::{Baseline, CpuFeatures, CpuidRegister, is_feature_register};
 use thiserror::Error;
 
 use super::topology::Topology;
@@ -223,7 +223,7 @@ fn is_known_leaf(leaf: u32) -> bool {
 fn apply(wanted: Baseline, entry: &mut kvm_cpuid_entry2) {
     let leaf = entry.function;
     for register in CpuidRegister::ALL {
-        if baseline::is_feature_register(leaf, register) {
+        if is_feature_register(leaf, entry.index, register) {
             let mask = if entry.index == 0 {
                 baseline::mask(wanted, leaf, register)
             } else {

@@ -44,7 +44,7 @@ fn leaf(entry: &kvm_cpuid_entry2) -> Option<CpuidLeaf> {
         index,
         ..CpuidLeaf::default()
     };
-    if number == XSAVE && index >= 2 {
+    if answer.is_component() {
         (answer.eax, answer.ebx, answer.ecx) = (entry.eax, entry.ebx, entry.ecx);
     } else {
         for name in CpuidRegister::ALL {
@@ -53,8 +53,7 @@ fn leaf(entry: &kvm_cpuid_entry2) -> Option<CpuidLeaf> {
             }
         }
     }
-    let is_empty = CpuidRegister::ALL.iter().all(|&r| answer.register(r) == 0);
-    (!is_empty).then_some(answer)
+    (!answer.is_empty()).then_some(answer)
 }
 
 /// Hides from `entries` what is not in `shown`.
@@ -62,8 +61,8 @@ pub fn hide_all_but(shown: &CpuFeatures, entries: &mut [kvm_cpuid_entry2]) {
     for entry in &mut *entries {
         let (number, index) = (entry.function, entry.index);
         let answer = shown.leaf(number, index);
-        if number == XSAVE && index >= 2 {
-            if answer.eax == 0 {
+        if answer.is_component() {
+            if answer.is_empty() {
                 (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
             }
             continue;
