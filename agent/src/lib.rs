@@ -24,6 +24,7 @@ pub mod cluster;
 pub mod config;
 pub mod domain;
 pub mod events;
+pub mod files;
 pub mod guests;
 pub mod metrics;
 pub mod network;

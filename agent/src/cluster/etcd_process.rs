@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::process::Command;
 
 use super::Ports;
+use crate::files;
 use crate::security::NodeCertificate;
 use crate::supervisor::{Identity, find_process};
 
@@ -186,14 +187,8 @@ impl EtcdConfig {
             (CERTIFICATE, &certificate.chain_pem()),
             (AUTHORITY, &certificate.authority),
         ] {
-            let (path, new) = (self.path(name), self.path("new.pem"));
-            let mut options = fs::OpenOptions::new();
-            let options = options.write(true).create(true).truncate(true).mode(0o600);
-            let written = options.open(&new).and_then(|mut file| {
-                io::Write::write_all(&mut file, text.as_bytes())?;
-                fs::rename(&new, &path)
-            });
-            written.map_err(file("write", &path))?;
+            let path = self.path(name);
+            files::replace(&path, text.as_bytes()).map_err(file("write", &path))?;
         }
         Ok(())
     }
@@ -263,16 +258,12 @@ impl EtcdConfig {
     }
 
     fn note(&self, identity: &Identity, arguments: Vec<String>) -> Result<(), EtcdError> {
-        let (path, new) = (self.path(NOTE), self.path("process.new"));
+        let path = self.path(NOTE);
         let note = Note {
             identity: identity.clone(),
             arguments,
         };
-        serde_json::to_vec(&note)
-            .map_err(io::Error::from)
-            .and_then(|bytes| fs::write(&new, bytes))
-            .and_then(|()| fs::rename(&new, &path))
-            .map_err(file("write", &path))
+        files::replace_by_json(&path, &note).map_err(file("write", &path))
     }
 
     fn open_log(&self) -> Result<fs::File, EtcdError> {

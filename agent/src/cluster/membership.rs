@@ -2,13 +2,14 @@
 //! moment in which the node joins; removed, that in which it leaves.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::files;
 
 const FILE: &str = "cluster.json";
 
@@ -75,14 +76,7 @@ impl Membership {
     /// # Errors
     /// The disk's.
     pub fn save(&self, state_dir: &Path) -> io::Result<()> {
-        let new = state_dir.join("cluster.json.new");
-        let mut options = fs::OpenOptions::new();
-        let options = options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.sync_all()?;
-        fs::rename(&new, path(state_dir))?;
-        fs::File::open(state_dir)?.sync_all()
+        files::replace_by_json_durably(&path(state_dir), self)
     }
 
     /// Forgets it.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{GuestError, Guests};
 use crate::domain::{Guest, Wanted};
+use crate::files;
 use crate::store::StoreError;
 
 const FILE: &str = "wanted.json";
@@ -51,12 +52,8 @@ impl Guests {
     /// For when the store takes changes again.
     pub(super) fn remember(&self, uuid: Uuid, wanted: Wanted) -> Result<(), GuestError> {
         let path = self.intent_path(uuid);
-        let written = serde_json::to_vec(&wanted)
-            .map_err(std::io::Error::from)
-            .and_then(|bytes| {
-                fs::create_dir_all(self.directory(uuid))?;
-                fs::write(&path, bytes)
-            });
+        let written = fs::create_dir_all(self.directory(uuid))
+            .and_then(|()| files::replace_by_json_durably(&path, &wanted));
         written.map_err(|source| GuestError::Io { path, source })?;
         let guests = self.clone();
         tokio::spawn(async move { guests.record_later(uuid).await });

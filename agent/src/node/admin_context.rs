@@ -1,15 +1,13 @@
 //! The file by which root on this node need not log in.
 
-use std::fs;
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use super::state::file_error;
 use super::{RETRY, StartError};
 use crate::causes::chain;
 use crate::client::Context;
+use crate::files;
 use crate::security::{AccountError, Accounts, NewToken, Role};
 use crate::store::StoreError;
 
@@ -65,15 +63,6 @@ impl AdminContext {
             authority: self.authority.clone(),
             token,
         };
-        let bytes = serde_json::to_vec_pretty(&context)
-            .map_err(|error| file_error("write", &self.path)(error.into()))?;
-        let new = self.path.with_extension("json.new");
-        let _ = fs::remove_file(&new);
-        let mut options = fs::OpenOptions::new();
-        let opened = options.write(true).create_new(true).mode(0o600).open(&new);
-        opened
-            .and_then(|mut file| file.write_all(&bytes))
-            .and_then(|()| fs::rename(&new, &self.path))
-            .map_err(file_error("write", &self.path))
+        files::replace_by_json(&self.path, &context).map_err(file_error("write", &self.path))
     }
 }

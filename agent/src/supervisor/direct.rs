@@ -11,6 +11,7 @@ use thiserror::Error;
 use tokio::process::{Child, Command};
 
 use super::{Identity, find_process};
+use crate::files;
 
 /// Written by us, in the guest's directory.
 const CONFIG: &str = "vm.json";
@@ -164,14 +165,10 @@ impl Direct {
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), SpawnError> {
-    let failed = |source| SpawnError::Write {
+    files::replace_by_json(path, value).map_err(|source| SpawnError::Write {
         path: path.to_owned(),
         source,
-    };
-    let bytes = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
-    let new = path.with_extension("new");
-    fs::write(&new, bytes).map_err(failed)?;
-    fs::rename(&new, path).map_err(failed)
+    })
 }
 
 fn open_log(directory: &Path) -> Result<fs::File, SpawnError> {
