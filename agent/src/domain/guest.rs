@@ -45,9 +45,6 @@ pub struct Guest {
     pub wanted: Wanted,
     /// The node that may run it.
     pub node: String,
-    /// The node that it is on its way to, while it moves.
-    #[serde(default)]
-    pub moving_to: Option<String>,
     /// Counts who may run it: each start and each step of a move adds one.
     pub epoch: u64,
     /// Its disks are being made: it cannot start, and goes if that fails.
