@@ -3,11 +3,12 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use pindah_agent::supervisor::{Identity, find_process};
 use serde_json::Value;
+
+use super::programs::programs;
 
 /// How long a condition may take on the slowest host before the test has failed.
 pub const DEADLINE: Duration = Duration::from_secs(120);
@@ -29,24 +30,6 @@ pub fn host_can() -> bool {
     };
     eprintln!("skipped: {missing}");
     false
-}
-
-/// The directory with `pindah-vmm` and the probe, built once a test run.
-pub fn programs() -> &'static Path {
-    static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAMS.get_or_init(|| {
-        let agent = Path::new(env!("CARGO_BIN_EXE_pindahd"));
-        let target = agent.ancestors().nth(2).expect("target/PROFILE/pindahd");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--bins", "-p", "pindah-vmm"])
-            .args(["-p", "pindah-probe", "--target-dir"])
-            .arg(target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .expect("cargo runs");
-        assert!(built.success(), "the VMM and the probe do not build");
-        target.join("debug")
-    })
 }
 
 /// A node: an agent in its namespace.

@@ -6,4 +6,6 @@ mod failure;
 mod formation;
 mod harness;
 mod majority;
+#[path = "../programs/mod.rs"]
+mod programs;
 mod recovery;

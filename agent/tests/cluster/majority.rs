@@ -58,8 +58,13 @@ fn full_node_that_is_cut_off_shows_and_stops_its_guests_and_changes_nothing_else
 
     site.heal(3);
     site.wait_majority(3, true);
+    let mut last = serde_json::Value::Null;
     site.wait(3, "what was wanted is not recorded", || {
         let web = site.json(1, &["guest", "show", "web"]);
+        if web != last {
+            eprintln!("node 1 shows {web}");
+            last = web.clone();
+        }
         web["wanted"] == "stopped" && web["state"] == "stopped"
     });
     site.wait_state(1, "app", "running");

@@ -1,9 +1,8 @@
 //! Starts `pindahd`, talks to it, and leaves nothing behind.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use pindah_agent::api::{GuestView, NodeView};
@@ -13,6 +12,8 @@ use pindah_agent::guests::GuestState;
 use pindah_agent::supervisor::{Direct, Identity};
 use reqwest::Method;
 use serde_json::{Value, json};
+
+use super::programs::programs;
 
 /// How long a condition may take on the slowest host before the test has failed.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -27,32 +28,6 @@ pub fn kvm_opens() -> bool {
             false
         }
     }
-}
-
-/// The directory with `pindah-vmm` and the probe, built once a test run.
-pub fn programs() -> &'static Path {
-    static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAMS.get_or_init(|| {
-        let agent = Path::new(env!("CARGO_BIN_EXE_pindahd"));
-        let target = agent.ancestors().nth(2).expect("target/PROFILE/pindahd");
-        let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--bins",
-                "-p",
-                "pindah-vmm",
-                "-p",
-                "pindah-probe",
-            ])
-            .arg("--target-dir")
-            .arg(target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .expect("cargo runs");
-        assert!(built.success(), "the VMM and the probe do not build");
-        target.join("debug")
-    })
 }
 
 /// An agent.

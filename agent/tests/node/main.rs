@@ -9,6 +9,8 @@ mod guests;
 mod harness;
 mod metrics;
 mod network;
+#[path = "../programs/mod.rs"]
+mod programs;
 mod refused;
 mod survival;
 mod terminal;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::harness::{Agent, DEADLINE, kvm_opens, programs};
+use super::harness::{Agent, DEADLINE, kvm_opens};
+use super::programs::programs;
 
 fn stdout(agent: &Agent, program: &str, arguments: &[&str]) -> String {
     let output = agent.run(program, arguments);

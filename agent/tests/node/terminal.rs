@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::harness::{Agent, kvm_opens, programs};
+use super::harness::{Agent, kvm_opens};
+use super::programs::programs;
 
 #[tokio::test]
 async fn guest_is_created_listed_shown_stopped_and_deleted() {
