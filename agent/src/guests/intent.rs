@@ -35,21 +35,26 @@ impl Guests {
 
     /// Sets what is wanted of the guest: in its record, or for later.
     pub(super) async fn want(&self, uuid: Uuid, wanted: Wanted) -> Result<(), GuestError> {
-        let key = uuid.to_string();
-        let updated = self.records().update(&key, |guest| {
-            guest.wanted = wanted;
-        });
-        match updated.await {
-            Ok(_) => {
-                self.forget_intent(uuid);
-                Ok(())
-            }
+        let machine = self.machine(uuid);
+        let _intent = machine.intent().await;
+        match self.record(uuid, wanted).await {
+            Ok(()) => Ok(()),
             Err(StoreError::NoMajority) => self.remember(uuid, wanted),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// For when the store takes changes again.
+    async fn record(&self, uuid: Uuid, wanted: Wanted) -> Result<(), StoreError> {
+        let key = uuid.to_string();
+        let updated = self.records().update(&key, |guest| {
+            guest.wanted = wanted;
+        });
+        updated.await?;
+        self.forget_intent(uuid);
+        Ok(())
+    }
+
+    /// For when the store takes changes again. The caller holds the machine's intent.
     pub(super) fn remember(&self, uuid: Uuid, wanted: Wanted) -> Result<(), GuestError> {
         let path = self.intent_path(uuid);
         let written = fs::create_dir_all(self.directory(uuid))
@@ -60,7 +65,7 @@ impl Guests {
         Ok(())
     }
 
-    /// The record says what is wanted.
+    /// The record says what is wanted. The caller holds the machine's intent.
     pub(super) fn forget_intent(&self, uuid: Uuid) {
         // Mostly there is none.
         let _ = fs::remove_file(self.intent_path(uuid));
@@ -68,21 +73,21 @@ impl Guests {
 
     /// Until the record says what was remembered.
     pub(super) async fn record_later(&self, uuid: Uuid) {
-        while let Some(wanted) = self.remembered(uuid) {
+        while self.remembered(uuid).is_some() {
             if !self.resources().store.settled(PATIENCE).await {
                 continue;
             }
-            let key = uuid.to_string();
-            let updated = self.records().update(&key, |guest| {
-                guest.wanted = wanted;
-            });
-            match updated.await {
-                Ok(_) if self.remembered(uuid) == Some(wanted) => self.forget_intent(uuid),
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!("guest {uuid}: what is wanted of it: {error}");
-                    tokio::time::sleep(RETRY).await;
-                }
+            let machine = self.machine(uuid);
+            let intent = machine.intent().await;
+            // What is wanted by now: that may have changed while we waited.
+            let Some(wanted) = self.remembered(uuid) else {
+                return;
+            };
+            let recorded = self.record(uuid, wanted).await;
+            drop(intent);
+            if let Err(error) = recorded {
+                tracing::warn!("guest {uuid}: what is wanted of it: {error}");
+                tokio::time::sleep(RETRY).await;
             }
         }
     }

@@ -69,6 +69,8 @@ pub struct Status {
 #[derive(Debug, Default)]
 pub(super) struct Machine {
     operation: Arc<tokio::sync::Mutex<()>>,
+    /// Taken after `operation`, if both are.
+    intent: tokio::sync::Mutex<()>,
     status: watch::Sender<Status>,
 }
 
@@ -92,6 +94,11 @@ impl Machine {
     /// The right to change it, when it is free.
     pub(super) async fn operate(&self) -> Operation {
         Arc::clone(&self.operation).lock_owned().await
+    }
+
+    /// The right to say what is wanted of it: in its record, and in what is remembered for later.
+    pub(super) async fn intent(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.intent.lock().await
     }
 
     /// Returns whether that is something new.

@@ -101,6 +101,8 @@ impl Guests {
         let mut guest = stored.value;
         guest.claim(&self.resources().node)?;
         guest.wanted = Wanted::Running;
+        let machine = self.machine(guest.uuid);
+        let _intent = machine.intent().await;
         match self.swap_under_lease(&guest, stored.revision).await {
             Ok(_) => {
                 self.forget_intent(guest.uuid);
