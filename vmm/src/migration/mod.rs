@@ -15,6 +15,7 @@
 //! | [`left`] | which pages stay behind where the guest runs before all of them are there |
 //! | [`window`] | how much may be on its way, so that the queue on a shared link stays short |
 //! | [`priority`] | the processor left to guests until the switchover |
+//! | `clocks` | by how much the hosts' wall clocks differ, which the guest's must not follow |
 //! | [`cap`] | the most that may be sent, where the request says so |
 //! | [`convergence`] | when to stop the guest, and what to do if it writes too fast |
 //! | [`source`], [`destination`] | the two sides as sequences of phases |
@@ -25,6 +26,7 @@
 mod buffer;
 pub mod cap;
 mod checksum;
+mod clocks;
 pub mod connection;
 pub mod convergence;
 pub mod destination;
