@@ -21,7 +21,7 @@
 //! | [`source`], [`destination`] | the two sides as sequences of phases |
 //! | [`request`] | what a client asks for, checked |
 //! | [`worker`], [`jobs`] | the thread that does it |
-//! | [`progress`], [`report`] | how it is going, and what happened, in µs and bytes |
+//! | [`progress`] | how it is going |
 
 mod buffer;
 pub mod cap;
@@ -37,7 +37,6 @@ mod pending;
 pub mod priority;
 pub mod progress;
 pub mod protocol;
-pub mod report;
 pub mod request;
 pub mod source;
 pub mod tls;
