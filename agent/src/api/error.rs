@@ -199,9 +199,14 @@ impl From<GuestError> for ApiError {
             | GuestError::NoNetwork(_)
             | GuestError::Placement(_)
             | GuestError::Witness(_)
+            | GuestError::Alone(_)
+            | GuestError::Immovable { .. }
+            | GuestError::NoDestination { .. }
+            | GuestError::Unsettled(_)
             | GuestError::Cancelled
             | GuestError::Vmm(VmmError::Refused { .. }) => ErrorCode::Conflict,
-            GuestError::Vmm(_) => ErrorCode::Unavailable,
+            GuestError::Peer(error) => return error.into(),
+            GuestError::Vmm(_) | GuestError::Unconnected { .. } => ErrorCode::Unavailable,
             GuestError::Start { .. }
             | GuestError::Network(_)
             | GuestError::Spawn(_)

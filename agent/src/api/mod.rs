@@ -16,6 +16,7 @@ mod guests;
 mod idempotency;
 mod images;
 mod metrics;
+mod migration;
 mod nodes;
 mod openapi;
 mod power;

@@ -9,7 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, accounts, cluster, console, events, guests, images, metrics, nodes, power, tasks,
+    Api, accounts, cluster, console, events, guests, images, metrics, migration, nodes, power,
+    tasks,
 };
 
 #[derive(OpenApi)]
@@ -53,6 +54,10 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(power::reset_guest))
         .routes(routes!(power::pause_guest))
         .routes(routes!(power::resume_guest))
+        .routes(routes!(migration::migrate_guest, migration::plan_migration))
+        .routes(routes!(migration::offer_place))
+        .routes(routes!(migration::receive_guest))
+        .routes(routes!(migration::settle_arrival))
         .routes(routes!(console::guest_console))
         .routes(routes!(tasks::list_tasks))
         .routes(routes!(tasks::show_task))

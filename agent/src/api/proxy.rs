@@ -25,6 +25,8 @@ impl From<PeerError> for ApiError {
             PeerError::Unknown(_) => ErrorCode::NotFound,
             PeerError::Unreachable { .. } => ErrorCode::NodeUnreachable,
             PeerError::Timeout { .. } => ErrorCode::NodeTimeout,
+            PeerError::Refused { .. } => ErrorCode::Conflict,
+            PeerError::Answer { .. } => ErrorCode::Internal,
         };
         Self::of(code, &error)
     }

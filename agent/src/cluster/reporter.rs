@@ -128,8 +128,7 @@ impl Reporter {
         }
         let gone: Vec<Uuid> = told.keys().copied().collect();
         for uuid in gone.into_iter().filter(|uuid| !statuses.contains_key(uuid)) {
-            let key = Collection::<GuestStatus>::key(&uuid.to_string());
-            self.store.commit(Transaction::new().delete(key)).await?;
+            self.take_back(uuid).await?;
             told.remove(&uuid);
         }
         if node {
@@ -138,6 +137,21 @@ impl Reporter {
             let value = encode(&key, &status)?;
             let put = Transaction::new().put_leased(&key, value, held.lease);
             self.store.commit(put).await?;
+        }
+        Ok(())
+    }
+
+    /// Of a guest that has moved its new node tells.
+    async fn take_back(&self, uuid: Uuid) -> Result<(), StoreError> {
+        let id = uuid.to_string();
+        let statuses = Collection::<GuestStatus>::new(Arc::clone(&self.store));
+        let Some(told) = statuses.get(&id).await? else {
+            return Ok(());
+        };
+        if told.value.node == self.node {
+            let key = Collection::<GuestStatus>::key(&id);
+            let delete = Transaction::new().if_unchanged(&key, told.revision);
+            self.store.commit(delete.delete(key)).await?;
         }
         Ok(())
     }

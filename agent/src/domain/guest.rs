@@ -45,6 +45,9 @@ pub struct Guest {
     pub wanted: Wanted,
     /// The node that may run it.
     pub node: String,
+    /// The node that it is on its way to, while it moves.
+    #[serde(default)]
+    pub moving_to: Option<String>,
     /// Counts who may run it: each start and each step of a move adds one.
     pub epoch: u64,
     /// Its disks are being made: it cannot start, and goes if that fails.
@@ -138,6 +141,15 @@ pub enum Network {
     /// The node's own bridge, with NAT, DHCP and DNS.
     #[default]
     Node,
+}
+
+impl Network {
+    /// Whether a guest reaches and is reached by the same from every node.
+    pub fn is_shared(self) -> bool {
+        match self {
+            Self::Node => false,
+        }
+    }
 }
 
 /// Whether and when a guest starts with its node.

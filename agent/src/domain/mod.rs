@@ -15,7 +15,9 @@ pub use guest::{
     Autostart, Boot, CrashPolicy, Disk, Guest, Interface, NameOwner, Network, Volume, Wanted,
 };
 pub use invalid::Invalid;
+pub(crate) use invalid::within;
 pub use name::{FileName, GuestName, is_label};
 pub use placement::PlacementError;
+pub(crate) use spec::LOCAL_POOL;
 pub use spec::{DiskSpec, GuestSpec, InterfaceSpec, KernelSpec, Plan};
 pub use task::{Progress, Task, TaskKind, TaskState};

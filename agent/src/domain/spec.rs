@@ -161,6 +161,7 @@ impl GuestSpec {
             notes: self.notes.clone(),
             wanted: Wanted::Stopped,
             node: node.to_owned(),
+            moving_to: None,
             epoch: 0,
             incomplete: true,
             created_unix_ms: now_unix_ms,

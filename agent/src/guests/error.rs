@@ -5,6 +5,7 @@ use thiserror::Error;
 use super::GuestState;
 use crate::domain::{Invalid, PlacementError};
 use crate::network::NetworkError;
+use crate::peer::PeerError;
 use crate::storage::StorageError;
 use crate::store::StoreError;
 use crate::supervisor::SpawnError;
@@ -76,6 +77,44 @@ pub enum GuestError {
     /// Another node may run it.
     #[error(transparent)]
     Placement(#[from] PlacementError),
+    /// The node is in no cluster.
+    #[error("node {0} is alone; a guest can move in a cluster (`pindah cluster init`)")]
+    Alone(String),
+    /// Something that it needs is only on its node.
+    #[error("guest {name} cannot move: {what}; {hint}")]
+    Immovable {
+        /// The guest.
+        name: String,
+        /// What holds it.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// No node takes it.
+    #[error("no node can take guest {name}: {refusals}")]
+    NoDestination {
+        /// The guest.
+        name: String,
+        /// What each said.
+        refusals: String,
+    },
+    /// The destination's VMM cannot be reached.
+    #[error("cannot connect to node {node} at {address}; the guest goes on here")]
+    Unconnected {
+        /// The node.
+        node: String,
+        /// Where its VMM listens.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A VMM that was to take a guest neither has it nor gives it up.
+    #[error("guest {0} is on its way here, and its VMM does not say whether it has it")]
+    Unsettled(String),
+    /// Another node.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// The node runs no guests.
     #[error("node {0} is a witness and runs no guests; choose another node with --node")]
     Witness(String),

@@ -9,6 +9,9 @@
 //!    └──────────────────────────────────────────── stopping · crashed ──► starting, by policy
 //! ```
 //!
+//! A guest that moves is here until its record says that it is elsewhere; at its destination it is
+//! `arriving` until then. See [`migration`].
+//!
 //! One operation at a time changes a guest: whoever holds its [`Machine`]'s lock. The store's
 //! record says what is wanted; what is, is known here only, and found again after a restart by
 //! looking at the processes.
@@ -23,6 +26,7 @@ mod intent;
 mod lookup;
 mod machine;
 mod memory;
+mod migration;
 mod recover;
 mod seed;
 mod start;
@@ -41,6 +45,7 @@ pub use create::Created;
 pub use error::GuestError;
 pub use machine::{GuestState, Status};
 pub use memory::HostMemory;
+pub use migration::{Arrival, MigrationLinks, MoveRequest, Offer, Plan, Receiver, Settlement};
 pub use stop::StopRequest;
 
 use crate::cluster::Presence;
@@ -69,6 +74,8 @@ pub struct Resources {
     pub store: Arc<dyn Store>,
     /// The node's lease, in a cluster.
     pub presence: Option<Presence>,
+    /// How guests move to other nodes, in a cluster.
+    pub migration: Option<MigrationLinks>,
     /// The node runs no guests: it is a cluster's witness.
     pub witness: bool,
     /// What starts processes.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use crate::api::{Api, Parts, Running, ServeError, Server};
 use crate::causes::chain;
@@ -19,7 +20,7 @@ use crate::cluster::{
 };
 use crate::config::Config;
 use crate::events::Events;
-use crate::guests::{GuestError, Guests, Resources};
+use crate::guests::{GuestError, Guests, MigrationLinks, Resources};
 use crate::metrics::{Collector, Metrics};
 use crate::network::Network;
 use crate::security::{
@@ -132,6 +133,14 @@ impl Node {
             reserved_memory_mib: config.reserved_memory_mib,
             store: Arc::clone(&store),
             presence: member.map(|member| member.presence.clone()),
+            migration: member.map(|member| MigrationLinks {
+                peers: member.peers.clone(),
+                address: config
+                    .migration_address
+                    .unwrap_or(member.membership.address),
+                keys: member.etcd.directory.clone(),
+                turns: Arc::new(Semaphore::new(config.migrations_at_once)),
+            }),
             witness: member.is_some_and(|member| member.membership.witness),
             supervisor: Direct::new(config.vmm.clone()),
             pool: pool.clone(),
