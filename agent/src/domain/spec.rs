@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::invalid::within;
 use super::{
     Autostart, Boot, CloudInit, CrashPolicy, Disk, FileName, Guest, GuestName, Interface, Invalid,
-    Network, Volume, Wanted,
+    NetworkName, Volume, Wanted,
 };
 
 /// Most disks of a guest.
@@ -112,9 +112,9 @@ fn qcow2() -> DiskFormat {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InterfaceSpec {
-    /// What it is connected to.
+    /// The network that it is connected to; absent: the node's own.
     #[serde(default)]
-    pub network: Network,
+    pub network: NetworkName,
     /// MAC address; absent: made from the guest's UUID.
     #[serde(default)]
     pub mac: Option<String>,
@@ -205,7 +205,7 @@ impl GuestSpec {
             }
             planned.push(Interface {
                 id: format!("net{index}"),
-                network: interface.network,
+                network: interface.network.clone(),
                 mac,
                 tap: tap_name(uuid, index),
             });
@@ -270,6 +270,11 @@ pub(super) fn check_texts(tags: &BTreeSet<String>, notes: &str) -> Result<(), In
             return Err(Invalid::text("tags", tag, must));
         }
     }
+    check_notes(notes)
+}
+
+/// Refuses text that does not fit.
+pub(crate) fn check_notes(notes: &str) -> Result<(), Invalid> {
     let printable = |c: char| c == '\n' || c == '\t' || !c.is_control();
     if notes.len() > 16 << 10 || !notes.chars().all(printable) {
         let must = "must be at most 16 KiB of text without control characters";

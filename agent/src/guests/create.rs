@@ -5,8 +5,9 @@ use uuid::Uuid;
 
 use super::{GuestError, Guests};
 use crate::clock::now_unix_ms;
-use crate::domain::{Boot, Guest, GuestSpec, NameOwner, Plan, Task, TaskKind};
-use crate::store::{Collection, Outcome, Transaction, encode};
+use crate::domain::{Boot, Guest, GuestSpec, NameOwner, Network, Plan, Task, TaskKind};
+use crate::network::if_unchanged;
+use crate::store::{Collection, Outcome, Stored, Transaction, encode};
 use crate::tasks::{Failure, TaskContext};
 
 /// What was begun.
@@ -29,12 +30,14 @@ impl Guests {
         }
         let uuid = Uuid::new_v4();
         let mut plan = spec.plan(uuid, &self.resources().node, now_unix_ms())?;
+        let interfaces = &plan.guest.interfaces;
+        let networks = self.networks().of_interfaces(interfaces).await?;
         self.check_sources(&mut plan)?;
         if spec.start {
             self.require_memory(&plan.guest).await?;
         }
         let operation = self.operate(&plan.guest)?;
-        self.insert(&plan.guest).await?;
+        self.insert(&plan.guest, &networks).await?;
         self.tell_changed(&plan.guest);
         let guests = self.clone();
         let guest = plan.guest.clone();
@@ -78,8 +81,8 @@ impl Guests {
         Ok(())
     }
 
-    /// Name and record in one step.
-    async fn insert(&self, guest: &Guest) -> Result<(), GuestError> {
+    /// Name and record in one step, while its networks are what they are.
+    async fn insert(&self, guest: &Guest, networks: &[Stored<Network>]) -> Result<(), GuestError> {
         let record = Collection::<Guest>::key(&guest.uuid.to_string());
         let name = Collection::<NameOwner>::key(guest.name.as_str());
         let owner = NameOwner { uuid: guest.uuid };
@@ -88,10 +91,19 @@ impl Guests {
             .if_absent(&record)
             .put(&name, encode(&name, &owner)?)
             .put(&record, encode(&record, guest)?);
+        let transaction = if_unchanged(transaction, networks);
         match self.resources().store.commit(transaction).await? {
             Outcome::Committed(_) => Ok(()),
-            Outcome::Conflict => Err(GuestError::NameTaken(guest.name.to_string())),
+            Outcome::Conflict => Err(self.why_not_inserted(guest).await?),
         }
+    }
+
+    async fn why_not_inserted(&self, guest: &Guest) -> Result<GuestError, GuestError> {
+        let names = Collection::<NameOwner>::new(self.resources().store.clone());
+        if names.get(guest.name.as_str()).await?.is_some() {
+            return Ok(GuestError::NameTaken(guest.name.to_string()));
+        }
+        Ok(GuestError::Changed(guest.name.to_string()))
     }
 
     async fn complete(&self, plan: &Plan, context: &TaskContext) -> Result<(), Failure> {

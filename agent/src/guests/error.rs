@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::GuestState;
 use crate::domain::{Invalid, PlacementError};
-use crate::network::NetworkError;
+use crate::network::{NetworkError, NetworkRequestError};
 use crate::storage::StorageError;
 use crate::store::StoreError;
 use crate::supervisor::SpawnError;
@@ -59,12 +59,6 @@ pub enum GuestError {
         /// What is kept for the node.
         reserved_mib: u64,
     },
-    /// The node has no network of its own.
-    #[error(
-        "guest {0} has an interface on the node's own network, which is switched off \
-         (network.enabled in the node's configuration) or could not be set up (see the agent's log)"
-    )]
-    NoNetwork(String),
     /// The process ended at once.
     #[error("guest {name} does not start: {reason}")]
     Start {
@@ -88,6 +82,9 @@ pub enum GuestError {
     /// The network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// A network that it names.
+    #[error(transparent)]
+    NetworkRequest(#[from] NetworkRequestError),
     /// The process.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
