@@ -196,6 +196,7 @@ impl From<GuestError> for ApiError {
             GuestError::Changed(_) => ErrorCode::PreconditionFailed,
             GuestError::NoMemory { .. } => ErrorCode::NoMemory,
             GuestError::NameTaken(_)
+            | GuestError::MacTaken(_)
             | GuestError::Busy(_)
             | GuestError::State { .. }
             | GuestError::Incomplete(_)

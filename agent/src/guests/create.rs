@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{GuestError, Guests};
 use crate::clock::now_unix_ms;
-use crate::domain::{Boot, Guest, GuestSpec, NameOwner, Network, Plan, Task, TaskKind};
+use crate::domain::{Boot, Guest, GuestSpec, MacOwner, NameOwner, Network, Plan, Task, TaskKind};
 use crate::network::if_unchanged;
 use crate::store::{Collection, Outcome, Stored, Transaction, encode};
 use crate::tasks::{Failure, TaskContext};
@@ -81,16 +81,21 @@ impl Guests {
         Ok(())
     }
 
-    /// Name and record in one step, while its networks are what they are.
+    /// Name, MAC addresses and record in one step, while its networks are what they are.
     async fn insert(&self, guest: &Guest, networks: &[Stored<Network>]) -> Result<(), GuestError> {
         let record = Collection::<Guest>::key(&guest.uuid.to_string());
         let name = Collection::<NameOwner>::key(guest.name.as_str());
         let owner = NameOwner { uuid: guest.uuid };
-        let transaction = Transaction::new()
+        let mut transaction = Transaction::new()
             .if_absent(&name)
             .if_absent(&record)
             .put(&name, encode(&name, &owner)?)
             .put(&record, encode(&record, guest)?);
+        for interface in &guest.interfaces {
+            let mac = Collection::<MacOwner>::key(&MacOwner::id(&interface.mac));
+            let owner = encode(&mac, &MacOwner { uuid: guest.uuid })?;
+            transaction = transaction.if_absent(&mac).put(&mac, owner);
+        }
         let transaction = if_unchanged(transaction, networks);
         match self.resources().store.commit(transaction).await? {
             Outcome::Committed(_) => Ok(()),
@@ -102,6 +107,12 @@ impl Guests {
         let names = Collection::<NameOwner>::new(self.resources().store.clone());
         if names.get(guest.name.as_str()).await?.is_some() {
             return Ok(GuestError::NameTaken(guest.name.to_string()));
+        }
+        let macs = Collection::<MacOwner>::new(self.resources().store.clone());
+        for interface in &guest.interfaces {
+            if macs.get(&MacOwner::id(&interface.mac)).await?.is_some() {
+                return Ok(GuestError::MacTaken(interface.mac.clone()));
+            }
         }
         Ok(GuestError::Changed(guest.name.to_string()))
     }
@@ -154,9 +165,13 @@ impl Guests {
         // It may have been renamed in the meantime.
         let id = guest.uuid.to_string();
         if let Some(now) = self.records().get(&id).await? {
-            let transaction = Transaction::new()
+            let mut transaction = Transaction::new()
                 .delete(Collection::<Guest>::key(&id))
                 .delete(Collection::<NameOwner>::key(now.value.name.as_str()));
+            for interface in &now.value.interfaces {
+                let mac = MacOwner::id(&interface.mac);
+                transaction = transaction.delete(Collection::<MacOwner>::key(&mac));
+            }
             self.resources().store.commit(transaction).await?;
         }
         self.machines().remove(&guest.uuid);

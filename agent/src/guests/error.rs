@@ -19,6 +19,9 @@ pub enum GuestError {
     /// Another guest has the name.
     #[error("there is a guest {0} already; choose another name")]
     NameTaken(String),
+    /// Another guest has the MAC address.
+    #[error("a guest has the MAC address {0} already; choose another one")]
+    MacTaken(String),
     /// Another operation changes it.
     #[error("guest {0} is busy with another operation; `pindah task list` shows it")]
     Busy(String),

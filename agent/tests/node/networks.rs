@@ -255,3 +255,21 @@ async fn network_that_cannot_be_is_refused() {
     );
     agent.assert_no_guests_left();
 }
+
+#[tokio::test]
+async fn mac_address_is_given_once_and_again_when_its_guest_is_gone() {
+    let agent = Agent::start().await;
+    let guest = |name: &str| {
+        json!({ "name": name, "memory_mib": 64, "disks": [{ "size_mib": 1 }],
+            "interfaces": [{ "mac": "52:54:00:AA:00:01" }] })
+    };
+    let (web, other) = (guest("web"), guest("db"));
+    let create = |guest| agent.begin(Method::POST, "/guests", Some(guest));
+    assert_eq!(create(&web).await.error, None);
+    let (status, answer) = agent.request(Method::POST, "/guests", Some(&other)).await;
+    let message = answer["error"]["message"].as_str().unwrap_or_default();
+    assert_eq!(status, 409, "{answer}");
+    assert!(message.contains("52:54:00:aa:00:01 already"), "{message}");
+    agent.begin(Method::DELETE, "/guests/web", None).await;
+    assert_eq!(create(&other).await.error, None);
+}
