@@ -10,6 +10,7 @@ use crate::causes::chain;
 use crate::cluster::ClusterError;
 use crate::domain::Invalid;
 use crate::guests::GuestError;
+use crate::network::NetworkRequestError;
 use crate::security::AccountError;
 use crate::storage::StorageError;
 use crate::store::StoreError;
@@ -189,18 +190,21 @@ impl From<GuestError> for ApiError {
                 ErrorCode::InvalidValue
             }
             GuestError::Storage(error) => return error.into(),
+            GuestError::NetworkRequest(error) => return error.into(),
+            GuestError::Network(ref error) if error.is_refusal() => ErrorCode::Conflict,
             GuestError::NotFound(_) => ErrorCode::NotFound,
             GuestError::Changed(_) => ErrorCode::PreconditionFailed,
             GuestError::NoMemory { .. } => ErrorCode::NoMemory,
             GuestError::NameTaken(_)
+            | GuestError::MacTaken(_)
             | GuestError::Busy(_)
             | GuestError::State { .. }
             | GuestError::Incomplete(_)
-            | GuestError::NoNetwork(_)
             | GuestError::Placement(_)
             | GuestError::Witness(_)
             | GuestError::Alone(_)
             | GuestError::Immovable { .. }
+            | GuestError::NoNetwork { .. }
             | GuestError::NoDestination { .. }
             | GuestError::Unsettled(_)
             | GuestError::Cancelled
@@ -211,6 +215,23 @@ impl From<GuestError> for ApiError {
             | GuestError::Network(_)
             | GuestError::Spawn(_)
             | GuestError::Io { .. } => ErrorCode::Internal,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<NetworkRequestError> for ApiError {
+    fn from(error: NetworkRequestError) -> Self {
+        let code = match error {
+            NetworkRequestError::Store(error) => return error.into(),
+            NetworkRequestError::NotFound(_) => ErrorCode::NotFound,
+            NetworkRequestError::Invalid(_) => ErrorCode::InvalidValue,
+            NetworkRequestError::Exists(_)
+            | NetworkRequestError::OfNode(_)
+            | NetworkRequestError::InUse { .. }
+            | NetworkRequestError::Taken { .. } => ErrorCode::Conflict,
+            NetworkRequestError::Apply(ref error) if error.is_refusal() => ErrorCode::Conflict,
+            NetworkRequestError::Apply(_) => ErrorCode::Internal,
         };
         Self::of(code, &error)
     }

@@ -16,6 +16,7 @@ use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
 use crate::clock::now_unix_ms;
 use crate::cluster::{NodeRecord, NodeStatus, node_status};
 use crate::metrics::NodeUsage;
+use crate::network::NetworkStatus;
 use crate::peer::Peers;
 use crate::storage::PoolStatus;
 use crate::store::Collection;
@@ -78,6 +79,9 @@ pub struct NodeView {
     pub kvm: bool,
     /// Its pools.
     pub pools: Vec<PoolStatus>,
+    /// How the networks do on it.
+    #[serde(default)]
+    pub networks: Vec<NetworkStatus>,
     /// What it takes.
     #[serde(default)]
     pub usage: NodeUsage,
@@ -95,6 +99,7 @@ impl NodeView {
             guests_running: 0,
             kvm: false,
             pools: Vec::new(),
+            networks: Vec::new(),
             usage: NodeUsage::default(),
             guests_usage: BTreeMap::new(),
         });
@@ -113,6 +118,7 @@ impl NodeView {
             guests_running: status.guests_running,
             kvm: status.kvm,
             pools: status.pools,
+            networks: status.networks,
             usage: status.usage,
         }
     }

@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, accounts, cluster, console, events, guests, images, metrics, migration, nodes, power,
-    tasks,
+    Api, accounts, cluster, console, events, guests, images, metrics, migration, networks, nodes,
+    power, tasks,
 };
 
 #[derive(OpenApi)]
@@ -66,6 +66,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(events::stream_events))
         .routes(routes!(nodes::list_nodes))
         .routes(routes!(nodes::show_node, nodes::remove_node))
+        .routes(routes!(networks::list_networks, networks::create_network))
+        .routes(routes!(networks::show_network, networks::delete_network))
         .routes(routes!(cluster::show_cluster))
         .routes(routes!(cluster::init_cluster))
         .routes(routes!(cluster::create_join_token))

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use reqwest::Method;
 
+use super::network::state;
 use super::output::{Output, figure, mib, properties, table};
 use crate::api::NodeView;
 use crate::client::Client;
@@ -111,6 +112,11 @@ fn show(node: &NodeView) -> String {
             format!("{} ({}): {free} of {total} free", pool.name, pool.kind)
         })
         .collect();
+    let networks: Vec<String> = node
+        .networks
+        .iter()
+        .map(|network| format!("{}: {}", network.network, state(network)))
+        .collect();
     properties(&[
         ("node", node.name.clone()),
         ("health", health(node)),
@@ -135,5 +141,6 @@ fn show(node: &NodeView) -> String {
             format!("{} of {} run", node.guests_running, node.guests),
         ),
         ("pools", pools.join(", ")),
+        ("networks", networks.join(", ")),
     ])
 }

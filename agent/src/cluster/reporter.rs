@@ -66,6 +66,7 @@ pub async fn node_status(guests: &Guests, pool: &DirPool) -> Result<NodeStatus, 
         guests_running: running.count(),
         kvm: std::path::Path::new("/dev/kvm").exists(),
         pools: pool.into_iter().collect(),
+        networks: guests.networks().statuses().await,
         usage: guests.metrics().node(),
         guests_usage: statuses
             .iter()

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::spec::LOCAL_POOL;
-use super::{CloudInit, FileName, GuestName};
+use super::{CloudInit, FileName, GuestName, NetworkName};
 use crate::store::Record;
 
 /// A guest.
@@ -126,30 +126,12 @@ pub struct Volume {
 pub struct Interface {
     /// Its name in the guest's configuration: `net0`, …
     pub id: String,
-    /// What it is connected to.
-    pub network: Network,
+    /// The network that it is connected to.
+    pub network: NetworkName,
     /// MAC address, `52:54:00:12:34:56`.
     pub mac: String,
     /// The tap on the node that runs it.
     pub tap: String,
-}
-
-/// What an interface is connected to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// The node's own bridge, with NAT, DHCP and DNS.
-    #[default]
-    Node,
-}
-
-impl Network {
-    /// Whether a guest reaches and is reached by the same from every node.
-    pub fn is_shared(self) -> bool {
-        match self {
-            Self::Node => false,
-        }
-    }
 }
 
 /// Whether and when a guest starts with its node.

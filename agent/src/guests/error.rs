@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::GuestState;
 use crate::domain::{Invalid, PlacementError};
-use crate::network::NetworkError;
+use crate::network::{NetworkError, NetworkRequestError};
 use crate::peer::PeerError;
 use crate::storage::StorageError;
 use crate::store::StoreError;
@@ -20,6 +20,9 @@ pub enum GuestError {
     /// Another guest has the name.
     #[error("there is a guest {0} already; choose another name")]
     NameTaken(String),
+    /// Another guest has the MAC address.
+    #[error("a guest has the MAC address {0} already; choose another one")]
+    MacTaken(String),
     /// Another operation changes it.
     #[error("guest {0} is busy with another operation; `pindah task list` shows it")]
     Busy(String),
@@ -60,12 +63,6 @@ pub enum GuestError {
         /// What is kept for the node.
         reserved_mib: u64,
     },
-    /// The node has no network of its own.
-    #[error(
-        "guest {0} has an interface on the node's own network, which is switched off \
-         (network.enabled in the node's configuration) or could not be set up (see the agent's log)"
-    )]
-    NoNetwork(String),
     /// The process ended at once.
     #[error("guest {name} does not start: {reason}")]
     Start {
@@ -89,6 +86,18 @@ pub enum GuestError {
         what: String,
         /// What to do about it.
         hint: &'static str,
+    },
+    /// A network that it needs does not work where it is to go.
+    #[error("guest {name} needs network {network}, which does not work on node {node}: {problem}")]
+    NoNetwork {
+        /// The guest.
+        name: String,
+        /// The network.
+        network: String,
+        /// The node.
+        node: String,
+        /// Why.
+        problem: String,
     },
     /// No node takes it.
     #[error("no node can take guest {name}: {refusals}")]
@@ -127,6 +136,9 @@ pub enum GuestError {
     /// The network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// A network that it names.
+    #[error(transparent)]
+    NetworkRequest(#[from] NetworkRequestError),
     /// The process.
     #[error(transparent)]
     Spawn(#[from] SpawnError),

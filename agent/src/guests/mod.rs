@@ -52,7 +52,7 @@ use crate::cluster::Presence;
 use crate::domain::Guest;
 use crate::events::{EventKind, Events};
 use crate::metrics::Metrics;
-use crate::network::Network;
+use crate::network::Networks;
 use crate::storage::DirPool;
 use crate::store::{Collection, Store};
 use crate::supervisor::Direct;
@@ -82,8 +82,8 @@ pub struct Resources {
     pub supervisor: Direct,
     /// Where disks are kept.
     pub pool: DirPool,
-    /// The node's own network, if it has one.
-    pub network: Option<Network>,
+    /// What guests are connected to.
+    pub networks: Networks,
     /// Where tasks run.
     pub tasks: Tasks,
     /// Where events are told.
@@ -153,8 +153,12 @@ impl Guests {
 
     /// Addresses that a guest got by DHCP.
     pub fn addresses(&self, guest: &Guest) -> Vec<std::net::Ipv4Addr> {
-        let network = self.resources().network.as_ref();
-        network.map_or(Vec::new(), |network| network.addresses(guest))
+        self.resources().networks.addresses(guest)
+    }
+
+    /// What guests are connected to.
+    pub fn networks(&self) -> &Networks {
+        &self.resources().networks
     }
 
     /// Where the guest's process has its files.

@@ -143,6 +143,9 @@ impl Guests {
             process.identity().pid
         );
         self.set_state(guest, &machine, state, None);
+        if let Err(error) = self.networks().connect(guest).await {
+            tracing::error!("guest {}: {}", guest.name, chain(&error));
+        }
         self.watch(guest, process);
         if self.wanted(guest) == Wanted::Stopped {
             // Its stop was under way when the agent before us ended.

@@ -165,11 +165,7 @@ impl Guests {
         purpose: &Purpose,
     ) -> Result<GuestProcess, GuestError> {
         let resources = self.resources();
-        if !guest.interfaces.is_empty() {
-            let network = resources.network.as_ref();
-            let none = || GuestError::NoNetwork(guest.name.to_string());
-            network.ok_or_else(none)?.connect(guest).await?;
-        }
+        resources.networks.connect(guest).await?;
         let directory = self.directory(guest.uuid);
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(&directory);
@@ -237,8 +233,6 @@ impl Guests {
     /// Removes what only a running guest needs.
     pub(super) async fn clean_up(&self, guest: &Guest) {
         Direct::forget(&self.directory(guest.uuid));
-        if let Some(network) = &self.resources().network {
-            network.disconnect(guest).await;
-        }
+        self.networks().disconnect(guest).await;
     }
 }

@@ -13,7 +13,6 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use crate::api::{Api, Parts, Running, ServeError, Server};
-use crate::causes::chain;
 use crate::cluster::{
     ClusterError, Member, Membership, Reporter, Site, SiteParts, current_address, etcd_config,
     own_names, ports,
@@ -22,7 +21,7 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::guests::{GuestError, Guests, MigrationLinks, Resources};
 use crate::metrics::{Collector, Metrics};
-use crate::network::Network;
+use crate::network::{NetworkError, Networks};
 use crate::security::{
     AccountError, Accounts, AuditLog, Authority, AuthorityError, LoginLimit, NodeCertificate,
 };
@@ -71,6 +70,9 @@ pub enum StartError {
     /// The first token.
     #[error(transparent)]
     Account(#[from] AccountError),
+    /// The networks.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The cluster.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -126,6 +128,10 @@ impl Node {
         recover_tasks(&tasks, &store).await?;
         let pool = DirPool::open(&state.path("pool"))?;
         let member = records.member.as_ref();
+        let own = config.network.as_ref();
+        let networks =
+            Networks::open(&config.node, &config.state_dir, own, Arc::clone(&store)).await?;
+        tokio::spawn(networks.clone().keep());
         let guests = Guests::new(Resources {
             node: config.node.clone(),
             directory: state.path("guests"),
@@ -144,7 +150,7 @@ impl Node {
             witness: member.is_some_and(|member| member.membership.witness),
             supervisor: Direct::new(config.vmm.clone()),
             pool: pool.clone(),
-            network: apply_network(&config, &state).await,
+            networks,
             tasks: tasks.clone(),
             events: events.clone(),
             metrics: Metrics::default(),
@@ -342,16 +348,4 @@ fn serve(
     let running = server.serve(api.router())?;
     tokio::spawn(renewal.run());
     Ok((running, for_nodes))
-}
-
-/// A node without its network still runs and stops guests: the reason is in the log.
-async fn apply_network(config: &Config, state: &State) -> Option<Network> {
-    let network = config.network.as_ref()?;
-    match Network::apply(network, &state.path("network")).await {
-        Ok(network) => Some(network),
-        Err(error) => {
-            tracing::error!("the node's own network cannot be set up: {}", chain(&error));
-            None
-        }
-    }
 }

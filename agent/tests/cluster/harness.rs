@@ -124,6 +124,11 @@ impl Site {
         }
     }
 
+    /// The network namespace that the node lives in.
+    pub fn namespace(&self, number: usize) -> &str {
+        &self.node(number).namespace
+    }
+
     fn node(&self, number: usize) -> &Node {
         &self.nodes[number - 1]
     }

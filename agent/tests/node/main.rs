@@ -9,8 +9,10 @@ mod guests;
 mod harness;
 mod metrics;
 mod network;
+mod networks;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod refused;
 mod survival;
 mod terminal;
+mod wire;

@@ -16,10 +16,11 @@ use crate::cli::upload::image_for;
 use crate::client::Client;
 use crate::domain::{
     Autostart, CloudInit, CrashPolicy, DiskSpec, GuestName, GuestSpec, InterfaceSpec, KernelSpec,
+    NetworkName,
 };
 
 /// A choice by the name that it has in JSON.
-pub(super) fn choice<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
+pub(in crate::cli) fn choice<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }
 
@@ -61,6 +62,9 @@ pub struct CreateArguments {
         allow_hyphen_values = true
     )]
     cmdline: String,
+    /// The network that it is connected to [default: the node's own].
+    #[arg(long, conflicts_with = "no_network")]
+    network: Option<String>,
     /// No network interface.
     #[arg(long)]
     no_network: bool,
@@ -129,7 +133,7 @@ impl CreateArguments {
             baseline: self.baseline,
             kernel,
             disks: self.disks(client).await?,
-            interfaces: self.interfaces(),
+            interfaces: self.interfaces()?,
             cloud_init: self.cloud_init()?,
             autostart: Autostart {
                 enabled: self.autostart,
@@ -185,13 +189,14 @@ impl CreateArguments {
         Ok((cloud_init != CloudInit::default()).then_some(cloud_init))
     }
 
-    fn interfaces(&self) -> Vec<InterfaceSpec> {
+    fn interfaces(&self) -> anyhow::Result<Vec<InterfaceSpec>> {
         if self.no_network {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        vec![InterfaceSpec {
+        let network = self.network.clone().map(NetworkName::try_from);
+        Ok(vec![InterfaceSpec {
+            network: network.transpose()?.unwrap_or_default(),
             mac: self.mac.clone(),
-            ..InterfaceSpec::default()
-        }]
+        }])
     }
 }

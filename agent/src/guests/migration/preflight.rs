@@ -8,6 +8,7 @@ use super::MoveRequest;
 use crate::causes::chain;
 use crate::domain::{Guest, Invalid, LOCAL_POOL, within};
 use crate::guests::{GuestError, GuestState, Guests, HostMemory};
+use crate::network::NetworkState;
 
 /// What a node says of a guest that it could take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -44,8 +45,10 @@ impl Guests {
         request: &MoveRequest,
     ) -> Result<Plan, GuestError> {
         check(request)?;
-        self.require_movable(guest, request.force)?;
-        let offer = self.choose(guest, request.to.as_deref()).await?;
+        self.require_movable(guest)?;
+        let offer = self
+            .choose(guest, request.to.as_deref(), request.force)
+            .await?;
         let live = self.status(guest.uuid).state.has_process();
         Ok(Plan {
             to: offer.node,
@@ -56,7 +59,7 @@ impl Guests {
     }
 
     /// Refuses a guest that has something only this node has.
-    fn require_movable(&self, guest: &Guest, force: bool) -> Result<(), GuestError> {
+    fn require_movable(&self, guest: &Guest) -> Result<(), GuestError> {
         guest.may_start_on(&self.resources().node)?;
         if guest.incomplete {
             return Err(GuestError::Incomplete(guest.name.to_string()));
@@ -83,32 +86,57 @@ impl Guests {
                 "a disk that moves with it is in a shared pool",
             ));
         }
-        let tied = guest.interfaces.iter().find(|net| !net.network.is_shared());
-        match tied {
-            Some(interface) if !force => {
-                let what = format!(
-                    "its interface {} is on the node's own network",
-                    interface.id
-                );
-                Err(immovable(
-                    what,
-                    "its address would stay behind; say --force if it may",
-                ))
+        Ok(())
+    }
+
+    /// Refuses a guest whose addresses would stay behind.
+    async fn require_networks(&self, guest: &Guest, to: &str) -> Result<(), GuestError> {
+        for interface in &guest.interfaces {
+            let network = &interface.network;
+            let follows = !network.is_of_node() && {
+                let network = self.networks().find(network.as_str()).await?;
+                network.follows_a_move(&self.resources().node, to)
+            };
+            if !follows {
+                return Err(GuestError::Immovable {
+                    name: guest.name.to_string(),
+                    what: format!("its interface {} is on network {network}", interface.id),
+                    hint: "its address would stay behind; say --force if it may",
+                });
             }
-            _ => Ok(()),
         }
+        Ok(())
+    }
+
+    /// What the node says of the guest.
+    async fn ask_for_offer(
+        &self,
+        guest: &Guest,
+        to: &str,
+        force: bool,
+    ) -> Result<Offer, GuestError> {
+        if !force {
+            self.require_networks(guest, to).await?;
+        }
+        let path = format!("/arrivals/{}/offer", guest.uuid);
+        let peers = &self.links()?.peers;
+        Ok(peers.ask(to, Method::GET, &path, None::<&()>).await?)
     }
 
     /// The node that is asked for, or the best; and what it says.
-    async fn choose(&self, guest: &Guest, to: Option<&str>) -> Result<Offer, GuestError> {
+    async fn choose(
+        &self,
+        guest: &Guest,
+        to: Option<&str>,
+        force: bool,
+    ) -> Result<Offer, GuestError> {
         let peers = &self.links()?.peers;
-        let path = format!("/arrivals/{}/offer", guest.uuid);
         if let Some(to) = to {
             if to == self.resources().node {
                 let must = "must be another node: the guest is there";
                 return Err(Invalid::text("to", to, must).into());
             }
-            return Ok(peers.ask(to, Method::GET, &path, None::<&()>).await?);
+            return self.ask_for_offer(guest, to, force).await;
         }
         let mut best: Option<Offer> = None;
         let mut refusals = Vec::new();
@@ -116,10 +144,7 @@ impl Guests {
             if node.name == self.resources().node || node.witness {
                 continue;
             }
-            match peers
-                .ask::<_, Offer>(&node.name, Method::GET, &path, None::<&()>)
-                .await
-            {
+            match self.ask_for_offer(guest, &node.name, force).await {
                 Ok(offer) => {
                     let more = |best: &Offer| best.memory_left_mib < offer.memory_left_mib;
                     if best.as_ref().is_none_or(more) {
@@ -149,9 +174,7 @@ impl Guests {
         if resources.witness {
             return Err(GuestError::Witness(resources.node.clone()));
         }
-        if !guest.interfaces.is_empty() && resources.network.is_none() {
-            return Err(GuestError::NoNetwork(guest.name.to_string()));
-        }
+        self.require_networks_here(guest).await?;
         self.require_memory(guest).await?;
         let taken = self.used_memory_mib().await? + resources.reserved_memory_mib;
         let left = HostMemory::read().total_mib.saturating_sub(taken);
@@ -159,6 +182,28 @@ impl Guests {
             node: resources.node.clone(),
             memory_left_mib: left.saturating_sub(guest.memory_mib),
         })
+    }
+
+    async fn require_networks_here(&self, guest: &Guest) -> Result<(), GuestError> {
+        if guest.interfaces.is_empty() {
+            return Ok(());
+        }
+        let statuses = self.networks().statuses().await;
+        for interface in &guest.interfaces {
+            let mut found = statuses.iter();
+            let status = found.find(|status| status.network == interface.network);
+            let works = status.is_some_and(|status| status.state != NetworkState::Failed);
+            if !works {
+                let problem = status.and_then(|status| status.problem.clone());
+                return Err(GuestError::NoNetwork {
+                    name: guest.name.to_string(),
+                    network: interface.network.to_string(),
+                    node: self.resources().node.clone(),
+                    problem: problem.unwrap_or_else(|| "it is switched off".to_owned()),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// RAM of the guest that its process has touched, in MiB.
