@@ -18,6 +18,7 @@ mod images;
 mod metrics;
 mod nodes;
 mod openapi;
+mod pools;
 mod power;
 mod proxy;
 mod server;
@@ -37,6 +38,7 @@ pub use guests::GuestEdited;
 pub use metrics::{GuestMetrics, MetricsView};
 pub use nodes::{NodeHealth, NodeView};
 pub use openapi::document;
+pub use pools::{PoolOnNode, PoolView};
 pub use proxy::NODE;
 pub use server::{Running, ServeError, Server};
 pub use view::GuestView;
@@ -46,7 +48,7 @@ use crate::events::Events;
 use crate::guests::Guests;
 use crate::peer::Peers;
 use crate::security::{Accounts, AuditLog, LoginLimit};
-use crate::storage::DirPool;
+use crate::storage::Pools;
 use crate::store::Store;
 use crate::tasks::Tasks;
 
@@ -69,8 +71,8 @@ pub struct Parts {
     pub tasks: Tasks,
     /// Its events.
     pub events: Events,
-    /// Its pool.
-    pub pool: DirPool,
+    /// Its pools.
+    pub pools: Pools,
     /// Users and tokens.
     pub accounts: Accounts,
     /// Who guesses passwords.

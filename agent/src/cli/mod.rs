@@ -7,6 +7,7 @@ mod image;
 mod man;
 mod node;
 mod output;
+mod pool;
 mod progress;
 mod size;
 mod task;
@@ -54,6 +55,9 @@ enum Noun {
     /// Images that disks are copied from, and kernels.
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Where images and disks are kept.
+    #[command(subcommand)]
+    Pool(pool::PoolCommand),
     /// Everything that lasts.
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -124,6 +128,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         match arguments.noun {
             Noun::Guest(command) => command.run(&client, output).await,
             Noun::Image(command) => command.run(&client, output).await,
+            Noun::Pool(command) => command.run(&client, output).await,
             Noun::Task(command) => command.run(&client, output).await,
             Noun::Cluster(command) => command.run(&client, &path, output).await,
             Noun::Node(command) => command.run(&client, output).await,

@@ -1,4 +1,4 @@
-//! What a guest and a task are, and what may be asked of them. Pure: no file, no clock, no store.
+//! What a guest, a pool and a task are, and what may be asked of them. Pure: no file, no clock, no store.
 
 mod cloud_init;
 mod edit;
@@ -6,6 +6,7 @@ mod guest;
 mod invalid;
 mod name;
 mod placement;
+mod pool;
 mod spec;
 mod task;
 
@@ -17,5 +18,6 @@ pub use guest::{
 pub use invalid::Invalid;
 pub use name::{FileName, GuestName, is_label};
 pub use placement::PlacementError;
+pub use pool::{ImageRef, PoolKind, PoolName, PoolRecord, PoolSource, PoolSpec};
 pub use spec::{DiskSpec, GuestSpec, InterfaceSpec, KernelSpec, Plan};
 pub use task::{Progress, Task, TaskKind, TaskState};

@@ -23,6 +23,7 @@ mod intent;
 mod lookup;
 mod machine;
 mod memory;
+mod pool;
 mod recover;
 mod seed;
 mod start;
@@ -48,7 +49,7 @@ use crate::domain::Guest;
 use crate::events::{EventKind, Events};
 use crate::metrics::Metrics;
 use crate::network::Network;
-use crate::storage::DirPool;
+use crate::storage::Pools;
 use crate::store::{Collection, Store};
 use crate::supervisor::Direct;
 use crate::tasks::Tasks;
@@ -73,8 +74,8 @@ pub struct Resources {
     pub witness: bool,
     /// What starts processes.
     pub supervisor: Direct,
-    /// Where disks are kept.
-    pub pool: DirPool,
+    /// Where images and disks are kept.
+    pub pools: Pools,
     /// The node's own network, if it has one.
     pub network: Option<Network>,
     /// Where tasks run.

@@ -10,6 +10,8 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::json;
 
+pub(super) use create::choice;
+
 use super::console;
 use super::output::Output;
 use super::progress::begin;
@@ -21,7 +23,7 @@ use crate::guests::StopRequest;
 #[derive(Debug, Subcommand)]
 pub(super) enum GuestCommand {
     /// Create a guest.
-    Create(create::CreateArguments),
+    Create(Box<create::CreateArguments>),
     /// List all guests.
     List,
     /// Show a guest.
