@@ -13,5 +13,6 @@ mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod refused;
+mod stall;
 mod survival;
 mod terminal;
