@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::domain::PoolName;
+
 /// Longest path of the state directory, in bytes: sockets below it must fit into a `sockaddr_un`.
 const STATE_DIRECTORY_MAX: usize = 48;
 /// Where the state is if nothing else is said.
@@ -65,6 +67,8 @@ pub struct ConfigFile {
     pub stop_deadline_s: Option<u64>,
     /// Memory that guests may not take, in MiB; absent: 256.
     pub reserved_memory_mib: Option<u64>,
+    /// The pool of disks that name none; absent: `local`.
+    pub default_pool: Option<String>,
     /// How often guests and the node are measured, in milliseconds, at least 100; absent: 10000.
     /// For tests.
     pub metrics_interval_ms: Option<u64>,
@@ -116,6 +120,8 @@ pub struct Config {
     pub stop_deadline: Duration,
     /// Memory that guests may not take, in MiB.
     pub reserved_memory_mib: u64,
+    /// The pool of disks that name none.
+    pub default_pool: PoolName,
     /// How often guests and the node are measured.
     pub metrics_interval: Duration,
     /// The node's own network for guests, if there is one.
@@ -183,6 +189,7 @@ impl ConfigFile {
             vmm,
             stop_deadline: Duration::from_secs(self.stop_deadline_s.unwrap_or(60)),
             reserved_memory_mib: self.reserved_memory_mib.unwrap_or(256),
+            default_pool: default_pool(self.default_pool)?,
             metrics_interval: metrics_interval(self.metrics_interval_ms)?,
             network: self.network.validate()?,
             migration_address: self.migration.address,
@@ -214,6 +221,17 @@ fn at_once(number: Option<usize>) -> Result<usize, ConfigError> {
             must: "must be 1 to 16",
         }),
     }
+}
+
+fn default_pool(name: Option<String>) -> Result<PoolName, ConfigError> {
+    let Some(name) = name else {
+        return Ok(PoolName::local());
+    };
+    PoolName::try_from(name.clone()).map_err(|_| ConfigError::Value {
+        field: "default_pool",
+        value: name,
+        must: "must be a pool's name: lower-case letters, digits and hyphens, from a letter on",
+    })
 }
 
 fn metrics_interval(interval_ms: Option<u64>) -> Result<Duration, ConfigError> {

@@ -165,14 +165,25 @@ impl From<StoreError> for ApiError {
 
 impl From<StorageError> for ApiError {
     fn from(error: StorageError) -> Self {
-        let code = match &error {
-            StorageError::NoImage(_) => ErrorCode::NotFound,
-            StorageError::ImageExists(_) | StorageError::Cancelled => ErrorCode::Conflict,
-            StorageError::BadImage { .. } | StorageError::TooSmall { .. } => {
-                ErrorCode::InvalidValue
+        let code = match error {
+            StorageError::Store(error) => return error.into(),
+            StorageError::NoImage { .. } | StorageError::NoPool(_) => ErrorCode::NotFound,
+            StorageError::ImageExists(_)
+            | StorageError::PoolExists(_)
+            | StorageError::BuiltIn
+            | StorageError::InUse(_)
+            | StorageError::Cancelled => ErrorCode::Conflict,
+            StorageError::BadImage { .. }
+            | StorageError::TooSmall { .. }
+            | StorageError::BadPath { .. }
+            | StorageError::Invalid(_) => ErrorCode::InvalidValue,
+            StorageError::Unavailable { .. } | StorageError::Stalled { .. } => {
+                ErrorCode::Unavailable
             }
             StorageError::NoSpace { .. } => ErrorCode::NoSpace,
-            StorageError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            StorageError::Io { ref source, .. }
+                if source.kind() == std::io::ErrorKind::StorageFull =>
+            {
                 ErrorCode::NoSpace
             }
             StorageError::Io { .. } | StorageError::QemuImg { .. } => ErrorCode::Internal,
@@ -185,10 +196,9 @@ impl From<GuestError> for ApiError {
     fn from(error: GuestError) -> Self {
         let code = match error {
             GuestError::Store(error) => return error.into(),
-            // An image that a request names is part of its value, not what its path leads to.
-            GuestError::Storage(StorageError::NoImage(_)) | GuestError::Invalid(_) => {
-                ErrorCode::InvalidValue
-            }
+            // An image or a pool that a request names is part of its value, not what its path leads to.
+            GuestError::Storage(StorageError::NoImage { .. } | StorageError::NoPool(_))
+            | GuestError::Invalid(_) => ErrorCode::InvalidValue,
             GuestError::Storage(error) => return error.into(),
             GuestError::NetworkRequest(error) => return error.into(),
             GuestError::Network(ref error) if error.is_refusal() => ErrorCode::Conflict,

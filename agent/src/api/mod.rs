@@ -20,6 +20,7 @@ mod migration;
 mod networks;
 mod nodes;
 mod openapi;
+mod pools;
 mod power;
 mod proxy;
 mod server;
@@ -40,6 +41,7 @@ pub use metrics::{GuestMetrics, MetricsView};
 pub use networks::NetworkView;
 pub use nodes::{NodeHealth, NodeView};
 pub use openapi::document;
+pub use pools::{PoolOnNode, PoolView};
 pub use proxy::NODE;
 pub use server::{Running, ServeError, Server};
 pub use view::GuestView;
@@ -49,7 +51,7 @@ use crate::events::Events;
 use crate::guests::Guests;
 use crate::peer::Peers;
 use crate::security::{Accounts, AuditLog, LoginLimit};
-use crate::storage::DirPool;
+use crate::storage::Pools;
 use crate::store::Store;
 use crate::tasks::Tasks;
 
@@ -72,8 +74,8 @@ pub struct Parts {
     pub tasks: Tasks,
     /// Its events.
     pub events: Events,
-    /// Its pool.
-    pub pool: DirPool,
+    /// Its pools.
+    pub pools: Pools,
     /// Users and tokens.
     pub accounts: Accounts,
     /// Who guesses passwords.

@@ -135,7 +135,7 @@ async fn guests_by_node(api: &Api) -> Result<HashMap<String, usize>, ApiError> {
 
 async fn all_nodes(api: &Api) -> Result<Vec<NodeView>, ApiError> {
     let guests = guests_by_node(api).await?;
-    let ours = node_status(&api.guests, &api.pool).await?;
+    let ours = node_status(&api.guests, &api.pools).await?;
     let mut nodes = match api.peers() {
         None => vec![NodeView::new(
             api.node.clone(),

@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::{
     Api, accounts, cluster, console, events, guests, images, metrics, migration, networks, nodes,
-    power, tasks,
+    pools, power, tasks,
 };
 
 #[derive(OpenApi)]
@@ -83,6 +83,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(cluster::clock))
         .routes(routes!(metrics::show_metrics))
         .routes(routes!(metrics::prometheus_metrics))
+        .routes(routes!(pools::list_pools, pools::create_pool))
+        .routes(routes!(pools::show_pool, pools::delete_pool))
         .routes(routes!(images::list_images))
         .routes(routes!(
             images::show_image,

@@ -12,6 +12,7 @@ use crate::cluster::{GuestStatus, NodeStatus};
 use crate::domain::{Autostart, Boot, CrashPolicy, Disk, Guest, GuestName, Interface, Wanted};
 use crate::guests::{GuestState, Status};
 use crate::metrics::GuestUsage;
+use crate::storage::{PoolState, PoolStatus};
 use crate::store::Collection;
 
 /// A guest.
@@ -83,23 +84,22 @@ impl Api {
         let statuses = Collection::<GuestStatus>::new(self.store.clone());
         let said = statuses.get(&guest.uuid.to_string()).await?;
         let nodes = Collection::<NodeStatus>::new(self.store.clone());
-        let node = nodes.get(&guest.node).await?;
-        let usage = node.and_then(|node| node.value.guests_usage.get(&guest.uuid).cloned());
+        let node = nodes.get(&guest.node).await?.map(|node| node.value);
         let said = said.map(|said| said.value);
-        Ok(view_of_theirs(guest, said, usage.unwrap_or_default()))
+        Ok(view_of_theirs(guest, said, node.as_ref()))
     }
 
     /// The guests now, as their nodes say.
     pub(super) async fn views(&self, guests: Vec<Guest>) -> Result<Vec<GuestView>, ApiError> {
         let mut said = HashMap::new();
-        let mut usage = HashMap::new();
+        let mut nodes = HashMap::new();
         if guests.iter().any(|guest| guest.node != self.node) {
             let statuses = Collection::<GuestStatus>::new(self.store.clone());
             let all = statuses.all().await?.into_iter();
             said.extend(all.map(|status| (status.value.uuid, status.value)));
-            let nodes = Collection::<NodeStatus>::new(self.store.clone());
-            for node in nodes.all().await? {
-                usage.extend(node.value.guests_usage);
+            let statuses = Collection::<NodeStatus>::new(self.store.clone());
+            for (node, status) in statuses.all_with_ids().await? {
+                nodes.insert(node, status.value);
             }
         }
         let views = guests.into_iter().map(|guest| {
@@ -107,15 +107,16 @@ impl Api {
                 self.view_of_ours(guest)
             } else {
                 let said = said.remove(&guest.uuid);
-                let usage = usage.remove(&guest.uuid).unwrap_or_default();
-                view_of_theirs(guest, said, usage)
+                let node = nodes.get(&guest.node);
+                view_of_theirs(guest, said, node)
             }
         });
         Ok(views.collect())
     }
 
     fn view_of_ours(&self, guest: Guest) -> GuestView {
-        let status = self.guests.status(guest.uuid);
+        let mut status = self.guests.status(guest.uuid);
+        explain(&guest, &mut status, &self.pools.statuses());
         let addresses = self.guests.addresses(&guest);
         let addresses = addresses.iter().map(ToString::to_string).collect();
         let usage = self.guests.usage(guest.uuid);
@@ -124,9 +125,18 @@ impl Api {
 }
 
 /// What a node that is not alive has said is gone with its lease.
-fn view_of_theirs(guest: Guest, said: Option<GuestStatus>, usage: GuestUsage) -> GuestView {
-    if let Some(said) = said.filter(|said| said.node == guest.node) {
-        return GuestView::new(guest, said.status, said.addresses, usage);
+fn view_of_theirs(guest: Guest, said: Option<GuestStatus>, node: Option<&NodeStatus>) -> GuestView {
+    if let Some(mut said) = said.filter(|said| said.node == guest.node) {
+        let usage = node.and_then(|node| node.guests_usage.get(&guest.uuid).cloned());
+        if let Some(node) = node {
+            explain(&guest, &mut said.status, &node.pools);
+        }
+        return GuestView::new(
+            guest,
+            said.status,
+            said.addresses,
+            usage.unwrap_or_default(),
+        );
     }
     let status = Status {
         state: GuestState::Unknown,
@@ -134,6 +144,20 @@ fn view_of_theirs(guest: Guest, said: Option<GuestStatus>, usage: GuestUsage) ->
         ..Status::default()
     };
     GuestView::new(guest, status, Vec::new(), GuestUsage::default())
+}
+
+/// Why a guest that runs may hang: a pool that its disks are in.
+fn explain(guest: &Guest, status: &mut Status, pools: &[PoolStatus]) {
+    if status.reason.is_some() || !status.state.has_process() {
+        return;
+    }
+    let disks = guest.disk_pools();
+    let mut pools = pools.iter();
+    let troubled = pools.find(|pool| disks.contains(&pool.name) && pool.state != PoolState::Ready);
+    status.reason = troubled.map(|pool| {
+        let reason = pool.reason.as_deref().unwrap_or_default();
+        format!("its disks in pool {} may not answer: {reason}", pool.name)
+    });
 }
 
 impl GuestView {

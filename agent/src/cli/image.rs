@@ -8,14 +8,18 @@ use reqwest::Method;
 use super::output::{Output, mib, table};
 use super::upload::upload;
 use crate::client::Client;
-use crate::domain::FileName;
+use crate::domain::{FileName, PoolName};
 use crate::storage::Image;
 
 /// Images that disks are copied from, and kernels.
 #[derive(Debug, Subcommand)]
 pub(super) enum ImageCommand {
-    /// List all images.
-    List,
+    /// List all images, of all pools that can be used.
+    List {
+        /// Only those of this pool.
+        #[arg(long)]
+        pool: Option<String>,
+    },
     /// Upload a file: raw, qcow2 or vmdk, or a kernel.
     Upload {
         /// The file.
@@ -23,32 +27,45 @@ pub(super) enum ImageCommand {
         /// Its name there [default: the file's].
         #[arg(long)]
         name: Option<String>,
+        /// The pool.
+        #[arg(long, default_value = "local")]
+        pool: String,
     },
     /// Delete an image. Disks that were made from it stay.
     Delete {
         /// The image.
         name: String,
+        /// The pool.
+        #[arg(long, default_value = "local")]
+        pool: String,
     },
 }
 
 impl ImageCommand {
     pub(super) async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
         match self {
-            Self::List => {
-                let images: Vec<Image> = client.list("/images").await?;
+            Self::List { pool } => {
+                let path = match pool.map(PoolName::try_from).transpose()? {
+                    Some(pool) => format!("/images?pool={pool}"),
+                    None => "/images".to_owned(),
+                };
+                let images: Vec<Image> = client.list(&path).await?;
                 output.show(&images, |images| {
                     let rows = images.iter().map(row);
-                    table(&["NAME", "FORMAT", "DISK", "FILE"], rows)
+                    table(&["POOL", "NAME", "FORMAT", "DISK", "FILE"], rows)
                 })
             }
-            Self::Upload { file, name } => {
+            Self::Upload { file, name, pool } => {
+                let pool = PoolName::try_from(pool)?;
                 let name = name.map(FileName::try_from).transpose()?;
-                let image = upload(client, &file, name).await?;
+                let image = upload(client, &file, &pool, name).await?;
                 output.show(&image, |image| format!("image {}", image.name))
             }
-            Self::Delete { name } => {
+            Self::Delete { name, pool } => {
                 let name = FileName::try_from(name)?;
-                let request = client.request(Method::DELETE, &format!("/images/{name}"));
+                let pool = PoolName::try_from(pool)?;
+                let path = format!("/images/{name}?pool={pool}");
+                let request = client.request(Method::DELETE, &path);
                 client.send(request).await?;
                 Ok(())
             }
@@ -58,6 +75,7 @@ impl ImageCommand {
 
 fn row(image: &Image) -> Vec<String> {
     vec![
+        image.pool.to_string(),
         image.name.to_string(),
         image.format.name().to_owned(),
         mib(image.virtual_bytes.div_ceil(1 << 20)),

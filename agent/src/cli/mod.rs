@@ -8,6 +8,7 @@ mod man;
 mod network;
 mod node;
 mod output;
+mod pool;
 mod progress;
 mod size;
 mod task;
@@ -55,6 +56,9 @@ enum Noun {
     /// Images that disks are copied from, and kernels.
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Where images and disks are kept.
+    #[command(subcommand)]
+    Pool(pool::PoolCommand),
     /// Everything that lasts.
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -128,6 +132,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         match arguments.noun {
             Noun::Guest(command) => command.run(&client, output).await,
             Noun::Image(command) => command.run(&client, output).await,
+            Noun::Pool(command) => command.run(&client, output).await,
             Noun::Task(command) => command.run(&client, output).await,
             Noun::Cluster(command) => command.run(&client, &path, output).await,
             Noun::Network(command) => command.run(&client, output).await,

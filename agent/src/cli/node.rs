@@ -7,6 +7,7 @@ use super::network::state;
 use super::output::{Output, figure, mib, properties, table};
 use crate::api::NodeView;
 use crate::client::Client;
+use crate::storage::PoolState;
 
 /// Clocks that differ by less are the same, in milliseconds.
 const CLOCK_TOLERATED_MS: i64 = 500;
@@ -109,7 +110,11 @@ fn show(node: &NodeView) -> String {
         .iter()
         .map(|pool| {
             let (free, total) = (mib(pool.free_mib), mib(pool.total_mib));
-            format!("{} ({}): {free} of {total} free", pool.name, pool.kind)
+            let state = match pool.state {
+                PoolState::Ready => format!("{free} of {total} free"),
+                state => state.to_string(),
+            };
+            format!("{} ({}): {state}", pool.name, pool.kind)
         })
         .collect();
     let networks: Vec<String> = node

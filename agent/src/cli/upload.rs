@@ -11,26 +11,31 @@ use ring::digest::{Context as Digest, SHA256};
 
 use super::progress::is_absent;
 use crate::client::Client;
-use crate::domain::FileName;
+use crate::domain::{FileName, ImageRef, PoolName};
 use crate::security::hex;
 use crate::storage::Image;
 
-/// The image's name for `file_or_name`: a file of ours is uploaded, unless the node has it already.
-pub(super) async fn image_for(client: &Client, file_or_name: &str) -> anyhow::Result<FileName> {
+/// The image for `file_or_name`: a file of ours is uploaded, unless the node has it already.
+pub(super) async fn image_for(client: &Client, file_or_name: &str) -> anyhow::Result<ImageRef> {
     let path = Path::new(file_or_name);
     if path.is_file() {
-        return upload(client, path, None).await.map(|image| image.name);
+        let image = upload(client, path, &PoolName::local(), None).await?;
+        return Ok(ImageRef {
+            pool: Some(image.pool),
+            file: image.name,
+        });
     }
-    match FileName::try_from(file_or_name.to_owned()) {
+    match ImageRef::try_from(file_or_name.to_owned()) {
         Ok(name) => Ok(name),
         Err(_) => anyhow::bail!("there is no file {file_or_name}"),
     }
 }
 
-/// Uploads a file as an image, if the node does not have it already.
+/// Uploads a file as an image of a pool, if that does not have it already.
 pub(super) async fn upload(
     client: &Client,
     path: &Path,
+    pool: &PoolName,
     name: Option<FileName>,
 ) -> anyhow::Result<Image> {
     let name = if let Some(name) = name {
@@ -39,11 +44,12 @@ pub(super) async fn upload(
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         FileName::try_from(name.into_owned())?
     };
-    match client.get::<Image>(&format!("/images/{name}")).await {
+    let place = format!("/images/{name}?pool={pool}");
+    match client.get::<Image>(&place).await {
         Ok(image) if image.sha256 == sha256(path)? => return Ok(image),
         Ok(_) => anyhow::bail!(
-            "the node has another image {name}; delete it with `pindah image delete {name}`, or \
-             upload yours with `pindah image upload {} --name OTHER`",
+            "pool {pool} has another image {name}; delete it with `pindah image delete {name} --pool \
+             {pool}`, or upload yours with `pindah image upload {} --pool {pool} --name OTHER`",
             path.display()
         ),
         Err(error) if is_absent(&error) => {}
@@ -59,7 +65,7 @@ pub(super) async fn upload(
         counted.inc(piece.as_ref().map_or(0, |piece| piece.len() as u64));
     });
     let request = client
-        .request(Method::PUT, &format!("/images/{name}"))
+        .request(Method::PUT, &place)
         .header(reqwest::header::CONTENT_LENGTH, length)
         .body(reqwest::Body::wrap_stream(pieces));
     let response = client.send(request).await?;

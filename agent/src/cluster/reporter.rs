@@ -13,7 +13,7 @@ use crate::clock::now_unix_ms;
 use crate::domain::Guest;
 use crate::events::Events;
 use crate::guests::{GuestError, Guests, HostMemory, Status};
-use crate::storage::DirPool;
+use crate::storage::Pools;
 use crate::store::{Collection, Store, StoreError, Transaction, encode};
 
 /// How often the node says how it does.
@@ -22,8 +22,6 @@ const PERIOD: Duration = Duration::from_secs(10);
 const GATHER: Duration = Duration::from_millis(50);
 /// How long after its start a guest may get its address.
 const ADDRESS_MS: u64 = 120_000;
-/// How long the pool may take to say how full it is.
-const POOL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Tells it for ever.
 pub struct Reporter {
@@ -35,8 +33,8 @@ pub struct Reporter {
     pub store: Arc<dyn Store>,
     /// Its guests.
     pub guests: Guests,
-    /// Its pool.
-    pub pool: DirPool,
+    /// Its pools.
+    pub pools: Pools,
     /// When there is something to tell.
     pub events: Events,
 }
@@ -45,13 +43,8 @@ pub struct Reporter {
 ///
 /// # Errors
 /// [`GuestError::Store`].
-pub async fn node_status(guests: &Guests, pool: &DirPool) -> Result<NodeStatus, GuestError> {
+pub async fn node_status(guests: &Guests, pools: &Pools) -> Result<NodeStatus, GuestError> {
     let memory = HostMemory::read();
-    let pool = pool.clone();
-    let pool = tokio::task::spawn_blocking(move || pool.status());
-    // A pool that does not answer is left out, the rest is told.
-    let pool = tokio::time::timeout(POOL_DEADLINE, pool).await;
-    let pool = pool.ok().and_then(Result::ok).and_then(Result::ok);
     let statuses = guests.statuses();
     let running = statuses
         .iter()
@@ -65,7 +58,7 @@ pub async fn node_status(guests: &Guests, pool: &DirPool) -> Result<NodeStatus, 
         memory_guests_mib: guests.used_memory_mib().await?,
         guests_running: running.count(),
         kvm: std::path::Path::new("/dev/kvm").exists(),
-        pools: pool.into_iter().collect(),
+        pools: pools.statuses(),
         networks: guests.networks().statuses().await,
         usage: guests.metrics().node(),
         guests_usage: statuses
@@ -133,7 +126,7 @@ impl Reporter {
             told.remove(&uuid);
         }
         if node {
-            let status = node_status(&self.guests, &self.pool).await?;
+            let status = node_status(&self.guests, &self.pools).await?;
             let key = Collection::<NodeStatus>::key(&self.node);
             let value = encode(&key, &status)?;
             let put = Transaction::new().put_leased(&key, value, held.lease);

@@ -83,7 +83,10 @@ mod tests {
             r#"{"name":"web","memory_mib":512,"disks":[{"size_mib":1}],"notes":"old"}"#,
         )
         .unwrap();
-        let guest = spec.plan(uuid::Uuid::nil(), "n", 0).unwrap().guest;
+        let guest = spec
+            .plan(uuid::Uuid::nil(), "n", &crate::domain::PoolName::local(), 0)
+            .unwrap()
+            .guest;
         let edit = |json: &str| {
             serde_json::from_str::<GuestEdit>(json)
                 .unwrap()

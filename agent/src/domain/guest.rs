@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::spec::LOCAL_POOL;
-use super::{CloudInit, FileName, GuestName, NetworkName};
+use super::{CloudInit, FileName, GuestName, ImageRef, NetworkName, PoolName, PoolRecord};
 use crate::store::Record;
 
 /// A guest.
@@ -57,10 +56,34 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Whether all its disks are in a pool that only its node has.
-    pub fn is_local(&self) -> bool {
-        let mut disks = self.disks.iter();
-        disks.all(|disk| disk.volume.pool == LOCAL_POOL)
+    /// The pools that its disks are in.
+    pub fn disk_pools(&self) -> BTreeSet<&PoolName> {
+        self.disks.iter().map(|disk| &disk.volume.pool).collect()
+    }
+
+    /// The images that it needs for each start.
+    pub fn boot_images(&self) -> Vec<&ImageRef> {
+        match &self.boot {
+            Boot::Firmware => Vec::new(),
+            Boot::Kernel { kernel, initrd, .. } => std::iter::once(kernel).chain(initrd).collect(),
+        }
+    }
+
+    /// The pools that its disks and the images for its start are in.
+    pub fn pools(&self) -> BTreeSet<PoolName> {
+        let images = self.boot_images().into_iter();
+        let disks = self.disk_pools().into_iter().cloned();
+        disks.chain(images.map(ImageRef::pool_or_local)).collect()
+    }
+
+    /// Whether all its disks are in pools that only its node has, given which pools are shared. A
+    /// pool that nobody knows may be.
+    pub fn is_local(&self, pools: &[PoolRecord]) -> bool {
+        let own = |name: &PoolName| {
+            let record = pools.iter().find(|pool| pool.name == *name);
+            name.is_local() || record.is_some_and(|pool| !pool.source.is_shared())
+        };
+        self.disk_pools().into_iter().all(own)
     }
 }
 
@@ -87,12 +110,12 @@ impl Record for NameOwner {
 pub enum Boot {
     /// The first disk's own boot loader.
     Firmware,
-    /// A kernel from the pool's images.
+    /// A kernel from a pool's images.
     Kernel {
         /// The kernel's image.
-        kernel: FileName,
+        kernel: ImageRef,
         /// The initial RAM disk's image.
-        initrd: Option<FileName>,
+        initrd: Option<ImageRef>,
         /// The kernel's command line.
         cmdline: String,
     },
@@ -116,7 +139,7 @@ pub struct Disk {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Volume {
     /// The pool.
-    pub pool: String,
+    pub pool: PoolName,
     /// The file, in the guest's own directory there.
     pub file: FileName,
 }

@@ -1,4 +1,4 @@
-//! What a guest and a task are, and what may be asked of them. Pure: no file, no clock, no store.
+//! What a guest, a pool and a task are, and what may be asked of them. Pure: no file, no clock, no store.
 
 mod cloud_init;
 mod edit;
@@ -9,6 +9,7 @@ mod name;
 mod network;
 mod network_name;
 mod placement;
+mod pool;
 mod spec;
 mod task;
 
@@ -22,7 +23,7 @@ pub use name::{FileName, GuestName, is_label};
 pub use network::{BondMode, Network, NetworkKind, NetworkSpec, Uplink};
 pub use network_name::{LinkName, NetworkName};
 pub use placement::PlacementError;
-pub(crate) use spec::LOCAL_POOL;
+pub use pool::{ImageRef, PoolKind, PoolName, PoolRecord, PoolSource, PoolSpec};
 pub(crate) use spec::check_notes;
 pub use spec::{DiskSpec, GuestSpec, InterfaceSpec, KernelSpec, Plan};
 pub use task::{Progress, Task, TaskKind, TaskState};

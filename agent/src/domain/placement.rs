@@ -139,7 +139,14 @@ mod tests {
             "name": "web", "memory_mib": 64, "disks": [{ "size_mib": 1 }]
         });
         let spec: GuestSpec = serde_json::from_value(spec).unwrap();
-        spec.plan(uuid::Uuid::new_v4(), "a", 0).unwrap().guest
+        spec.plan(
+            uuid::Uuid::new_v4(),
+            "a",
+            &crate::domain::PoolName::local(),
+            0,
+        )
+        .unwrap()
+        .guest
     }
 
     #[test]

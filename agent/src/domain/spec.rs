@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::invalid::within;
 use super::mac::{derived_mac, parse_mac};
 use super::{
-    Autostart, Boot, CloudInit, CrashPolicy, Disk, FileName, Guest, GuestName, Interface, Invalid,
-    NetworkName, Volume, Wanted,
+    Autostart, Boot, CloudInit, CrashPolicy, Disk, FileName, Guest, GuestName, ImageRef, Interface,
+    Invalid, NetworkName, PoolName, Volume, Wanted,
 };
 
 /// Most disks of a guest.
@@ -20,8 +20,6 @@ const DISKS_MAX: usize = 16;
 const INTERFACES_MAX: usize = 8;
 /// Longest kernel command line, in bytes (Linux `COMMAND_LINE_SIZE` on x86, without the end).
 const CMDLINE_MAX: usize = 2047;
-/// The only pool for now that every node has.
-pub(crate) const LOCAL_POOL: &str = "local";
 
 /// A new guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -80,10 +78,10 @@ fn one_interface() -> Vec<InterfaceSpec> {
 #[serde(deny_unknown_fields)]
 pub struct KernelSpec {
     /// A bzImage or an ELF image.
-    pub image: FileName,
+    pub image: ImageRef,
     /// An initial RAM disk.
     #[serde(default)]
-    pub initrd: Option<FileName>,
+    pub initrd: Option<ImageRef>,
     /// Its command line.
     #[serde(default)]
     pub cmdline: String,
@@ -98,7 +96,10 @@ pub struct DiskSpec {
     pub size_mib: Option<u64>,
     /// The image to copy.
     #[serde(default)]
-    pub image: Option<FileName>,
+    pub image: Option<ImageRef>,
+    /// The pool to keep it in; absent: the node's default, `local` if nothing else is set.
+    #[serde(default)]
+    pub pool: Option<PoolName>,
     /// Format to keep it in: `qcow2` grows as it is written, `raw` is faster.
     #[serde(default = "qcow2")]
     #[schema(value_type = String, example = "qcow2")]
@@ -127,15 +128,22 @@ pub struct Plan {
     /// The record, incomplete.
     pub guest: Guest,
     /// For each disk the image, if it is a copy. A size of 0 stands for the image's.
-    pub sources: Vec<Option<FileName>>,
+    pub sources: Vec<Option<ImageRef>>,
 }
 
 impl GuestSpec {
-    /// What is to be made: everything checked that can be without looking at the node.
+    /// What is to be made on `node`, whose disks go to `default_pool` if nothing else is said:
+    /// everything checked that can be without looking at the node.
     ///
     /// # Errors
     /// [`Invalid`], naming the field.
-    pub fn plan(&self, uuid: Uuid, node: &str, now_unix_ms: u64) -> Result<Plan, Invalid> {
+    pub fn plan(
+        &self,
+        uuid: Uuid,
+        node: &str,
+        default_pool: &PoolName,
+        now_unix_ms: u64,
+    ) -> Result<Plan, Invalid> {
         check_cpus(self.cpus)?;
         check_memory(self.memory_mib)?;
         check_texts(&self.tags, &self.notes)?;
@@ -153,7 +161,7 @@ impl GuestSpec {
             memory_mib: self.memory_mib,
             baseline: self.baseline,
             boot: self.boot()?,
-            disks: self.plan_disks()?,
+            disks: self.plan_disks(default_pool)?,
             interfaces: self.plan_interfaces(uuid)?,
             cloud_init: self.cloud_init.clone(),
             autostart: self.autostart.clone(),
@@ -187,10 +195,12 @@ impl GuestSpec {
         })
     }
 
-    fn plan_disks(&self) -> Result<Vec<Disk>, Invalid> {
+    fn plan_disks(&self, default_pool: &PoolName) -> Result<Vec<Disk>, Invalid> {
         at_most("disks", self.disks.len(), DISKS_MAX)?;
         let disks = self.disks.iter().enumerate();
-        disks.map(|(index, disk)| plan_disk(index, disk)).collect()
+        disks
+            .map(|(index, disk)| plan_disk(index, disk, default_pool))
+            .collect()
     }
 
     fn plan_interfaces(&self, uuid: Uuid) -> Result<Vec<Interface>, Invalid> {
@@ -228,7 +238,7 @@ fn at_most(field: &str, count: usize, most: usize) -> Result<(), Invalid> {
     ))
 }
 
-fn plan_disk(index: usize, disk: &DiskSpec) -> Result<Disk, Invalid> {
+fn plan_disk(index: usize, disk: &DiskSpec, default_pool: &PoolName) -> Result<Disk, Invalid> {
     let field = format!("disks[{index}].size_mib");
     match (disk.size_mib, &disk.image) {
         (Some(size), _) => within(&field, size, 1..=64 << 20, " MiB")?,
@@ -243,7 +253,7 @@ fn plan_disk(index: usize, disk: &DiskSpec) -> Result<Disk, Invalid> {
         DiskFormat::Qcow2 => "qcow2",
     };
     let file = FileName::try_from(format!("disk{index}.{extension}"))?;
-    let pool = LOCAL_POOL.to_owned();
+    let pool = disk.pool.as_ref().unwrap_or(default_pool).clone();
     Ok(Disk {
         id: format!("disk{index}"),
         volume: Volume { pool, file },
@@ -306,7 +316,7 @@ mod tests {
         }
         let spec: GuestSpec = serde_json::from_value(body).map_err(|error| error.to_string())?;
         let uuid = Uuid::from_u128(0xA1A2_A3A4_B1B2_41C2_8182_D3D4_D5D6_D7FF);
-        spec.plan(uuid, "node1", 7)
+        spec.plan(uuid, "node1", &PoolName::local(), 7)
             .map_err(|error| error.to_string())
     }
 

@@ -1,12 +1,17 @@
 //! A new guest: its name first, then its disks, and all of it or nothing.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{GuestError, Guests};
 use crate::clock::now_unix_ms;
-use crate::domain::{Boot, Guest, GuestSpec, MacOwner, NameOwner, Network, Plan, Task, TaskKind};
+use crate::domain::{
+    Boot, Guest, GuestSpec, MacOwner, NameOwner, Network, Plan, PoolName, Task, TaskKind,
+};
 use crate::network::if_unchanged;
+use crate::storage::{Source, StorageError, volume_need_mib, volume_size_mib};
 use crate::store::{Collection, Outcome, Stored, Transaction, encode};
 use crate::tasks::{Failure, TaskContext};
 
@@ -29,10 +34,12 @@ impl Guests {
             return Err(GuestError::Witness(self.resources().node.clone()));
         }
         let uuid = Uuid::new_v4();
-        let mut plan = spec.plan(uuid, &self.resources().node, now_unix_ms())?;
+        let resources = self.resources();
+        let default_pool = resources.pools.default_pool();
+        let mut plan = spec.plan(uuid, &resources.node, default_pool, now_unix_ms())?;
+        let sources = self.check_sources(&mut plan).await?;
         let interfaces = &plan.guest.interfaces;
         let networks = self.networks().of_interfaces(interfaces).await?;
-        self.check_sources(&mut plan)?;
         if spec.start {
             self.require_memory(&plan.guest).await?;
         }
@@ -46,7 +53,7 @@ impl Guests {
         let tasks = &self.resources().tasks;
         let begun = tasks.start(TaskKind::CreateGuest, &name, user, |context| async move {
             let _operation = operation;
-            guests.complete(&plan, &context).await?;
+            guests.complete(&plan.guest, &sources, &context).await?;
             if start {
                 guests.start_now(uuid, &context).await?;
             }
@@ -61,24 +68,33 @@ impl Guests {
         }
     }
 
-    /// Images that are there, sizes that fit, space for all of it.
-    fn check_sources(&self, plan: &mut Plan) -> Result<(), GuestError> {
-        let pool = &self.resources().pool;
-        let mut needed_mib = 0;
-        for (disk, source) in plan.guest.disks.iter_mut().zip(&plan.sources) {
-            disk.size_mib = pool.volume_size(disk, source.as_ref())?;
-            needed_mib += match disk.format {
-                pindah_vmm_api::DiskFormat::Raw => disk.size_mib,
-                pindah_vmm_api::DiskFormat::Qcow2 => 1,
+    /// Images that are there, sizes that fit, space for all of it. Returns for each disk what it
+    /// is copied from, if it is.
+    async fn check_sources(&self, plan: &mut Plan) -> Result<Vec<Option<Source>>, GuestError> {
+        let pools = &self.resources().pools;
+        let mut sources = Vec::new();
+        let mut needed_mib: BTreeMap<PoolName, u64> = BTreeMap::new();
+        for (disk, image) in plan.guest.disks.iter_mut().zip(&plan.sources) {
+            let source = match image {
+                Some(image) => Some(pools.find_image(image).await?),
+                None => None,
             };
+            let image = source.as_ref().map(|source| &source.image);
+            disk.size_mib = volume_size_mib(disk, image)?;
+            let needed_mib = needed_mib.entry(disk.volume.pool.clone()).or_default();
+            *needed_mib += volume_need_mib(disk, image);
+            sources.push(source);
         }
-        pool.require_space(needed_mib)?;
-        if let Boot::Kernel { kernel, initrd, .. } = &plan.guest.boot {
-            for image in [Some(kernel), initrd.as_ref()].into_iter().flatten() {
-                pool.image(image)?;
+        for (pool, needed_mib) in needed_mib {
+            pools.get(&pool).await?.require_space(needed_mib).await?;
+        }
+        if let Boot::Kernel { kernel, initrd, .. } = &mut plan.guest.boot {
+            for image in std::iter::once(kernel).chain(initrd) {
+                let found = pools.find_image(image).await?;
+                image.pool = Some(found.pool.name().clone());
             }
         }
-        Ok(())
+        Ok(sources)
     }
 
     /// Name, MAC addresses and record in one step, while its networks are what they are.
@@ -97,6 +113,7 @@ impl Guests {
             transaction = transaction.if_absent(&mac).put(&mac, owner);
         }
         let transaction = if_unchanged(transaction, networks);
+        let transaction = self.resources().pools.guard(transaction, guest).await?;
         match self.resources().store.commit(transaction).await? {
             Outcome::Committed(_) => Ok(()),
             Outcome::Conflict => Err(self.why_not_inserted(guest).await?),
@@ -104,6 +121,9 @@ impl Guests {
     }
 
     async fn why_not_inserted(&self, guest: &Guest) -> Result<GuestError, GuestError> {
+        // A pool may have gone in the meantime, which this tells.
+        let pools = &self.resources().pools;
+        pools.guard(Transaction::new(), guest).await?;
         let names = Collection::<NameOwner>::new(self.resources().store.clone());
         if names.get(guest.name.as_str()).await?.is_some() {
             return Ok(GuestError::NameTaken(guest.name.to_string()));
@@ -117,28 +137,40 @@ impl Guests {
         Ok(GuestError::Changed(guest.name.to_string()))
     }
 
-    async fn complete(&self, plan: &Plan, context: &TaskContext) -> Result<(), Failure> {
+    async fn complete(
+        &self,
+        guest: &Guest,
+        sources: &[Option<Source>],
+        context: &TaskContext,
+    ) -> Result<(), Failure> {
         let made = tokio::select! {
-            made = self.make_disks(plan, context) => made,
+            made = self.make_disks(guest, sources, context) => made,
             () = context.cancelled() => Err(GuestError::Cancelled),
         };
         if let Err(error) = made {
-            self.remove(&plan.guest).await?;
+            self.remove(guest).await?;
             return Err(error.into());
         }
         Ok(())
     }
 
-    async fn make_disks(&self, plan: &Plan, context: &TaskContext) -> Result<(), GuestError> {
-        let uuid = plan.guest.uuid;
-        for (disk, source) in plan.guest.disks.iter().zip(&plan.sources) {
+    async fn make_disks(
+        &self,
+        guest: &Guest,
+        sources: &[Option<Source>],
+        context: &TaskContext,
+    ) -> Result<(), GuestError> {
+        let uuid = guest.uuid;
+        let pools = self.resources().pools.of(guest).await?;
+        for (disk, source) in guest.disks.iter().zip(sources) {
+            let to = format!("{} in pool {}", disk.id, disk.volume.pool);
             let text = match source {
-                Some(source) => format!("copying {source} to {}", disk.id),
-                None => format!("making {}", disk.id),
+                Some(source) => format!("copying {} to {to}", source.image.name),
+                None => format!("making {to}"),
             };
             context.log(&text);
             let progress = |percent| context.progress(percent, &text);
-            let pool = &self.resources().pool;
+            let pool = pools.get(&disk.volume.pool)?;
             pool.create_volume(uuid, disk, source.as_ref(), progress)
                 .await?;
         }
@@ -153,7 +185,14 @@ impl Guests {
     /// Removes all of a guest that has no process. The record goes last: until then it can be
     /// tried again.
     pub(super) async fn remove(&self, guest: &Guest) -> Result<(), GuestError> {
-        self.resources().pool.delete_volumes(guest.uuid)?;
+        for pool in guest.disk_pools() {
+            match self.resources().pools.get(pool).await {
+                Ok(pool) => pool.delete_volumes(guest.uuid).await?,
+                // It was forgotten with all that is in it.
+                Err(StorageError::NoPool(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         let directory = self.directory(guest.uuid);
         match std::fs::remove_dir_all(&directory) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{GuestError, GuestState, Guests};
-use crate::domain::{Boot, FileName, Guest, GuestEdit, GuestName, NameOwner};
+use crate::domain::{Guest, GuestEdit, GuestName, ImageRef, NameOwner, PoolName};
 use crate::store::{Collection, Outcome, Revision, Stored, Transaction, encode};
 
 impl Guests {
@@ -44,23 +44,38 @@ impl Guests {
         Ok(self.records().list(after.as_deref(), limit).await?)
     }
 
-    /// A guest of this node that needs this image for its start.
+    /// A guest that needs this image of a pool for its start: of this node, if the pool is the
+    /// node's own.
     ///
     /// # Errors
     /// [`GuestError::Store`].
-    pub async fn that_boots(&self, image: &FileName) -> Result<Option<GuestName>, GuestError> {
+    pub async fn that_boots(&self, image: &ImageRef) -> Result<Option<GuestName>, GuestError> {
         let guests = self.records().all().await?;
+        let pool = image.pool_or_local();
+        let records = self.resources().pools.records().await?;
+        let shared = records
+            .iter()
+            .any(|record| record.name == pool && record.source.is_shared());
         let node = &self.resources().node;
-        let mut here = guests
-            .into_iter()
-            .filter(|stored| stored.value.node == *node);
-        let found = here.find(|stored| match &stored.value.boot {
-            Boot::Firmware => false,
-            Boot::Kernel { kernel, initrd, .. } => {
-                kernel == image || initrd.as_ref() == Some(image)
-            }
-        });
+        let boots = |guest: &Guest| {
+            let mut images = guest.boot_images().into_iter();
+            let same = images.any(|one| one.file == image.file && one.pool_or_local() == pool);
+            same && (shared || guest.node == *node)
+        };
+        let found = guests.into_iter().find(|stored| boots(&stored.value));
         Ok(found.map(|stored| stored.value.name))
+    }
+
+    /// The guests whose disks, or images for their start, are in a pool.
+    ///
+    /// # Errors
+    /// [`GuestError::Store`].
+    pub async fn that_use(&self, pool: &PoolName) -> Result<Vec<Guest>, GuestError> {
+        let guests = self.records().all().await?.into_iter();
+        let guests = guests.map(|stored| stored.value);
+        Ok(guests
+            .filter(|guest| guest.pools().contains(pool))
+            .collect())
     }
 
     /// Changes a guest's record if it is still the one of `revision`. Returns it, and whether the

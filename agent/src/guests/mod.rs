@@ -27,6 +27,7 @@ mod lookup;
 mod machine;
 mod memory;
 mod migration;
+mod pool;
 mod recover;
 mod seed;
 mod start;
@@ -53,7 +54,7 @@ use crate::domain::Guest;
 use crate::events::{EventKind, Events};
 use crate::metrics::Metrics;
 use crate::network::Networks;
-use crate::storage::DirPool;
+use crate::storage::Pools;
 use crate::store::{Collection, Store};
 use crate::supervisor::Direct;
 use crate::tasks::Tasks;
@@ -80,8 +81,8 @@ pub struct Resources {
     pub witness: bool,
     /// What starts processes.
     pub supervisor: Direct,
-    /// Where disks are kept.
-    pub pool: DirPool,
+    /// Where images and disks are kept.
+    pub pools: Pools,
     /// What guests are connected to.
     pub networks: Networks,
     /// Where tasks run.

@@ -64,6 +64,9 @@ impl Guests {
                 match self.remove(&guest).await {
                     // The next start of the agent tries it again.
                     Err(GuestError::Store(StoreError::NoMajority)) => {}
+                    Err(error @ GuestError::Storage(_)) => {
+                        tracing::error!("guest {}: {}", guest.name, chain(&error));
+                    }
                     removed => removed?,
                 }
                 continue;

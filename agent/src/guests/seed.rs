@@ -67,7 +67,10 @@ mod tests {
             "cloud_init": {"user_data": "#cloud-config\n{}\n",
                 "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA"]}}"##;
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        let guest = spec.plan(uuid::Uuid::nil(), "n", 0).unwrap().guest;
+        let guest = spec
+            .plan(uuid::Uuid::nil(), "n", &crate::domain::PoolName::local(), 0)
+            .unwrap()
+            .guest;
         let cloud_init = guest.cloud_init.clone().unwrap();
         for _ in 0..2 {
             write(&path, &guest, &cloud_init).unwrap();

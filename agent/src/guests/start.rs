@@ -108,13 +108,18 @@ impl Guests {
                 self.forget_intent(guest.uuid);
                 Ok(guest)
             }
-            Err(GuestError::Store(StoreError::NoMajority)) if guest.is_local() => {
+            Err(GuestError::Store(StoreError::NoMajority)) if self.is_local(&guest).await? => {
                 tracing::warn!("guest {} starts without a majority", guest.name);
                 self.remember(guest.uuid, Wanted::Running)?;
                 Ok(guest)
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn is_local(&self, guest: &Guest) -> Result<bool, GuestError> {
+        let pools = self.resources().pools.records().await?;
+        Ok(guest.is_local(&pools))
     }
 
     /// From off to running, or back to off with nothing left behind. The caller holds the guest's
@@ -178,7 +183,9 @@ impl Guests {
             let written = seed::write(&path, guest, cloud_init);
             written.map_err(|source| GuestError::Io { path, source })?;
         }
-        let config = vm_config::vm_config(guest, &resources.pool, &directory);
+        let pools = resources.pools.of(guest).await?;
+        pools.require(guest).await?;
+        let config = vm_config::vm_config(guest, &pools, &directory)?;
         Ok(resources.supervisor.spawn(&directory, &config, purpose)?)
     }
 

@@ -8,11 +8,18 @@ use pindah_vmm_api::{
 };
 
 use crate::domain::{Boot, Disk, Guest, Interface};
-use crate::storage::DirPool;
+use crate::storage::{GuestPools, StorageError};
 
 /// The configuration of a guest whose own files lie in `directory`.
-pub(super) fn vm_config(guest: &Guest, pool: &DirPool, directory: &Path) -> VmConfig {
-    VmConfig {
+///
+/// # Errors
+/// [`StorageError::NoPool`]: one that it needs is not among `pools`.
+pub(super) fn vm_config(
+    guest: &Guest,
+    pools: &GuestPools,
+    directory: &Path,
+) -> Result<VmConfig, StorageError> {
+    Ok(VmConfig {
         name: guest.name.to_string(),
         cpus: CpusConfig {
             count: guest.cpus,
@@ -26,31 +33,34 @@ pub(super) fn vm_config(guest: &Guest, pool: &DirPool, directory: &Path) -> VmCo
             prefault: false,
             mergeable: false,
         },
-        boot: boot(&guest.boot, pool),
-        disks: disks(guest, pool, directory),
+        boot: boot(&guest.boot, pools)?,
+        disks: disks(guest, pools, directory)?,
         nets: guest.interfaces.iter().map(net_config).collect(),
         serial: SerialConfig::File(console_log(directory)),
         console: None,
         rng: true,
         balloon: Some(BalloonConfig::default()),
         on_reset: ResetPolicy::Reset,
-    }
+    })
 }
 
-fn boot(boot: &Boot, pool: &DirPool) -> BootConfig {
-    match boot {
+fn boot(boot: &Boot, pools: &GuestPools) -> Result<BootConfig, StorageError> {
+    Ok(match boot {
         Boot::Firmware => BootConfig::default(),
         Boot::Kernel {
             kernel,
             initrd,
             cmdline,
         } => BootConfig {
-            kernel: Some(pool.image_path(kernel)),
-            initrd: initrd.as_ref().map(|initrd| pool.image_path(initrd)),
+            kernel: Some(pools.image_path(kernel)?),
+            initrd: match initrd {
+                Some(initrd) => Some(pools.image_path(initrd)?),
+                None => None,
+            },
             cmdline: cmdline.clone(),
             ..BootConfig::default()
         },
-    }
+    })
 }
 
 /// Where the serial port's output goes.
@@ -64,13 +74,20 @@ pub(super) fn seed(directory: &Path) -> PathBuf {
 }
 
 /// The guest's own, then cloud-init's seed: it may come and go without renaming them.
-fn disks(guest: &Guest, pool: &DirPool, directory: &Path) -> Vec<DiskConfig> {
-    let own = guest.disks.iter();
-    let mut disks: Vec<DiskConfig> = own.map(|disk| disk_config(guest, disk, pool)).collect();
+fn disks(
+    guest: &Guest,
+    pools: &GuestPools,
+    directory: &Path,
+) -> Result<Vec<DiskConfig>, StorageError> {
+    let mut disks = Vec::new();
+    for disk in &guest.disks {
+        let path = pools.get(&disk.volume.pool)?.volume_path(guest.uuid, disk);
+        disks.push(disk_config(disk, path));
+    }
     if guest.cloud_init.is_some() {
         disks.push(seed_config(directory));
     }
-    disks
+    Ok(disks)
 }
 
 fn seed_config(directory: &Path) -> DiskConfig {
@@ -87,12 +104,13 @@ fn seed_config(directory: &Path) -> DiskConfig {
     }
 }
 
-fn disk_config(guest: &Guest, disk: &Disk, pool: &DirPool) -> DiskConfig {
+fn disk_config(disk: &Disk, path: PathBuf) -> DiskConfig {
     DiskConfig {
         id: Some(disk.id.clone()),
-        path: pool.volume_path(guest.uuid, disk),
+        path,
         format: disk.format,
         read_only: false,
+        // What a node has in its page cache, another one that takes the guest over does not see.
         cache: DiskCache::Direct,
         serial: None,
         queues: 1,

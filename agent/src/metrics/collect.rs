@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use uuid::Uuid;
 
@@ -13,12 +12,12 @@ use super::Metrics;
 use super::host;
 use super::node::NodeSample;
 use crate::causes::chain;
-use crate::storage::{DirPool, PoolStatus, StorageError};
+use crate::storage::Pools;
 use crate::vmm_client::VmmClient;
 
 /// How often everything is looked at.
 pub const INTERVAL: Duration = Duration::from_secs(10);
-/// Longest that a VMM, a pool or the store may take for an answer.
+/// Longest that a VMM or the store may take for an answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// A guest that has a process.
@@ -45,24 +44,21 @@ pub trait Subjects: Send + Sync {
 pub struct Collector<S> {
     metrics: Metrics,
     subjects: S,
-    pool: DirPool,
+    pools: Pools,
     interval: Duration,
     /// The guests of the last look that found out.
     known: Vec<Subject>,
-    /// A look at the pool that has not come back yet: no second one is begun.
-    look: Option<JoinHandle<Result<PoolStatus, StorageError>>>,
 }
 
 impl<S: Subjects> Collector<S> {
     /// Looks every `interval`: [`INTERVAL`], but for tests.
-    pub fn new(metrics: Metrics, subjects: S, pool: DirPool, interval: Duration) -> Self {
+    pub fn new(metrics: Metrics, subjects: S, pools: Pools, interval: Duration) -> Self {
         Self {
             metrics,
             subjects,
-            pool,
+            pools,
             interval,
             known: Vec::new(),
-            look: None,
         }
     }
 
@@ -104,11 +100,8 @@ impl<S: Subjects> Collector<S> {
         if let Err(error) = looked.await {
             tracing::warn!("cannot look at the host: {error}");
         }
-        let asked = join_all(subjects.iter().map(|one| ask(&self.metrics, one, deadline)));
-        tokio::join!(
-            asked,
-            look_at_pool(&self.metrics, &self.pool, &mut self.look, deadline)
-        );
+        self.metrics.pools(self.pools.statuses());
+        join_all(subjects.iter().map(|one| ask(&self.metrics, one, deadline))).await;
     }
 }
 
@@ -123,26 +116,6 @@ async fn ask(metrics: &Metrics, subject: &Subject, deadline: Duration) {
     });
     let guest = (subject.uuid, subject.pid);
     metrics.guest_in_vmm(guest, Instant::now(), answer.as_ref());
-}
-
-async fn look_at_pool(
-    metrics: &Metrics,
-    pool: &DirPool,
-    look: &mut Option<JoinHandle<Result<PoolStatus, StorageError>>>,
-    deadline: Duration,
-) {
-    let pool = pool.clone();
-    let mut pending = look
-        .take()
-        .unwrap_or_else(|| tokio::task::spawn_blocking(move || pool.status()));
-    match timeout(deadline, &mut pending).await {
-        Ok(Ok(Ok(status))) => metrics.pools(vec![status]),
-        Ok(_) => metrics.pools(Vec::new()),
-        Err(_) => {
-            metrics.pools(Vec::new());
-            *look = Some(pending);
-        }
-    }
 }
 
 fn look_at_host(metrics: &Metrics, subjects: &[Subject]) {
@@ -213,6 +186,17 @@ mod tests {
         (subject, listener)
     }
 
+    async fn pools(directory: &std::path::Path) -> Pools {
+        let store = crate::store::SqliteStore::open(&directory.join("store.db")).unwrap();
+        let config = crate::storage::PoolsConfig {
+            node: "node1".to_owned(),
+            state_dir: directory.to_owned(),
+            default_pool: crate::domain::PoolName::local(),
+            store: std::sync::Arc::new(store),
+        };
+        Pools::open(config).await.unwrap()
+    }
+
     /// Answers each request with the metrics of a VMM that has done nothing.
     async fn answer(listener: UnixListener) {
         let body = serde_json::to_string(&pindah_vmm_api::Metrics::default()).unwrap();
@@ -234,10 +218,10 @@ mod tests {
         // Its backlog takes the connection, and nobody ever reads.
         let (hung, _listener) = subject(directory.path(), "hung");
         let metrics = Metrics::default();
-        let pool = DirPool::open(&directory.path().join("pool")).unwrap();
+        let pools = pools(directory.path()).await;
         let subjects = Fixed(vec![hung.clone(), well.clone()]);
         let interval = Duration::from_millis(400);
-        let mut collector = Collector::new(metrics.clone(), subjects, pool, interval);
+        let mut collector = Collector::new(metrics.clone(), subjects, pools, interval);
 
         let before = Instant::now();
         collector.sample().await;
@@ -263,10 +247,10 @@ mod tests {
         let (guest, listener) = subject(directory.path(), "guest");
         tokio::spawn(answer(listener));
         let metrics = Metrics::default();
-        let pool = DirPool::open(&directory.path().join("pool")).unwrap();
+        let pools = pools(directory.path()).await;
         let subjects = Fixed(vec![guest.clone()]);
         let interval = Duration::from_millis(400);
-        let mut collector = Collector::new(metrics.clone(), subjects, pool, interval);
+        let mut collector = Collector::new(metrics.clone(), subjects, pools, interval);
         collector.sample().await;
         let usage = |pid| metrics.guest(guest.uuid, pid);
         assert!(usage(Some(guest.pid)).memory_resident_mib.is_some());
@@ -287,9 +271,9 @@ mod tests {
         let (guest, listener) = subject(directory.path(), "guest");
         tokio::spawn(answer(listener));
         let metrics = Metrics::default();
-        let pool = DirPool::open(&directory.path().join("pool")).unwrap();
+        let pools = pools(directory.path()).await;
         let interval = Duration::from_millis(400);
-        let mut collector = Collector::new(metrics.clone(), Silent, pool, interval);
+        let mut collector = Collector::new(metrics.clone(), Silent, pools, interval);
         collector.known = vec![guest.clone()];
         collector.sample().await;
         let usage = metrics.guest(guest.uuid, Some(guest.pid));

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::Metrics;
 use super::guest::GuestMeter;
 use super::host::LinkCounters;
+use crate::storage::PoolState;
 
 /// Two series of the same name and labels, or a name that is none: a mistake of ours.
 #[derive(Debug, Error)]
@@ -158,7 +159,16 @@ impl Metrics {
             )?;
         }
         for pool in &known.pools {
-            let labels = [("node", node), ("pool", &*pool.name)];
+            let labels = [("node", node), ("pool", pool.name.as_str())];
+            let ready = (
+                "pindah_pool_ready",
+                "1 if the pool can be used on the node.",
+            );
+            page.gauge(
+                ready,
+                &labels,
+                f64::from(u8::from(pool.state == PoolState::Ready)),
+            )?;
             let size = ("pindah_pool_size_bytes", "Size of the pool.");
             page.gauge(size, &labels, pool.total_mib as f64 * MIB)?;
             let free = ("pindah_pool_free_bytes", "Space that is free in the pool.");

@@ -25,7 +25,7 @@ use crate::network::{NetworkError, Networks};
 use crate::security::{
     AccountError, Accounts, AuditLog, Authority, AuthorityError, LoginLimit, NodeCertificate,
 };
-use crate::storage::{DirPool, StorageError};
+use crate::storage::{Pools, PoolsConfig, StorageError};
 use crate::store::{SqliteStore, Store, StoreError};
 use crate::supervisor::Direct;
 use crate::tasks::Tasks;
@@ -126,7 +126,13 @@ impl Node {
             events.clone(),
         );
         recover_tasks(&tasks, &store).await?;
-        let pool = DirPool::open(&state.path("pool"))?;
+        let pools = Pools::open(PoolsConfig {
+            node: config.node.clone(),
+            state_dir: config.state_dir.clone(),
+            default_pool: config.default_pool.clone(),
+            store: Arc::clone(&store),
+        });
+        let pools = pools.await?;
         let member = records.member.as_ref();
         let own = config.network.as_ref();
         let networks =
@@ -149,7 +155,7 @@ impl Node {
             }),
             witness: member.is_some_and(|member| member.membership.witness),
             supervisor: Direct::new(config.vmm.clone()),
-            pool: pool.clone(),
+            pools: pools.clone(),
             networks,
             tasks: tasks.clone(),
             events: events.clone(),
@@ -159,14 +165,14 @@ impl Node {
         tokio::spawn(guests.clone().keep_console_logs_short());
         tokio::spawn(tasks.clone().keep_few());
         let (metrics, interval) = (guests.metrics().clone(), config.metrics_interval);
-        tokio::spawn(Collector::new(metrics, guests.clone(), pool.clone(), interval).run());
+        tokio::spawn(Collector::new(metrics, guests.clone(), pools.clone(), interval).run());
         if let Some(member) = member {
             let reporter = Reporter {
                 node: config.node.clone(),
                 presence: member.presence.clone(),
                 store: Arc::clone(&store),
                 guests: guests.clone(),
-                pool: pool.clone(),
+                pools: pools.clone(),
                 events: events.clone(),
             };
             tokio::spawn(reporter.run());
@@ -187,7 +193,7 @@ impl Node {
             guests,
             tasks,
             events,
-            pool,
+            pools,
             accounts: accounts.clone(),
             login_limit: LoginLimit::default(),
             audit,

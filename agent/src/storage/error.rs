@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::domain::{Invalid, PoolName};
+use crate::store::StoreError;
+
 /// Why a pool does not do what it was asked for.
 #[derive(Debug, Error)]
 pub enum StorageError {
@@ -19,9 +22,53 @@ pub enum StorageError {
         #[source]
         source: io::Error,
     },
+    /// There is no such pool.
+    #[error("there is no pool {0}; `pindah pool list` shows what there is")]
+    NoPool(PoolName),
+    /// There is a pool of that name.
+    #[error("there is a pool {0} already; choose another name")]
+    PoolExists(PoolName),
+    /// The node's own pool.
+    #[error("pool local belongs to the node and cannot be deleted")]
+    BuiltIn,
+    /// What would be lost with the pool.
+    #[error("{0}")]
+    InUse(String),
+    /// A directory that cannot be a pool's.
+    #[error("path = {path:?}: {reason}")]
+    BadPath {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A value.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// A pool that this node cannot use now.
+    #[error("pool {pool} cannot be used: {reason}")]
+    Unavailable {
+        /// The pool.
+        pool: PoolName,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A pool that does not answer.
+    #[error("pool {pool} has not answered for {seconds} s; look at its storage, and try again")]
+    Stalled {
+        /// The pool.
+        pool: PoolName,
+        /// How long.
+        seconds: u64,
+    },
     /// There is no such image.
-    #[error("there is no image {0} in pool local; `pindah image list` shows what there is")]
-    NoImage(String),
+    #[error("there is no image {image} in pool {pool}; `pindah image list` shows what there is")]
+    NoImage {
+        /// The image.
+        image: String,
+        /// The pools that were looked into.
+        pool: String,
+    },
     /// The image is there already.
     #[error("there is an image {0} already; delete it first, or choose another name")]
     ImageExists(String),
@@ -48,10 +95,12 @@ pub enum StorageError {
     },
     /// Not enough space.
     #[error(
-        "pool local has {free_mib} MiB free of which {reserve_mib} MiB stay so, and {needed_mib} \
+        "pool {pool} has {free_mib} MiB free of which {reserve_mib} MiB stay so, and {needed_mib} \
          MiB are needed; delete something, or add space"
     )]
     NoSpace {
+        /// The pool.
+        pool: PoolName,
         /// What is needed.
         needed_mib: u64,
         /// What is free.
@@ -67,6 +116,9 @@ pub enum StorageError {
         /// What it says.
         reason: String,
     },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The caller gave up.
     #[error("it was cancelled")]
     Cancelled,

@@ -8,13 +8,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::StorageError;
-use crate::domain::FileName;
+use crate::domain::{FileName, PoolName};
 
 /// An image in a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Image {
     /// Its name.
     pub name: FileName,
+    /// The pool that it is in.
+    #[serde(default = "PoolName::local")]
+    pub pool: PoolName,
     /// Its format.
     pub format: ImageFormat,
     /// Size of the disk that it holds, in bytes.

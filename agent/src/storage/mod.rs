@@ -1,16 +1,34 @@
 //! Pools: where images and guests' disks are kept.
 //!
-//! A pool of the kind `dir` is a directory with `images/`, which guests' disks are copied from, and
-//! `volumes/`, with one directory a guest. Whatever is made is made under another name first and
-//! then renamed, so a name means a complete file.
+//! A pool is a directory with `images/`, which guests' disks are copied from, and `volumes/`, with
+//! one directory a guest. Whatever is made is made under another name first and then renamed, so a
+//! name means a complete file. Each node has the pool `local` of its own; the others have a record
+//! in the store, and each node opens them by itself. In a pool that all nodes share, a guest's
+//! volumes are touched by the node that owns the guest only.
+//!
+//! ```text
+//! Pools ── Pool ── gate ── Directory, with its Mark
+//!            └──── qemu-img, a process of its own
+//! ```
+//!
+//! Nothing here touches a pool's files but through its gate, which has the deadlines.
 
-mod dir;
+mod directory;
 mod error;
+mod gate;
 mod image;
+mod mark;
+mod pool;
+mod pools;
 mod qemu_img;
+mod status;
 mod upload;
+mod volume;
 
-pub use dir::{DirPool, PoolStatus};
 pub use error::StorageError;
 pub use image::{Image, ImageFormat};
+pub use pool::Pool;
+pub use pools::{GuestPools, Pools, PoolsConfig};
+pub use status::{PoolState, PoolStatus};
 pub use upload::Upload;
+pub use volume::{Source, volume_need_mib, volume_size_mib};

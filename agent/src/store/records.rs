@@ -164,6 +164,20 @@ impl<T: Record> Collection<T> {
         Ok(self.list(None, usize::MAX).await?.0)
     }
 
+    /// All records, with their ids.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn all_with_ids(&self) -> Result<Vec<(String, Stored<T>)>, StoreError> {
+        let prefix = Self::key("");
+        let page = self.store.list(&prefix, None, usize::MAX).await?;
+        let with_id = |entry: &Entry| {
+            let id = entry.key.strip_prefix(&prefix).unwrap_or(&entry.key);
+            Ok((id.to_owned(), decode(entry)?))
+        };
+        page.entries.iter().map(with_id).collect()
+    }
+
     /// Creates `id`, if it does not exist.
     ///
     /// # Errors

@@ -138,6 +138,11 @@ impl Site {
         self.node(number).directory.join("s").join(name)
     }
 
+    /// A path that all nodes have.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
     /// What the node's agent has logged.
     pub fn log(&self, number: usize) -> String {
         fs::read_to_string(self.node(number).directory.join("log")).unwrap_or_default()

@@ -7,6 +7,7 @@ mod formation;
 mod harness;
 mod majority;
 mod networks;
+mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod recovery;

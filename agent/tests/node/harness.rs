@@ -146,6 +146,16 @@ impl Agent {
         }
     }
 
+    /// SIGTERM, and waits until it has ended.
+    pub fn terminate(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let pid = rustix::process::Pid::from_child(&process);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+            let status = process.wait().expect("it ends");
+            assert!(status.success(), "{status}: {}", self.log());
+        }
+    }
+
     fn command(&self, program: &str) -> Command {
         match &self.namespace {
             None => Command::new(program),

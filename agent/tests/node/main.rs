@@ -10,9 +10,11 @@ mod harness;
 mod metrics;
 mod network;
 mod networks;
+mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod refused;
+mod stall;
 mod survival;
 mod terminal;
 mod wire;

@@ -16,7 +16,7 @@ use crate::cli::upload::image_for;
 use crate::client::Client;
 use crate::domain::{
     Autostart, CloudInit, CrashPolicy, DiskSpec, GuestName, GuestSpec, InterfaceSpec, KernelSpec,
-    NetworkName,
+    NetworkName, PoolName,
 };
 
 /// A choice by the name that it has in JSON.
@@ -42,17 +42,21 @@ pub struct CreateArguments {
     /// A disk of this size; the first one is a copy of --image if that is given. May be repeated.
     #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
     disk: Vec<u64>,
-    /// What the first disk is a copy of: a file, which is uploaded, or an image of the node.
-    #[arg(long, value_name = "FILE|IMAGE")]
+    /// What the first disk is a copy of: a file, which is uploaded, or an image, of the pool local
+    /// if none is named.
+    #[arg(long, value_name = "FILE|[POOL/]IMAGE")]
     image: Option<String>,
+    /// The pool that disks are kept in [default: as the node says, local].
+    #[arg(long)]
+    pool: Option<String>,
     /// How disks are kept: qcow2 or raw.
     #[arg(long, default_value = "qcow2", value_parser = choice::<DiskFormat>)]
     format: DiskFormat,
     /// A kernel to boot, in the place of the first disk's boot loader.
-    #[arg(long, value_name = "FILE|IMAGE")]
+    #[arg(long, value_name = "FILE|[POOL/]IMAGE")]
     kernel: Option<String>,
     /// An initial RAM disk for the kernel.
-    #[arg(long, value_name = "FILE|IMAGE", requires = "kernel")]
+    #[arg(long, value_name = "FILE|[POOL/]IMAGE", requires = "kernel")]
     initrd: Option<String>,
     /// The kernel's command line.
     #[arg(
@@ -151,19 +155,17 @@ impl CreateArguments {
             None => None,
             Some(image) => Some(image_for(client, image).await?),
         };
+        let pool = self.pool.clone().map(PoolName::try_from).transpose()?;
         let empty = |size_mib| DiskSpec {
-            size_mib: Some(size_mib),
+            size_mib,
             image: None,
+            pool: pool.clone(),
             format: self.format,
         };
-        let mut disks: Vec<DiskSpec> = self.disk.iter().copied().map(empty).collect();
+        let mut disks: Vec<DiskSpec> = self.disk.iter().map(|size| empty(Some(*size))).collect();
         if let Some(image) = image {
             if disks.is_empty() {
-                disks.push(DiskSpec {
-                    size_mib: None,
-                    image: None,
-                    format: self.format,
-                });
+                disks.push(empty(None));
             }
             disks[0].image = Some(image);
         }

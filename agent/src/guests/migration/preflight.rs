@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::MoveRequest;
 use crate::causes::chain;
-use crate::domain::{Guest, Invalid, LOCAL_POOL, within};
+use crate::domain::{Guest, Invalid, within};
 use crate::guests::{GuestError, GuestState, Guests, HostMemory};
 use crate::network::NetworkState;
 
@@ -45,7 +45,7 @@ impl Guests {
         request: &MoveRequest,
     ) -> Result<Plan, GuestError> {
         check(request)?;
-        self.require_movable(guest)?;
+        self.require_movable(guest).await?;
         let offer = self
             .choose(guest, request.to.as_deref(), request.force)
             .await?;
@@ -59,7 +59,7 @@ impl Guests {
     }
 
     /// Refuses a guest that has something only this node has.
-    fn require_movable(&self, guest: &Guest) -> Result<(), GuestError> {
+    async fn require_movable(&self, guest: &Guest) -> Result<(), GuestError> {
         guest.may_start_on(&self.resources().node)?;
         if guest.incomplete {
             return Err(GuestError::Incomplete(guest.name.to_string()));
@@ -70,21 +70,19 @@ impl Guests {
             &can_move,
             "it can be moved when it runs, stands paused or is off",
         )?;
-        let immovable = |what: String, hint| GuestError::Immovable {
-            name: guest.name.to_string(),
-            what,
-            hint,
-        };
-        if let Some(disk) = guest
-            .disks
-            .iter()
-            .find(|disk| disk.volume.pool == LOCAL_POOL)
-        {
-            let what = format!("its disk {} is in pool {}", disk.id, disk.volume.pool);
-            return Err(immovable(
-                what,
-                "a disk that moves with it is in a shared pool",
-            ));
+        let pools = &self.resources().pools;
+        for disk in &guest.disks {
+            let pool = &disk.volume.pool;
+            if pool.is_local() || !pools.record(pool).await?.value.source.is_shared() {
+                return Err(GuestError::Immovable {
+                    name: guest.name.to_string(),
+                    what: format!(
+                        "its disk {} is in pool {pool}, which no other node has",
+                        disk.id
+                    ),
+                    hint: "it can when all its disks are in shared pools",
+                });
+            }
         }
         Ok(())
     }
@@ -175,6 +173,7 @@ impl Guests {
             return Err(GuestError::Witness(resources.node.clone()));
         }
         self.require_networks_here(guest).await?;
+        resources.pools.of(guest).await?.require(guest).await?;
         self.require_memory(guest).await?;
         let taken = self.used_memory_mib().await? + resources.reserved_memory_mib;
         let left = HostMemory::read().total_mib.saturating_sub(taken);
