@@ -216,6 +216,8 @@ impl From<GuestError> for ApiError {
             | GuestError::Immovable { .. }
             | GuestError::NoNetwork { .. }
             | GuestError::NoDestination { .. }
+            | GuestError::Drained(_)
+            | GuestError::Undrained(_)
             | GuestError::Unsettled(_)
             | GuestError::Cancelled
             | GuestError::Vmm(VmmError::Refused { .. }) => ErrorCode::Conflict,

@@ -66,6 +66,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(events::stream_events))
         .routes(routes!(nodes::list_nodes))
         .routes(routes!(nodes::show_node, nodes::remove_node))
+        .routes(routes!(nodes::drain_node))
+        .routes(routes!(nodes::undrain_node))
         .routes(routes!(networks::list_networks, networks::create_network))
         .routes(routes!(networks::show_network, networks::delete_network))
         .routes(routes!(cluster::show_cluster))

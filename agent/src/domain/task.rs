@@ -68,6 +68,10 @@ pub enum TaskKind {
     DeleteGuest,
     /// Moves a guest to another node.
     MigrateGuest,
+    /// Moves all guests of a node to others.
+    DrainNode,
+    /// Brings them back.
+    UndrainNode,
 }
 
 impl TaskKind {
@@ -85,6 +89,8 @@ impl std::fmt::Display for TaskKind {
             Self::StopGuest => "stop guest",
             Self::DeleteGuest => "delete guest",
             Self::MigrateGuest => "migrate guest",
+            Self::DrainNode => "drain node",
+            Self::UndrainNode => "undrain node",
         })
     }
 }

@@ -99,6 +99,12 @@ pub enum GuestError {
         /// Why.
         problem: String,
     },
+    /// The node is to have no guests for a while.
+    #[error("node {0} is drained and takes no guests; `pindah node undrain {0}` ends that")]
+    Drained(String),
+    /// It is not.
+    #[error("node {0} is not drained")]
+    Undrained(String),
     /// No node takes it.
     #[error("no node can take guest {name}: {refusals}")]
     NoDestination {

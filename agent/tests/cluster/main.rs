@@ -6,6 +6,7 @@ mod failure;
 mod formation;
 mod harness;
 mod majority;
+mod migration;
 mod networks;
 mod pools;
 #[path = "../programs/mod.rs"]

@@ -17,6 +17,7 @@
 //! it ended is brought to its end by the next one, from the record and the processes alone.
 
 mod destination;
+mod drain;
 mod preflight;
 mod settle;
 mod source;

@@ -165,13 +165,14 @@ impl Guests {
     /// Whether this node can take the guest, which is elsewhere. Changes nothing.
     ///
     /// # Errors
-    /// [`GuestError::Witness`], [`GuestError::Busy`], [`GuestError::NoMemory`],
+    /// [`GuestError::Witness`], [`GuestError::Drained`], [`GuestError::NoMemory`],
     /// [`GuestError::NoNetwork`], [`GuestError::Store`].
     pub async fn offer(&self, guest: &Guest) -> Result<Offer, GuestError> {
         let resources = self.resources();
         if resources.witness {
             return Err(GuestError::Witness(resources.node.clone()));
         }
+        self.require_undrained().await?;
         self.require_networks_here(guest).await?;
         resources.pools.of(guest).await?.require(guest).await?;
         self.require_memory(guest).await?;

@@ -53,13 +53,24 @@ impl Guests {
         let tasks = &self.resources().tasks;
         let task = tasks.start(TaskKind::MigrateGuest, &name, user, |context| async move {
             let _operation = operation;
-            if guests.status(uuid).state.has_process() {
-                guests.move_live(uuid, &plan, &request, &context).await
-            } else {
-                guests.move_off(uuid, &plan.to).await
-            }
+            guests.move_now(uuid, &plan, &request, &context).await
         });
         Ok(task.await?)
+    }
+
+    /// Moves the guest as planned. The caller holds its operation.
+    pub(super) async fn move_now(
+        &self,
+        uuid: Uuid,
+        plan: &Plan,
+        request: &MoveRequest,
+        context: &TaskContext,
+    ) -> Result<serde_json::Value, Failure> {
+        if self.status(uuid).state.has_process() {
+            self.move_live(uuid, plan, request, context).await
+        } else {
+            self.move_off(uuid, &plan.to).await
+        }
     }
 
     /// One that is off has its disks and its record, and nothing else.
