@@ -13,7 +13,7 @@ use super::auth::{Admin, Viewer};
 use super::extract::{Body, OptionalBody};
 use super::{Api, ApiError, Data, ErrorBody};
 use crate::clock::now_unix_ms;
-use crate::cluster::{Admission, ClusterView, InitRequest, JoinAnswer, JoinRequest};
+use crate::cluster::{Admission, ClusterView, CpuView, InitRequest, JoinAnswer, JoinRequest};
 use crate::domain::Invalid;
 
 /// Largest backup that is taken, in bytes.
@@ -66,6 +66,22 @@ pub struct JoinTokenCreated {
     pub address: String,
     /// How long it is good, in seconds.
     pub lifetime_s: u64,
+}
+
+/// The nodes' processors, beside what new guests see.
+#[utoipa::path(get, path = "/api/v1/cluster/cpu", tag = "cluster",
+    responses((status = 200, body = Data<CpuView>), (status = 409, body = ErrorBody)))]
+pub async fn show_cpu(State(api): State<Api>, _: Viewer) -> Result<Data<CpuView>, ApiError> {
+    let data = api.site.cpu_view().await?;
+    Ok(Data { data })
+}
+
+/// From now on new guests see what all nodes have in common.
+#[utoipa::path(post, path = "/api/v1/cluster/cpu/adopt", tag = "cluster",
+    responses((status = 200, body = Data<CpuView>), (status = 409, body = ErrorBody)))]
+pub async fn adopt_cpu(State(api): State<Api>, _: Admin) -> Result<Data<CpuView>, ApiError> {
+    let data = api.site.adopt_common_cpu().await?;
+    Ok(Data { data })
 }
 
 /// Makes a token by which one node may join.

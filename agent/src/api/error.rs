@@ -216,6 +216,7 @@ impl From<GuestError> for ApiError {
             | GuestError::Immovable { .. }
             | GuestError::NoNetwork { .. }
             | GuestError::NoDestination { .. }
+            | GuestError::Cpu { .. }
             | GuestError::Drained(_)
             | GuestError::Undrained(_)
             | GuestError::Unsettled(_)

@@ -72,6 +72,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(networks::show_network, networks::delete_network))
         .routes(routes!(cluster::show_cluster))
         .routes(routes!(cluster::init_cluster))
+        .routes(routes!(cluster::show_cpu))
+        .routes(routes!(cluster::adopt_cpu))
         .routes(routes!(cluster::create_join_token))
         .routes(routes!(cluster::admit_node))
         .routes(routes!(cluster::join_cluster))

@@ -50,6 +50,9 @@ pub struct GuestView {
     /// CPU features that it may see.
     #[schema(value_type = String, example = "host")]
     pub baseline: Baseline,
+    /// It sees of these only what its cluster's nodes had in common when it was created.
+    #[serde(default)]
+    pub cluster_baseline: bool,
     /// What runs first.
     pub boot: Boot,
     /// Disks, in slot order.
@@ -177,6 +180,7 @@ impl GuestView {
             cpus: guest.cpus,
             memory_mib: guest.memory_mib,
             baseline: guest.baseline,
+            cluster_baseline: guest.cpu_features.is_some(),
             boot: guest.boot,
             disks: guest.disks,
             interfaces: guest.interfaces,

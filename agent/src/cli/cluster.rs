@@ -13,7 +13,7 @@ use reqwest::Method;
 use super::output::{Output, properties, table};
 use crate::api::{Data, JoinTokenCreated, NewJoinToken, NodeView};
 use crate::client::{Client, Context};
-use crate::cluster::{Admission, ClusterView, InitRequest};
+use crate::cluster::{Admission, ClusterView, CpuView, InitRequest, named};
 
 /// How long a node that begins anew may take to answer.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(60);
@@ -31,6 +31,12 @@ pub(super) enum ClusterCommand {
     },
     /// Show the cluster, and what to know about it.
     Show,
+    /// Show the nodes' processors beside what new guests may see.
+    Cpu {
+        /// From now on new guests see what all nodes have in common.
+        #[arg(long)]
+        adopt: bool,
+    },
     /// Print a token by which one node may join.
     Token {
         /// How long it is good, in minutes.
@@ -82,6 +88,14 @@ impl ClusterCommand {
                 show(&wait_until_it_serves(path).await?, output).await
             }
             Self::Show => show(client, output).await,
+            Self::Cpu { adopt } => {
+                let view: CpuView = if adopt {
+                    client.post("/cluster/cpu/adopt", &()).await?
+                } else {
+                    client.get("/cluster/cpu").await?
+                };
+                output.show(&view, cpus)
+            }
             Self::Token { lifetime } => {
                 let new = NewJoinToken {
                     lifetime_s: Some(lifetime.saturating_mul(60)),
@@ -192,4 +206,17 @@ async fn show(client: &Client, output: Output) -> anyhow::Result<()> {
         let members = table(&["MEMBER", "ADDRESS", "VOTES"], members);
         format!("{head}\n\n{members}")
     })
+}
+
+fn cpus(view: &CpuView) -> String {
+    let or_nothing = |features: &[String]| match features {
+        [] => "nothing".to_owned(),
+        some => named(some),
+    };
+    let head = ["NODE", "VENDOR", "LACKS", "HAS IN VAIN"];
+    let rows = view.nodes.iter().map(|node| {
+        let (lacks, unused) = (or_nothing(&node.lacks), or_nothing(&node.unused));
+        vec![node.node.clone(), node.vendor.clone(), lacks, unused]
+    });
+    table(&head, rows)
 }

@@ -1,7 +1,9 @@
 //! A node goes: by itself, or because it is dead.
 
 use super::member::mirror_path;
-use super::{ClusterError, GuestStatus, Membership, NodeAlive, NodeRecord, NodeStatus, Site};
+use super::{
+    ClusterError, GuestStatus, Membership, NodeAlive, NodeCpu, NodeRecord, NodeStatus, Site,
+};
 use crate::domain::Guest;
 use crate::security::Authority;
 use crate::store::{Collection, Transaction};
@@ -62,6 +64,7 @@ impl Site {
         let mut remove = Transaction::new()
             .delete(Collection::<NodeRecord>::key(node))
             .delete(Collection::<NodeStatus>::key(node))
+            .delete(Collection::<NodeCpu>::key(node))
             .delete(Collection::<NodeAlive>::key(node));
         let statuses = Collection::<GuestStatus>::new(self.store.clone());
         for status in statuses.all().await? {

@@ -13,6 +13,7 @@
 
 mod address;
 mod backup;
+mod cpu;
 mod error;
 mod etcd_process;
 mod init;
@@ -36,6 +37,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use address::{InitRequest, current as current_address, own_names};
+pub use cpu::{
+    CpuView, NodeCpu, NodeCpuView, cpu_baseline, features_of_host, features_of_node, named,
+    tell_features,
+};
 pub use error::ClusterError;
 pub use etcd_process::{Beginning, EtcdConfig, EtcdError, EtcdProcess};
 pub use join::{Admission, JoinAnswer, JoinRequest};
@@ -184,11 +189,15 @@ impl Site {
         } else {
             Vec::new()
         };
+        let mut warnings = warnings(majority, &members);
+        if majority {
+            warnings.extend(self.cpu_warnings().await);
+        }
         Ok(ClusterView {
             id: member.membership.cluster,
             node: member.membership.node.clone(),
             majority,
-            warnings: warnings(majority, &members),
+            warnings,
             members,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pindah_vmm_api::{Baseline, DiskFormat};
+use pindah_vmm_api::{Baseline, CpuFeatures, DiskFormat};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -23,6 +23,9 @@ pub struct Guest {
     pub memory_mib: u64,
     /// CPU features that it may see.
     pub baseline: Baseline,
+    /// Of these only what its cluster's nodes had in common when it was created.
+    #[serde(default)]
+    pub cpu_features: Option<CpuFeatures>,
     /// What runs first.
     pub boot: Boot,
     /// Disks, in slot order.

@@ -32,10 +32,11 @@ pub struct GuestSpec {
     pub cpus: u8,
     /// RAM in MiB, 16 to 1048576.
     pub memory_mib: u64,
-    /// CPU features that it may see: `host`, `x86-64-v1`, `x86-64-v2`, `x86-64-v3`.
+    /// CPU features that it may see: `host`, `x86-64-v1`, `x86-64-v2`, `x86-64-v3`; absent: what
+    /// the cluster's nodes have in common, on a node that is alone what the host has.
     #[serde(default)]
-    #[schema(value_type = String, example = "host")]
-    pub baseline: Baseline,
+    #[schema(value_type = Option<String>, example = "host")]
+    pub baseline: Option<Baseline>,
     /// A kernel to boot; absent: the first disk's own boot loader.
     #[serde(default)]
     pub kernel: Option<KernelSpec>,
@@ -159,7 +160,8 @@ impl GuestSpec {
             name: self.name.clone(),
             cpus: self.cpus,
             memory_mib: self.memory_mib,
-            baseline: self.baseline,
+            baseline: self.baseline.unwrap_or_default(),
+            cpu_features: None,
             boot: self.boot()?,
             disks: self.plan_disks(default_pool)?,
             interfaces: self.plan_interfaces(uuid)?,

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{GuestError, Guests};
 use crate::clock::now_unix_ms;
+use crate::cluster::cpu_baseline;
 use crate::domain::{
     Boot, Guest, GuestSpec, MacOwner, NameOwner, Network, Plan, PoolName, Task, TaskKind,
 };
@@ -37,6 +38,9 @@ impl Guests {
         let resources = self.resources();
         let default_pool = resources.pools.default_pool();
         let mut plan = spec.plan(uuid, &resources.node, default_pool, now_unix_ms())?;
+        if spec.baseline.is_none() {
+            plan.guest.cpu_features = cpu_baseline(&resources.store).await?;
+        }
         let sources = self.check_sources(&mut plan).await?;
         let interfaces = &plan.guest.interfaces;
         let networks = self.networks().of_interfaces(interfaces).await?;

@@ -99,6 +99,16 @@ pub enum GuestError {
         /// Why.
         problem: String,
     },
+    /// The processor where it is to go lacks something that it may see.
+    #[error("guest {name} may see CPU features that node {node} lacks: {lacks}")]
+    Cpu {
+        /// The guest.
+        name: String,
+        /// The node.
+        node: String,
+        /// The features.
+        lacks: String,
+    },
     /// The node is to have no guests for a while.
     #[error("node {0} is drained and takes no guests; `pindah node undrain {0}` ends that")]
     Drained(String),

@@ -24,6 +24,7 @@ pub(super) fn vm_config(
         cpus: CpusConfig {
             count: guest.cpus,
             baseline: guest.baseline,
+            features: guest.cpu_features.clone(),
             ..CpusConfig::default()
         },
         memory: MemoryConfig {

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::api::{Api, Parts, Running, ServeError, Server};
 use crate::cluster::{
     ClusterError, Member, Membership, Reporter, Site, SiteParts, current_address, etcd_config,
-    own_names, ports,
+    features_of_host, own_names, ports, tell_features,
 };
 use crate::config::Config;
 use crate::events::Events;
@@ -167,6 +167,15 @@ impl Node {
         let (metrics, interval) = (guests.metrics().clone(), config.metrics_interval);
         tokio::spawn(Collector::new(metrics, guests.clone(), pools.clone(), interval).run());
         if let Some(member) = member {
+            if !member.membership.witness {
+                let (vmm, store) = (config.vmm.clone(), Arc::clone(&store));
+                let node = config.node.clone();
+                tokio::spawn(async move {
+                    if let Some(features) = features_of_host(&vmm).await {
+                        tell_features(store, node, features).await;
+                    }
+                });
+            }
             let reporter = Reporter {
                 node: config.node.clone(),
                 presence: member.presence.clone(),

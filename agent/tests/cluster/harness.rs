@@ -129,6 +129,15 @@ impl Site {
         &self.node(number).namespace
     }
 
+    /// Has the node's agent run guests by another program, from its next start on.
+    pub fn replace_vmm(&self, number: usize, vmm: &Path) {
+        let path = self.node(number).directory.join("pindahd.toml");
+        let config = fs::read_to_string(&path).expect("a configuration");
+        let (before, after) = (programs().join("pindah-vmm"), vmm.display().to_string());
+        let config = config.replace(&before.display().to_string(), &after);
+        fs::write(&path, config).expect("a configuration");
+    }
+
     fn node(&self, number: usize) -> &Node {
         &self.nodes[number - 1]
     }

@@ -36,9 +36,10 @@ pub struct CreateArguments {
     /// Virtual CPUs.
     #[arg(long, default_value_t = 1, value_name = "N")]
     cpus: u8,
-    /// CPU features that it may see: host, x86-64-v1, x86-64-v2 or x86-64-v3.
-    #[arg(long, default_value = "host", value_parser = choice::<Baseline>)]
-    baseline: Baseline,
+    /// CPU features that it may see: host, x86-64-v1, x86-64-v2 or x86-64-v3 [default: what the
+    /// cluster's nodes have in common].
+    #[arg(long, value_parser = choice::<Baseline>)]
+    baseline: Option<Baseline>,
     /// A disk of this size; the first one is a copy of --image if that is given. May be repeated.
     #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
     disk: Vec<u64>,

@@ -1,11 +1,13 @@
 //! Whether a guest can move, and where to: known before anything is changed.
 
+use pindah_vmm_api::Baseline;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::MoveRequest;
 use crate::causes::chain;
+use crate::cluster::{features_of_node, named};
 use crate::domain::{Guest, Invalid, within};
 use crate::guests::{GuestError, GuestState, Guests, HostMemory};
 use crate::network::NetworkState;
@@ -173,6 +175,7 @@ impl Guests {
             return Err(GuestError::Witness(resources.node.clone()));
         }
         self.require_undrained().await?;
+        self.require_cpu_here(guest).await?;
         self.require_networks_here(guest).await?;
         resources.pools.of(guest).await?.require(guest).await?;
         self.require_memory(guest).await?;
@@ -181,6 +184,32 @@ impl Guests {
         Ok(Offer {
             node: resources.node.clone(),
             memory_left_mib: left.saturating_sub(guest.memory_mib),
+        })
+    }
+
+    /// Refuses a guest that may see more than the processor here has. With a named baseline its
+    /// VMM does, which knows what that is.
+    async fn require_cpu_here(&self, guest: &Guest) -> Result<(), GuestError> {
+        let store = &self.resources().store;
+        let seen = match &guest.cpu_features {
+            Some(features) => Some(features.clone()),
+            None if guest.baseline == Baseline::Host => {
+                features_of_node(store, &guest.node).await?
+            }
+            None => None,
+        };
+        let ours = features_of_node(store, &self.resources().node).await?;
+        let (Some(seen), Some(ours)) = (seen, ours) else {
+            return Ok(());
+        };
+        let lacks = seen.lacking_in(&ours);
+        if lacks.is_empty() {
+            return Ok(());
+        }
+        Err(GuestError::Cpu {
+            name: guest.name.to_string(),
+            node: self.resources().node.clone(),
+            lacks: named(&lacks),
         })
     }
 
