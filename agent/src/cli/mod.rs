@@ -10,6 +10,7 @@ mod node;
 mod output;
 mod pool;
 mod progress;
+mod selftest;
 mod size;
 mod task;
 mod token;
@@ -79,6 +80,8 @@ enum Noun {
     User(user::UserCommand),
     /// Watch what guests and nodes take.
     Top(top::TopArguments),
+    /// Boot a small guest, move it to each node in turn, and say how long it stood.
+    Selftest(selftest::SelftestArguments),
     /// Print completions for a shell.
     Completions {
         /// Which.
@@ -140,6 +143,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Noun::Token(command) => command.run(&client, output).await,
             Noun::User(command) => command.run(&client, output).await,
             Noun::Top(arguments) => arguments.run(&client, output).await,
+            Noun::Selftest(arguments) => arguments.run(&client, output).await,
             Noun::Completions { .. } | Noun::Man { .. } => Ok(()),
         }
     })
