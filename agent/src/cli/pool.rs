@@ -39,7 +39,7 @@ pub(super) enum PoolCommand {
 pub(super) struct CreateArguments {
     /// Its name.
     name: String,
-    /// What it is: dir.
+    /// What it is: dir or nfs.
     #[arg(long, default_value = "dir", value_parser = choice::<PoolKind>)]
     kind: PoolKind,
     /// dir: its directory on every node.
@@ -48,6 +48,15 @@ pub(super) struct CreateArguments {
     /// dir: the directory is the same one on all nodes, as on a NAS that is mounted there.
     #[arg(long)]
     shared: bool,
+    /// nfs: the server's name or address; it must speak version 4.1 or newer.
+    #[arg(long)]
+    server: Option<String>,
+    /// nfs: what it exports, as in /srv/vm.
+    #[arg(long, value_name = "PATH")]
+    export: Option<String>,
+    /// nfs: mount options beside those that are always set, as in nconnect=4,sec=krb5p.
+    #[arg(long)]
+    options: Option<String>,
 }
 
 impl PoolCommand {
@@ -59,6 +68,9 @@ impl PoolCommand {
                     kind: arguments.kind,
                     path: arguments.path,
                     shared: arguments.shared,
+                    server: arguments.server,
+                    export: arguments.export,
+                    options: arguments.options,
                 };
                 let pool: PoolView = client.post("/pools", &spec).await?;
                 output.show(&pool, |pool| format!("pool {}", pool.name))
@@ -118,6 +130,7 @@ pub(super) fn figures(one: &PoolOnNode) -> String {
 fn show(pool: &PoolView) -> String {
     let place = match &pool.source {
         PoolSource::Dir { path, .. } => path.display().to_string(),
+        PoolSource::Nfs { server, export, .. } => format!("{server}:{export}"),
     };
     let head = [
         ("pool", pool.name.to_string()),

@@ -3,8 +3,10 @@
 mod cloud_init;
 mod edit;
 mod guest;
+mod image;
 mod invalid;
 mod name;
+mod nfs;
 mod placement;
 mod pool;
 mod spec;
@@ -15,9 +17,11 @@ pub use edit::GuestEdit;
 pub use guest::{
     Autostart, Boot, CrashPolicy, Disk, Guest, Interface, NameOwner, Network, Volume, Wanted,
 };
+pub use image::ImageRef;
 pub use invalid::Invalid;
 pub use name::{FileName, GuestName, is_label};
 pub use placement::PlacementError;
-pub use pool::{ImageRef, PoolKind, PoolName, PoolRecord, PoolSource, PoolSpec};
+pub(crate) use pool::overlap;
+pub use pool::{PoolKind, PoolName, PoolRecord, PoolSource, PoolSpec};
 pub use spec::{DiskSpec, GuestSpec, InterfaceSpec, KernelSpec, Plan};
 pub use task::{Progress, Task, TaskKind, TaskState};

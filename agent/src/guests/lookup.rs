@@ -1,5 +1,7 @@
 //! Guests by name or UUID, one or many, and changes to their records.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::{GuestError, GuestState, Guests};
@@ -64,6 +66,22 @@ impl Guests {
         };
         let found = guests.into_iter().find(|stored| boots(&stored.value));
         Ok(found.map(|stored| stored.value.name))
+    }
+
+    /// The pools that guests which run on this node use.
+    ///
+    /// # Errors
+    /// [`GuestError::Store`].
+    pub async fn pools_in_use(&self) -> Result<BTreeSet<PoolName>, GuestError> {
+        let mut used = BTreeSet::new();
+        for (uuid, status) in self.statuses() {
+            if status.state.has_process()
+                && let Some(stored) = self.records().get(&uuid.to_string()).await?
+            {
+                used.extend(stored.value.pools());
+            }
+        }
+        Ok(used)
     }
 
     /// The guests whose disks, or images for their start, are in a pool.

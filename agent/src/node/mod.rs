@@ -41,6 +41,9 @@ const MAJORITY_PATIENCE: Duration = Duration::from_secs(5);
 /// How long what needs the majority waits for the next try.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// How long pools that nobody uses may take to be unmounted when the agent ends.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
+
 /// Why a node does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -87,6 +90,7 @@ pub struct Node {
     /// The API for nodes: it goes when this does.
     _for_nodes: Option<Running>,
     site: Site,
+    pools: Pools,
     /// Held as long as we live.
     _lock: fs::File,
 }
@@ -178,7 +182,7 @@ impl Node {
             guests,
             tasks,
             events,
-            pools,
+            pools: pools.clone(),
             accounts: accounts.clone(),
             login_limit: LoginLimit::default(),
             audit,
@@ -198,6 +202,7 @@ impl Node {
             running,
             _for_nodes: for_nodes,
             site,
+            pools,
             _lock: lock,
         })
     }
@@ -215,6 +220,14 @@ impl Node {
             }
         };
         self.running.until(ended).await?;
+        let leave = async {
+            match self.site.guests.pools_in_use().await {
+                Ok(used) => self.pools.leave(&used).await,
+                Err(error) => tracing::warn!("pools stay mounted: {}", chain(&error)),
+            }
+        };
+        // What is not unmounted by then is found by the next agent.
+        let _ = tokio::time::timeout(LEAVE_DEADLINE, leave).await;
         Ok(next)
     }
 }

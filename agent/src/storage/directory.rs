@@ -89,16 +89,11 @@ impl Directory {
         self.volumes().join(guest.to_string())
     }
 
-    /// Makes it the pool's. It must be there.
+    /// Makes it the pool's. It must be there: see [`Self::require_plain`].
     ///
     /// # Errors
     /// [`StorageError::BadPath`], [`StorageError::Io`].
     pub(super) fn found(&self) -> Result<(), StorageError> {
-        self.require_plain()
-            .map_err(|reason| StorageError::BadPath {
-                path: self.root.clone(),
-                reason,
-            })?;
         if let Some(mark) = &self.mark {
             mark.write(&self.root)?;
         }
@@ -126,7 +121,18 @@ impl Directory {
         }
     }
 
-    fn require_plain(&self) -> Result<(), String> {
+    /// Sees that the directory is there, and nothing else by another name.
+    ///
+    /// # Errors
+    /// [`StorageError::BadPath`].
+    pub(super) fn require_plain(&self) -> Result<(), StorageError> {
+        self.plain().map_err(|reason| StorageError::BadPath {
+            path: self.root.clone(),
+            reason,
+        })
+    }
+
+    fn plain(&self) -> Result<(), String> {
         let real = match self.root.canonicalize() {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(format!(
@@ -169,6 +175,7 @@ impl Directory {
             reason,
         };
         if self.known.as_ref().is_some_and(|known| !known.exists()) {
+            self.require_plain()?;
             self.found()?;
         }
         if let Some(mark) = &self.mark {

@@ -35,7 +35,7 @@ pub enum StorageError {
     #[error("{0}")]
     InUse(String),
     /// A directory that cannot be a pool's.
-    #[error("path = {path:?}: {reason}")]
+    #[error("{path} cannot be a pool: {reason}")]
     BadPath {
         /// The directory.
         path: PathBuf,

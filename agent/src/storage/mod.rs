@@ -8,16 +8,21 @@
 //!
 //! ```text
 //! Pools ── Pool ── gate ── Directory, with its Mark
+//!            ├──── NfsMount, by mount.nfs4
 //!            └──── qemu-img, a process of its own
 //! ```
 //!
 //! Nothing here touches a pool's files but through its gate, which has the deadlines.
 
+mod changes;
+mod client_id;
 mod directory;
 mod error;
 mod gate;
 mod image;
 mod mark;
+mod mounts;
+mod nfs;
 mod pool;
 mod pools;
 mod qemu_img;

@@ -9,6 +9,7 @@ mod guests;
 mod harness;
 mod metrics;
 mod network;
+mod nfs;
 mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;
