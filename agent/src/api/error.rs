@@ -168,6 +168,7 @@ impl From<StorageError> for ApiError {
             StorageError::Store(error) => return error.into(),
             StorageError::NoImage { .. } | StorageError::NoPool(_) => ErrorCode::NotFound,
             StorageError::ImageExists(_)
+            | StorageError::VolumeExists(_)
             | StorageError::PoolExists(_)
             | StorageError::BuiltIn
             | StorageError::InUse(_)
@@ -199,11 +200,12 @@ impl From<GuestError> for ApiError {
             GuestError::Storage(StorageError::NoImage { .. } | StorageError::NoPool(_))
             | GuestError::Invalid(_) => ErrorCode::InvalidValue,
             GuestError::Storage(error) => return error.into(),
-            GuestError::NotFound(_) => ErrorCode::NotFound,
+            GuestError::NotFound(_) | GuestError::NoDisk { .. } => ErrorCode::NotFound,
             GuestError::Changed(_) => ErrorCode::PreconditionFailed,
             GuestError::NoMemory { .. } => ErrorCode::NoMemory,
             GuestError::NameTaken(_)
             | GuestError::Busy(_)
+            | GuestError::Spare { .. }
             | GuestError::State { .. }
             | GuestError::Incomplete(_)
             | GuestError::NoNetwork(_)

@@ -9,7 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, accounts, cluster, console, events, guests, images, metrics, nodes, pools, power, tasks,
+    Api, accounts, cluster, console, disks, events, guests, images, metrics, nodes, pools, power,
+    tasks,
 };
 
 #[derive(OpenApi)]
@@ -54,6 +55,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(power::pause_guest))
         .routes(routes!(power::resume_guest))
         .routes(routes!(console::guest_console))
+        .routes(routes!(disks::move_disk))
         .routes(routes!(tasks::list_tasks))
         .routes(routes!(tasks::show_task))
         .routes(routes!(tasks::task_log))
@@ -78,6 +80,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(metrics::prometheus_metrics))
         .routes(routes!(pools::list_pools, pools::create_pool))
         .routes(routes!(pools::show_pool, pools::delete_pool))
+        .routes(routes!(pools::list_volumes))
         .routes(routes!(images::list_images))
         .routes(routes!(
             images::show_image,

@@ -5,14 +5,15 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 use super::auth::{Admin, Viewer};
 use super::extract::{Body, Path, Query};
 use super::{Api, ApiError, Data, ErrorBody, Listing};
 use crate::cluster::NodeStatus;
-use crate::domain::{PoolName, PoolRecord, PoolSource, PoolSpec};
+use crate::domain::{Guest, GuestName, PoolName, PoolRecord, PoolSource, PoolSpec};
 use crate::guests::GuestError;
-use crate::storage::PoolStatus;
+use crate::storage::{PoolStatus, VolumeFile};
 use crate::store::Collection;
 
 /// A pool, and how it does on each node.
@@ -121,6 +122,73 @@ pub async fn show_pool(
 ) -> Result<Data<PoolView>, ApiError> {
     let data = api.pool_view(&PoolName::try_from(name)?).await?;
     Ok(Data { data })
+}
+
+/// A disk in a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeView {
+    /// The guest that it was made for.
+    pub guest: Uuid,
+    /// That guest's name; absent: there is no such guest any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<GuestName>,
+    /// The node that has the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// What the guest calls the disk; absent: it does not count as one of the guest's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
+    /// Size that the guest sees, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_mib: Option<u64>,
+    /// Name of its file.
+    pub file: String,
+    /// Size of the file, in bytes.
+    pub file_bytes: u64,
+    /// What it takes of the pool, in bytes.
+    pub allocated_bytes: u64,
+}
+
+impl VolumeView {
+    fn new(pool: &PoolName, volume: VolumeFile, guests: &[Guest]) -> Self {
+        let guest = guests.iter().find(|guest| guest.uuid == volume.guest);
+        let mut disks = guest.into_iter().flat_map(|guest| &guest.disks);
+        let disk = disks
+            .find(|disk| disk.volume.pool == *pool && disk.volume.file.as_str() == volume.file);
+        Self {
+            guest: volume.guest,
+            name: guest.map(|guest| guest.name.clone()),
+            node: guest.map(|guest| guest.node.clone()),
+            disk: disk.map(|disk| disk.id.clone()),
+            size_mib: disk.map(|disk| disk.size_mib),
+            file: volume.file,
+            file_bytes: volume.bytes,
+            allocated_bytes: volume.allocated_bytes,
+        }
+    }
+}
+
+/// The disks in a pool, as the node that answers has it.
+#[utoipa::path(get, path = "/api/v1/pools/{pool}/volumes", tag = "pools",
+    params(("pool" = String, Path)),
+    responses((status = 200, body = Listing<VolumeView>), (status = 404, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub async fn list_volumes(
+    State(api): State<Api>,
+    _: Viewer,
+    Path(name): Path<String>,
+) -> Result<Listing<VolumeView>, ApiError> {
+    let name = PoolName::try_from(name)?;
+    let volumes = api.pools.get(&name).await?.list_volumes().await?;
+    let (guests, _) = api.guests.list(None, usize::MAX).await?;
+    let guests: Vec<Guest> = guests.into_iter().map(|stored| stored.value).collect();
+    let views = volumes.into_iter();
+    Ok(Listing {
+        data: views
+            .map(|volume| VolumeView::new(&name, volume, &guests))
+            .collect(),
+        next: None,
+    })
 }
 
 /// How to delete.

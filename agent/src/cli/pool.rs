@@ -7,7 +7,7 @@ use reqwest::Method;
 
 use super::guest::choice;
 use super::output::{Output, mib, properties, table};
-use crate::api::{PoolOnNode, PoolView};
+use crate::api::{PoolOnNode, PoolView, VolumeView};
 use crate::client::Client;
 use crate::domain::{PoolKind, PoolName, PoolSource, PoolSpec};
 use crate::storage::PoolState;
@@ -21,6 +21,11 @@ pub(super) enum PoolCommand {
     List,
     /// Show a pool, and how it does on each node.
     Show {
+        /// The pool.
+        name: String,
+    },
+    /// List the disks in a pool.
+    Volumes {
         /// The pool.
         name: String,
     },
@@ -88,6 +93,15 @@ impl PoolCommand {
                 let pool: PoolView = client.get(&format!("/pools/{name}")).await?;
                 output.show(&pool, show)
             }
+            Self::Volumes { name } => {
+                let name = PoolName::try_from(name)?;
+                let path = format!("/pools/{name}/volumes");
+                let volumes: Vec<VolumeView> = client.list(&path).await?;
+                output.show(&volumes, |volumes| {
+                    let head = ["GUEST", "NODE", "DISK", "SIZE", "TAKES", "FILE"];
+                    table(&head, volumes.iter().map(volume_row))
+                })
+            }
             Self::Delete { name, force } => {
                 let name = PoolName::try_from(name)?;
                 let request = client.request(Method::DELETE, &format!("/pools/{name}"));
@@ -117,8 +131,20 @@ fn rows(pool: &PoolView) -> Vec<Vec<String>> {
     pool.nodes.iter().map(row).collect()
 }
 
+fn volume_row(volume: &VolumeView) -> Vec<String> {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    vec![
+        or_none(volume.name.as_ref().map(ToString::to_string)),
+        or_none(volume.node.clone()),
+        or_none(volume.disk.clone()),
+        or_none(volume.size_mib.map(mib)),
+        mib(volume.allocated_bytes.div_ceil(1 << 20)),
+        format!("{}/{}", volume.guest, volume.file),
+    ]
+}
+
 /// What one node says of a pool.
-pub(super) fn figures(one: &PoolOnNode) -> String {
+fn figures(one: &PoolOnNode) -> String {
     let status = &one.status;
     let (free, total) = (mib(status.free_mib), mib(status.total_mib));
     match (status.state, &status.reason) {

@@ -66,6 +66,8 @@ pub enum TaskKind {
     StopGuest,
     /// Removes a guest and its disks.
     DeleteGuest,
+    /// Moves a guest's disk to another pool.
+    MoveDisk,
 }
 
 impl TaskKind {
@@ -82,6 +84,7 @@ impl std::fmt::Display for TaskKind {
             Self::StartGuest => "start guest",
             Self::StopGuest => "stop guest",
             Self::DeleteGuest => "delete guest",
+            Self::MoveDisk => "move disk",
         })
     }
 }

@@ -78,7 +78,7 @@ impl Guests {
             if status.state.has_process()
                 && let Some(stored) = self.records().get(&uuid.to_string()).await?
             {
-                used.extend(stored.value.pools());
+                used.extend(stored.value.needed_pools());
             }
         }
         Ok(used)
@@ -147,8 +147,19 @@ impl Guests {
         guest: &Guest,
         revision: Revision,
     ) -> Result<Revision, GuestError> {
+        self.swap_under_lease_if(Transaction::new(), guest, revision)
+            .await
+    }
+
+    /// The same, if the conditions of `guard` hold, too.
+    pub(super) async fn swap_under_lease_if(
+        &self,
+        guard: Transaction,
+        guest: &Guest,
+        revision: Revision,
+    ) -> Result<Revision, GuestError> {
         let key = Collection::<Guest>::key(&guest.uuid.to_string());
-        let mut swap = Transaction::new()
+        let mut swap = guard
             .if_unchanged(&key, revision)
             .put(&key, encode(&key, guest)?);
         if let Some(presence) = &self.resources().presence {

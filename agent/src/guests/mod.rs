@@ -23,6 +23,7 @@ mod intent;
 mod lookup;
 mod machine;
 mod memory;
+mod move_disk;
 mod pool;
 mod recover;
 mod seed;

@@ -60,7 +60,7 @@ impl Directory {
         self.root.join("images")
     }
 
-    fn volumes(&self) -> PathBuf {
+    pub(super) fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }
 
@@ -280,51 +280,10 @@ impl Directory {
         }
         Ok(())
     }
-
-    /// Makes the directory for a guest's disks.
-    ///
-    /// # Errors
-    /// [`StorageError::Io`].
-    pub(super) fn make_guest_directory(&self, guest: Uuid) -> Result<(), StorageError> {
-        let directory = self.guest_directory(guest);
-        let made = fs::DirBuilder::new().mode(0o700).create(&directory);
-        match made {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            made => made.map_err(StorageError::io("create", &directory)),
-        }
-    }
-
-    /// Sees that a guest's disk is there, and a file.
-    ///
-    /// # Errors
-    /// [`StorageError::BadImage`], [`StorageError::Io`].
-    pub(super) fn require_volume(&self, guest: Uuid, file: &FileName) -> Result<(), StorageError> {
-        let directory = self.guest_directory(guest);
-        let found = fs::symlink_metadata(&directory);
-        if !found.is_ok_and(|found| found.is_dir()) {
-            return Err(StorageError::Unavailable {
-                pool: self.pool.clone(),
-                reason: format!("there is no directory {}", directory.display()),
-            });
-        }
-        require_plain_file(&directory.join(file.as_str()), file.as_str())
-    }
-
-    /// Removes all disks of a guest. Nothing happens if there are none.
-    ///
-    /// # Errors
-    /// [`StorageError::Io`].
-    pub(super) fn delete_volumes(&self, guest: Uuid) -> Result<(), StorageError> {
-        let directory = self.guest_directory(guest);
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            removed => removed.map_err(StorageError::io("remove", &directory)),
-        }
-    }
 }
 
 /// Whoever can write to a NAS could put a link there, to a file of ours.
-fn require_plain_file(path: &Path, name: &str) -> Result<(), StorageError> {
+pub(super) fn require_plain_file(path: &Path, name: &str) -> Result<(), StorageError> {
     let found = fs::symlink_metadata(path).map_err(StorageError::io("look at", path))?;
     if found.is_file() {
         return Ok(());

@@ -69,6 +69,9 @@ pub enum StorageError {
         /// The pools that were looked into.
         pool: String,
     },
+    /// The disk's place is taken.
+    #[error("there is a file {0} already; if it is not needed, remove it")]
+    VolumeExists(PathBuf),
     /// The image is there already.
     #[error("there is an image {0} already; delete it first, or choose another name")]
     ImageExists(String),

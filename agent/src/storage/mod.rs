@@ -29,6 +29,7 @@ mod qemu_img;
 mod status;
 mod upload;
 mod volume;
+mod volume_files;
 
 pub use error::StorageError;
 pub use image::{Image, ImageFormat};
@@ -36,4 +37,4 @@ pub use pool::Pool;
 pub use pools::{GuestPools, Pools, PoolsConfig};
 pub use status::{PoolState, PoolStatus};
 pub use upload::Upload;
-pub use volume::{Source, volume_need_mib, volume_size_mib};
+pub use volume::{Source, VolumeFile, volume_need_mib, volume_size_mib};

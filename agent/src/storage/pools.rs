@@ -223,7 +223,7 @@ impl Pools {
     /// [`StorageError::NoPool`], [`StorageError::Store`].
     pub async fn of(&self, guest: &Guest) -> Result<GuestPools, StorageError> {
         let mut pools = BTreeMap::new();
-        for name in guest.pools() {
+        for name in guest.needed_pools() {
             let pool = self.get(&name).await?;
             pools.insert(name, pool);
         }

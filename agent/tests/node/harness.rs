@@ -338,13 +338,18 @@ impl Agent {
     /// Fails if anything of a guest is left in the state directory.
     pub fn assert_no_guests_left(&self) {
         for part in ["guests", "pool/volumes", "pool/incoming"] {
-            let left: Vec<_> = fs::read_dir(self.path("state").join(part))
-                .expect("a part of the state")
-                .flatten()
-                .map(|entry| entry.file_name())
-                .collect();
-            assert!(left.is_empty(), "{part} still has {left:?}");
+            self.assert_no_guests_left_in(part);
         }
+    }
+
+    /// Fails if anything is left in this part of the state directory.
+    pub fn assert_no_guests_left_in(&self, part: &str) {
+        let left: Vec<_> = fs::read_dir(self.path("state").join(part))
+            .expect("a part of the state")
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        assert!(left.is_empty(), "{part} still has {left:?}");
     }
 
     fn end_guests(&self) {

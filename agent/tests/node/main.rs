@@ -5,6 +5,7 @@
 
 mod accounts;
 mod crash;
+mod disk_move;
 mod guests;
 mod harness;
 mod metrics;
@@ -14,6 +15,7 @@ mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod refused;
+mod silence;
 mod stall;
 mod survival;
 mod terminal;

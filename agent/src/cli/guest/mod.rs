@@ -1,6 +1,7 @@
 //! `pindah guest …`.
 
 mod create;
+mod disk;
 mod edit;
 mod show;
 
@@ -44,6 +45,9 @@ pub(super) enum GuestCommand {
     Console(Name),
     /// Print what a guest wrote last on its serial port.
     Log(LogArguments),
+    /// Move its disks.
+    #[command(subcommand)]
+    Disk(disk::DiskCommand),
     /// Delete a guest and its disks.
     Delete(DeleteArguments),
 }
@@ -126,6 +130,7 @@ impl GuestCommand {
                 std::io::stdout().write_all(&bytes)?;
                 Ok(())
             }
+            Self::Disk(command) => command.run(client, output).await,
             Self::Delete(arguments) => arguments.run(client, output).await,
         }
     }
