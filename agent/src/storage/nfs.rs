@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::sync::Mutex;
@@ -29,8 +29,8 @@ const VERSIONS: [&str; 2] = ["4.2", "4.1"];
 const MOUNT_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a failure stands before the next attempt.
 const MOUNT_PERIOD: Duration = Duration::from_secs(10);
-/// How long the kernel may take to let go.
-const UNMOUNT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the kernel may take to let go, or to change a mount.
+const KERNEL_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a server may take for a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Where an NFS server listens.
@@ -110,6 +110,7 @@ impl NfsMount {
             reason = match run(self.command(version)).await {
                 Ok(()) => {
                     tracing::info!("{} is mounted, NFS {version}", self.source());
+                    follow_no_links(&self.target).await;
                     return Ok(());
                 }
                 Err(reason) => reason,
@@ -166,6 +167,26 @@ impl NfsMount {
     }
 }
 
+/// Whoever can write to the server could put links there, to files of this node. mount.nfs4 does not
+/// know the flag.
+async fn follow_no_links(target: &Path) {
+    let path = target.to_owned();
+    let flags = MountFlags::BIND
+        | MountFlags::NOSYMFOLLOW
+        | MountFlags::NOATIME
+        | MountFlags::NOSUID
+        | MountFlags::NODEV
+        | MountFlags::NOEXEC;
+    let set = tokio::task::spawn_blocking(move || mount_remount(&path, flags, c""));
+    match tokio::time::timeout(KERNEL_DEADLINE, set).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => {
+            tracing::warn!("links in {} may be followed: {error}", target.display());
+        }
+        _ => tracing::warn!("links in {} may be followed", target.display()),
+    }
+}
+
 /// Whether another version may do.
 fn speaks_of_version(reason: &str) -> bool {
     reason.contains("rotocol not supported") || reason.contains("NFS version")
@@ -195,7 +216,7 @@ async fn unmount(target: &Path) {
             removed => removed,
         }
     });
-    match tokio::time::timeout(UNMOUNT_DEADLINE, unmounted).await {
+    match tokio::time::timeout(KERNEL_DEADLINE, unmounted).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => tracing::warn!("cannot unmount {}: {error}", target.display()),
         Ok(Err(error)) => tracing::error!("cannot unmount {}: {error}", target.display()),

@@ -42,6 +42,7 @@ impl Pool {
         self.require_space(volume_need_mib(disk, image)).await?;
         let make = move |directory: &Directory| directory.make_guest_directory(guest);
         self.on(DEADLINE, make).await?;
+        self.require_vacant(guest, disk).await?;
         let path = self.volume_path(guest, disk);
         let format = format_name(disk.format);
         let bytes = disk.size_mib << 20;

@@ -19,7 +19,9 @@ impl Directory {
         let directory = self.guest_directory(guest);
         let made = fs::DirBuilder::new().mode(0o700).create(&directory);
         match made {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                self.require_guest_directory(guest)
+            }
             made => made.map_err(StorageError::io("create", &directory)),
         }
     }
@@ -29,15 +31,22 @@ impl Directory {
     /// # Errors
     /// [`StorageError::BadImage`], [`StorageError::Io`].
     pub(super) fn require_volume(&self, guest: Uuid, file: &FileName) -> Result<(), StorageError> {
+        self.require_guest_directory(guest)?;
+        let directory = self.guest_directory(guest);
+        require_plain_file(&directory.join(file.as_str()), file.as_str())
+    }
+
+    /// Whoever can write to a NAS could put a link in its place.
+    fn require_guest_directory(&self, guest: Uuid) -> Result<(), StorageError> {
         let directory = self.guest_directory(guest);
         let found = fs::symlink_metadata(&directory);
-        if !found.is_ok_and(|found| found.is_dir()) {
-            return Err(StorageError::Unavailable {
-                pool: self.pool.clone(),
-                reason: format!("there is no directory {}", directory.display()),
-            });
+        if found.is_ok_and(|found| found.is_dir()) {
+            return Ok(());
         }
-        require_plain_file(&directory.join(file.as_str()), file.as_str())
+        Err(StorageError::Unavailable {
+            pool: self.pool.clone(),
+            reason: format!("there is no directory {}", directory.display()),
+        })
     }
 
     /// Removes all disks of a guest. Nothing happens if there are none.
@@ -76,6 +85,9 @@ impl Directory {
             let Some(guest) = name.to_str().and_then(|name| Uuid::parse_str(name).ok()) else {
                 continue;
             };
+            if self.require_guest_directory(guest).is_err() {
+                continue;
+            }
             for disk in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
                 if let Ok(metadata) = disk.metadata()
                     && metadata.is_file()
@@ -96,6 +108,7 @@ impl Directory {
     pub(super) fn sync_volume(&self, guest: Uuid, file: &FileName) -> Result<(), StorageError> {
         let directory = self.guest_directory(guest);
         let path = directory.join(file.as_str());
+        self.require_volume(guest, file)?;
         for path in [&path, &directory, &self.volumes()] {
             let synced = File::open(path).and_then(|file| file.sync_all());
             synced.map_err(StorageError::io("write", path))?;
@@ -110,6 +123,9 @@ impl Directory {
     pub(super) fn remove_volume(&self, guest: Uuid, file: &FileName) -> Result<(), StorageError> {
         let directory = self.guest_directory(guest);
         let path = directory.join(file.as_str());
+        if directory.symlink_metadata().is_ok() {
+            self.require_guest_directory(guest)?;
+        }
         match fs::remove_file(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             removed => removed.map_err(StorageError::io("remove", &path))?,

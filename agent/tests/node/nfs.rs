@@ -100,6 +100,13 @@ async fn pool_is_mounted_while_it_is_needed_and_again_after_a_restart() {
     let expected = format!("127.0.0.1:/srv/vm {target} -o {options},nconnect=2,port=1");
     assert_eq!(asked[0], expected);
 
+    // No link in it is followed, by whatever program.
+    std::os::unix::fs::symlink("/etc/passwd", nas.agent.path("export/link")).unwrap();
+    assert!(nas.agent.path("export/link").metadata().is_ok());
+    let error = fs::read(mount[0].join("link")).unwrap_err();
+    let expected = rustix::io::Errno::LOOP.raw_os_error();
+    assert_eq!(error.raw_os_error(), Some(expected), "{error}");
+
     nas.agent.upload_probe().await;
     let disks = json!({ "disks": [{ "size_mib": 1, "pool": "nas" }] });
     let guest = nas.agent.create_probe("web", "", disks).await;
