@@ -171,6 +171,7 @@ impl From<StorageError> for ApiError {
             | StorageError::VolumeExists(_)
             | StorageError::PoolExists(_)
             | StorageError::BuiltIn
+            | StorageError::Deleting(_)
             | StorageError::InUse(_)
             | StorageError::Cancelled => ErrorCode::Conflict,
             StorageError::BadImage { .. }

@@ -95,23 +95,23 @@ impl Guests {
     /// Name and record in one step.
     async fn insert(&self, guest: &Guest) -> Result<(), GuestError> {
         let record = Collection::<Guest>::key(&guest.uuid.to_string());
+        let names = Collection::<NameOwner>::new(self.resources().store.clone());
         let name = Collection::<NameOwner>::key(guest.name.as_str());
         let owner = NameOwner { uuid: guest.uuid };
-        let transaction = Transaction::new()
+        let insertion = Transaction::new()
             .if_absent(&name)
             .if_absent(&record)
             .put(&name, encode(&name, &owner)?)
             .put(&record, encode(&record, guest)?);
-        let transaction = self.resources().pools.guard(transaction, guest).await?;
-        match self.resources().store.commit(transaction).await? {
-            Outcome::Committed(_) => Ok(()),
-            Outcome::Conflict => {
-                // Or a pool has gone in the meantime, which this tells.
-                self.resources()
-                    .pools
-                    .guard(Transaction::new(), guest)
-                    .await?;
-                Err(GuestError::NameTaken(guest.name.to_string()))
+        loop {
+            let pools = &self.resources().pools;
+            let guarded = pools.guard(insertion.clone(), guest).await?;
+            if let Outcome::Committed(_) = self.resources().store.commit(guarded).await? {
+                return Ok(());
+            }
+            // Or the deletion of a pool was tried meanwhile.
+            if names.get(guest.name.as_str()).await?.is_some() {
+                return Err(GuestError::NameTaken(guest.name.to_string()));
             }
         }
     }

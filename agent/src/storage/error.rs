@@ -25,6 +25,12 @@ pub enum StorageError {
     /// There is no such pool.
     #[error("there is no pool {0}; `pindah pool list` shows what there is")]
     NoPool(PoolName),
+    /// Nothing new goes to the pool.
+    #[error(
+        "pool {0} is being deleted; if that was cut short, `pindah pool delete {0}` brings it to its \
+         end"
+    )]
+    Deleting(PoolName),
     /// There is a pool of that name.
     #[error("there is a pool {0} already; choose another name")]
     PoolExists(PoolName),

@@ -233,7 +233,7 @@ impl Pools {
     /// Lets a transaction that writes a guest's record happen only while its pools are there.
     ///
     /// # Errors
-    /// [`StorageError::NoPool`], [`StorageError::Store`].
+    /// [`StorageError::NoPool`], [`StorageError::Deleting`], [`StorageError::Store`].
     pub async fn guard(
         &self,
         mut transaction: Transaction,
@@ -242,7 +242,7 @@ impl Pools {
         for name in guest.pools().iter().filter(|name| !name.is_local()) {
             let stored = self.record(name).await?;
             if stored.value.deleting {
-                return Err(StorageError::NoPool(name.clone()));
+                return Err(StorageError::Deleting(name.clone()));
             }
             let key = Collection::<PoolRecord>::key(name.as_str());
             transaction = transaction.if_unchanged(key, stored.revision);
