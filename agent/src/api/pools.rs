@@ -36,6 +36,8 @@ pub struct PoolOnNode {
     /// How it does there.
     #[serde(flatten)]
     pub status: PoolStatus,
+    /// What the disks in it may grow to that guests have, in MiB.
+    pub promised_mib: u64,
 }
 
 impl Api {
@@ -51,14 +53,22 @@ impl Api {
             }
         }
         nodes.sort_by(|a, b| a.0.cmp(&b.0));
+        let guests = self.all_guests().await?;
         let each = nodes.into_iter().flat_map(|(node, pools)| {
-            let on_node = move |status| PoolOnNode {
+            let guests = &guests;
+            let on_node = move |status: PoolStatus| PoolOnNode {
+                promised_mib: promised_mib(&status, &node, guests),
                 node: node.clone(),
                 status,
             };
             pools.into_iter().map(on_node)
         });
         Ok(each.collect())
+    }
+
+    async fn all_guests(&self) -> Result<Vec<Guest>, ApiError> {
+        let (guests, _) = self.guests.list(None, usize::MAX).await?;
+        Ok(guests.into_iter().map(|stored| stored.value).collect())
     }
 
     async fn pool_views(&self) -> Result<Vec<PoolView>, ApiError> {
@@ -84,6 +94,15 @@ impl Api {
         let found = views.into_iter().find(|view| view.name == *name);
         found.ok_or_else(|| crate::storage::StorageError::NoPool(name.clone()).into())
     }
+}
+
+/// Of one that is not shared each node has its own.
+fn promised_mib(status: &PoolStatus, node: &str, guests: &[Guest]) -> u64 {
+    let guests = guests.iter();
+    let here = guests.filter(|guest| status.shared || guest.node == node);
+    let disks = here.flat_map(|guest| &guest.disks);
+    let disks = disks.filter(|disk| disk.volume.pool == status.name);
+    disks.map(|disk| disk.size_mib).sum()
 }
 
 /// All pools.
@@ -180,8 +199,7 @@ pub async fn list_volumes(
 ) -> Result<Listing<VolumeView>, ApiError> {
     let name = PoolName::try_from(name)?;
     let volumes = api.pools.get(&name).await?.list_volumes().await?;
-    let (guests, _) = api.guests.list(None, usize::MAX).await?;
-    let guests: Vec<Guest> = guests.into_iter().map(|stored| stored.value).collect();
+    let guests = api.all_guests().await?;
     let views = volumes.into_iter();
     Ok(Listing {
         data: views

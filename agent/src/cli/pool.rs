@@ -84,7 +84,9 @@ impl PoolCommand {
                 let pools: Vec<PoolView> = client.list("/pools").await?;
                 output.show(&pools, |pools| {
                     let rows = pools.iter().flat_map(rows);
-                    let head = ["POOL", "KIND", "SHARED", "NODE", "STATE", "SIZE", "FREE"];
+                    let head = [
+                        "POOL", "KIND", "SHARED", "NODE", "STATE", "SIZE", "FREE", "PROMISED",
+                    ];
                     table(&head, rows)
                 })
             }
@@ -126,6 +128,7 @@ fn rows(pool: &PoolView) -> Vec<Vec<String>> {
             one.status.state.to_string(),
             mib(one.status.total_mib),
             mib(one.status.free_mib),
+            mib(one.promised_mib),
         ]
     };
     pool.nodes.iter().map(row).collect()
