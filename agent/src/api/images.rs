@@ -14,7 +14,7 @@ use super::auth::{Operator, Viewer};
 use super::extract::{Path, Query};
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
 use crate::domain::{FileName, ImageRef, PoolName};
-use crate::storage::{Image, PoolState, Upload};
+use crate::storage::{Download, Image, PoolState, StorageError, Upload};
 
 /// How much of an upload that is refused is passed over, in bytes, and for how long.
 const PASSED_OVER_MAX: usize = 256 << 20;
@@ -140,6 +140,35 @@ async fn receive(
             Ok(Some(Ok(piece))) => upload.write(&piece).await?,
         }
     }
+}
+
+/// Downloads an image, as it was uploaded.
+#[utoipa::path(get, path = "/api/v1/images/{image}/content", tag = "images",
+    params(("image" = String, Path), PoolQuery),
+    responses((status = 200, content_type = "application/octet-stream"),
+        (status = 404, body = ErrorBody), (status = 422, body = ErrorBody),
+        (status = 503, body = ErrorBody)))]
+pub async fn download_image(
+    State(api): State<Api>,
+    _: Operator,
+    Path(name): Path<String>,
+    Query(query): Query<PoolQuery>,
+) -> Result<Response, ApiError> {
+    let name = FileName::try_from(name)?;
+    let pool = api.pools.get(&query.pool).await?;
+    let download = Download::begin(&pool, &name).await?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (
+            header::CONTENT_LENGTH,
+            download.image().file_bytes.to_string(),
+        ),
+    ];
+    let pieces = futures_util::stream::try_unfold(download, |mut download| async move {
+        let piece = download.next().await?;
+        Ok::<_, StorageError>(piece.map(|piece| (piece, download)))
+    });
+    Ok((headers, axum::body::Body::from_stream(pieces)).into_response())
 }
 
 /// Deletes an image. Disks that were made from it stay.

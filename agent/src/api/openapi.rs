@@ -87,6 +87,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
             images::upload_image,
             images::delete_image
         ))
+        .routes(routes!(images::download_image))
         .routes(routes!(accounts::login))
         .routes(routes!(accounts::list_users, accounts::create_user))
         .routes(routes!(accounts::delete_user))

@@ -296,12 +296,17 @@ pub(super) fn require_plain_file(path: &Path, name: &str) -> Result<(), StorageE
 
 /// At most `max` bytes of a file that is no link.
 pub(super) fn read_plain(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_plain(path)?.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A file that is no link, for reading. One that is a pipe does not hold us up.
+pub(super) fn open_plain(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = File::options();
-    let opened = options.read(true).custom_flags(flags.bits().cast_signed());
-    let mut bytes = Vec::new();
-    opened.open(path)?.take(max).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let options = options.read(true).custom_flags(flags.bits().cast_signed());
+    options.open(path)
 }
 
 /// A file that was not there before.

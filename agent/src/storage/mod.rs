@@ -17,6 +17,7 @@
 mod changes;
 mod client_id;
 mod directory;
+mod download;
 mod error;
 mod gate;
 mod image;
@@ -31,6 +32,7 @@ mod upload;
 mod volume;
 mod volume_files;
 
+pub use download::Download;
 pub use error::StorageError;
 pub use image::{Image, ImageFormat};
 pub use pool::Pool;

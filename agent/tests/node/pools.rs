@@ -239,6 +239,43 @@ async fn guest_that_names_what_a_pool_does_not_have_is_refused() {
 }
 
 #[tokio::test]
+async fn image_is_downloaded_as_it_was_uploaded() {
+    let agent = Agent::start().await;
+    create(&agent, "nas", true).await;
+    let bytes: Vec<u8> = (0..5u32 << 20)
+        .map(|n| (n.wrapping_mul(n) >> 9) as u8)
+        .collect();
+    let put = agent.client().request(Method::PUT, "/images/a?pool=nas");
+    assert_eq!(answer(put.body(bytes.clone())).await.0, 201);
+    let to = agent.path("a");
+    let arguments = [
+        "image",
+        "download",
+        "a",
+        "--pool",
+        "nas",
+        "--to",
+        to.to_str().unwrap(),
+    ];
+    let (ok, said, error) = agent.pindah(&arguments);
+    assert!(ok, "{said}{error}");
+    assert_eq!(fs::read(&to).unwrap(), bytes);
+    let (ok, _, error) = agent.pindah(&arguments);
+    assert!(!ok && error.contains("exists"), "{error}");
+
+    // What somebody has changed on the NAS is not taken for it.
+    fs::remove_file(&to).unwrap();
+    fs::write(agent.path("nas/images/a"), vec![0; bytes.len()]).unwrap();
+    let (ok, _, error) = agent.pindah(&arguments);
+    assert!(!ok && error.contains("SHA-256 differs"), "{error}");
+    assert!(!to.exists());
+    for path in ["/images/none/content", "/images/a/content"] {
+        let request = (Method::GET, path);
+        assert_refused(&agent, request, None, (404, "there is no image")).await;
+    }
+}
+
+#[tokio::test]
 async fn image_that_was_exchanged_in_a_pool_is_not_followed_elsewhere() {
     let agent = Agent::start().await;
     create(&agent, "nas", true).await;
