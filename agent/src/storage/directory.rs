@@ -234,10 +234,7 @@ impl Directory {
         let path = self.description_path(name);
         let bytes = match read_plain(&path, DESCRIPTION_MAX) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(StorageError::NoImage {
-                    image: name.to_string(),
-                    pool: self.pool.to_string(),
-                });
+                return Err(self.no_image(name));
             }
             read => read.map_err(StorageError::io("read", &path))?,
         };
@@ -274,11 +271,28 @@ impl Directory {
     /// # Errors
     /// [`StorageError::NoImage`], [`StorageError::Io`].
     pub(super) fn delete_image(&self, name: &FileName) -> Result<(), StorageError> {
-        self.image(name)?;
+        // Whatever is there: half of one, or what somebody has put in its place.
+        let mut found = false;
         for path in [self.image_path(name), self.description_path(name)] {
-            fs::remove_file(&path).map_err(StorageError::io("remove", &path))?;
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                removed => {
+                    removed.map_err(StorageError::io("remove", &path))?;
+                    found = true;
+                }
+            }
         }
-        Ok(())
+        if found {
+            return Ok(());
+        }
+        Err(self.no_image(name))
+    }
+
+    fn no_image(&self, name: &FileName) -> StorageError {
+        StorageError::NoImage {
+            image: name.to_string(),
+            pool: self.pool.to_string(),
+        }
     }
 }
 

@@ -195,12 +195,14 @@ impl Pools {
         }
         let record = self.record(name).await?.value;
         let open = self.others().get(name).cloned();
-        if let Some(pool) = open.filter(|pool| pool.record().id == record.id) {
-            return Ok(pool);
-        }
-        self.refresh().await?;
-        let opened = self.others().get(name).cloned();
-        let pool = opened.ok_or_else(|| StorageError::NoPool(name.clone()))?;
+        let open = open.filter(|pool| pool.record().id == record.id);
+        let pool = if let Some(pool) = open {
+            pool
+        } else {
+            self.refresh().await?;
+            let opened = self.others().get(name).cloned();
+            opened.ok_or_else(|| StorageError::NoPool(name.clone()))?
+        };
         pool.looked_at(LOOK_PATIENCE).await;
         Ok(pool)
     }

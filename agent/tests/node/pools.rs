@@ -224,6 +224,12 @@ async fn guest_that_names_what_a_pool_does_not_have_is_refused() {
         let request = (Method::POST, "/guests");
         assert_refused(&agent, request, Some(&body), (422, message)).await;
     }
+    let (status, _) = agent
+        .request(Method::DELETE, "/images/secret?pool=nas", None)
+        .await;
+    assert_eq!(status, 204);
+    assert_eq!(fs::read_dir(agent.path("nas/images")).unwrap().count(), 0);
+    assert!(fs::metadata("/etc/shadow").is_ok());
     for path in ["/images?pool=none", "/images/a?pool=none"] {
         assert_refused(&agent, (Method::GET, path), None, (404, "no pool none")).await;
     }
