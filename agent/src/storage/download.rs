@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::directory::{Directory, open_plain};
 use super::pool::DEADLINE;
+use super::pool_file::PoolFile;
 use super::{Image, Pool, StorageError};
 use crate::domain::FileName;
 
@@ -18,10 +18,9 @@ const READ_DEADLINE: Duration = Duration::from_secs(60);
 
 /// An image that is being sent.
 pub struct Download {
-    pool: Pool,
     image: Image,
     path: PathBuf,
-    file: Arc<File>,
+    file: PoolFile,
     sent: u64,
 }
 
@@ -40,10 +39,9 @@ impl Download {
         };
         let (image, file) = pool.on(DEADLINE, open).await?;
         Ok(Self {
-            pool: pool.clone(),
             image,
             path,
-            file: Arc::new(file),
+            file: PoolFile::new(pool, file),
             sent: 0,
         })
     }
@@ -63,13 +61,13 @@ impl Download {
             return Ok(None);
         }
         let mut piece = vec![0; PIECE_BYTES.min(usize::try_from(left).unwrap_or(PIECE_BYTES))];
-        let (file, offset, path) = (Arc::clone(&self.file), self.sent, self.path.clone());
-        let read = move |_: &Directory| {
+        let (offset, path) = (self.sent, self.path.clone());
+        let read = move |file: &File| {
             let read = file.read_exact_at(&mut piece, offset);
             read.map_err(StorageError::io("read", &path))?;
             Ok(piece)
         };
-        let piece = self.pool.on_any(READ_DEADLINE, read).await?;
+        let piece = self.file.on(READ_DEADLINE, read).await?;
         self.sent += piece.len() as u64;
         Ok(Some(piece))
     }

@@ -25,6 +25,7 @@ mod mark;
 mod mounts;
 mod nfs;
 mod pool;
+mod pool_file;
 mod pools;
 mod qemu_img;
 mod status;

@@ -152,6 +152,11 @@ impl Pool {
         self.on_any(deadline, verified).await
     }
 
+    /// Does something with its files when it can be done, and waits for nothing.
+    pub(super) fn later(&self, work: impl FnOnce() + Send + 'static) {
+        self.inner.gate.later(work);
+    }
+
     /// Where an image is until it is complete.
     pub(super) fn incoming_path(&self) -> PathBuf {
         self.inner.directory.incoming_path()
