@@ -89,7 +89,7 @@ impl Api {
 
     async fn pool_view(&self, name: &PoolName) -> Result<PoolView, ApiError> {
         // A pool that has just been made is opened by this.
-        self.pools.get(name).await?;
+        self.pools.find(name).await?;
         let views = self.pool_views().await?;
         let found = views.into_iter().find(|view| view.name == *name);
         found.ok_or_else(|| crate::storage::StorageError::NoPool(name.clone()).into())

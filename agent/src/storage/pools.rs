@@ -18,7 +18,7 @@ use crate::store::{Collection, Store, Stored, Transaction};
 /// How often the records are looked at.
 const PERIOD: Duration = Duration::from_secs(5);
 /// How long a pool that was just opened may take to be looked at.
-const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_PATIENCE: Duration = Duration::from_millis(800);
 
 /// What pools are made of.
 pub struct PoolsConfig {
@@ -185,26 +185,33 @@ impl Pools {
         found.ok_or_else(|| StorageError::NoPool(name.clone()))
     }
 
-    /// A pool.
+    /// A pool, to work with: one that was just opened is waited for, a moment.
     ///
     /// # Errors
     /// [`StorageError::NoPool`], [`StorageError::Store`].
     pub async fn get(&self, name: &PoolName) -> Result<Pool, StorageError> {
+        let pool = self.find(name).await?;
+        pool.looked_at(LOOK_PATIENCE).await;
+        Ok(pool)
+    }
+
+    /// A pool, to look at what is known of it.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn find(&self, name: &PoolName) -> Result<Pool, StorageError> {
         if name.is_local() {
             return Ok(self.inner.local.clone());
         }
         let record = self.record(name).await?.value;
         let open = self.others().get(name).cloned();
         let open = open.filter(|pool| pool.record().id == record.id);
-        let pool = if let Some(pool) = open {
-            pool
-        } else {
-            self.refresh().await?;
-            let opened = self.others().get(name).cloned();
-            opened.ok_or_else(|| StorageError::NoPool(name.clone()))?
-        };
-        pool.looked_at(LOOK_PATIENCE).await;
-        Ok(pool)
+        if let Some(pool) = open {
+            return Ok(pool);
+        }
+        self.refresh().await?;
+        let opened = self.others().get(name).cloned();
+        opened.ok_or_else(|| StorageError::NoPool(name.clone()))
     }
 
     /// All pools, the node's own first.
