@@ -11,6 +11,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
 
 use super::harness::{Agent, DEADLINE, kvm_opens};
+use super::silence::Silence;
 
 /// Called as `mount.nfs4 SOURCE TARGET -o OPTIONS`.
 const MOUNT: &str = r#"
@@ -159,6 +160,29 @@ async fn pool_is_mounted_while_it_is_needed_and_again_after_a_restart() {
     assert_eq!(status, 204, "{body}");
     assert_eq!(nas.mounts().len(), 0);
     assert!(!mount[0].exists());
+}
+
+#[tokio::test]
+async fn server_that_is_gone_is_named_until_it_is_back() {
+    let nas = Nas::start().await;
+    let (status, body) = nas.create().await;
+    assert_eq!(status, 201, "{body}");
+    let Some(silence) = Silence::over(&nas.mounts()[0]) else {
+        return;
+    };
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let here = nas.wait_pool("stalled").await;
+        let reason = here["reason"].as_str().unwrap();
+        if reason.contains("127.0.0.1 cannot be reached: Connection refused") {
+            break;
+        }
+        assert!(Instant::now() < end, "{reason}");
+    }
+    assert_eq!(nas.asked().len(), 1);
+    drop(silence);
+    nas.wait_pool("ready").await;
+    assert_eq!(nas.asked().len(), 1);
 }
 
 #[tokio::test]
