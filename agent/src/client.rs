@@ -187,13 +187,24 @@ impl Client {
         serde_json::from_slice(&body).map_err(|error| ClientError::Protocol(error.to_string()))
     }
 
+    /// A request whose answer is one thing.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn data<T: DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<T, ClientError> {
+        let data: Data<T> = self.json(request).await?;
+        Ok(data.data)
+    }
+
     /// `GET` of one thing.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let data: Data<T> = self.json(self.request(Method::GET, path)).await?;
-        Ok(data.data)
+        self.data(self.request(Method::GET, path)).await
     }
 
     /// One thing, and the `ETag` that an edit needs.
@@ -239,9 +250,7 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<T, ClientError> {
-        let request = self.request(Method::POST, path).json(body);
-        let data: Data<T> = self.json(request).await?;
-        Ok(data.data)
+        self.data(self.request(Method::POST, path).json(body)).await
     }
 
     /// A request that begins a task.

@@ -3,7 +3,7 @@
 //! Without a file everything has a default, and several agents share a machine if each has its own
 //! state directory, listen address and bridge.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,6 +74,19 @@ pub struct ConfigFile {
     pub metrics_interval_ms: Option<u64>,
     /// The node's own network for guests.
     pub network: NetworkFile,
+    /// How guests move between nodes.
+    pub migration: MigrationFile,
+}
+
+/// The `[migration]` table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MigrationFile {
+    /// This node's address in the network that guests move over; absent: that by which other nodes
+    /// find it.
+    pub address: Option<IpAddr>,
+    /// How many guests may leave at a time, 1 to 16; absent: 1.
+    pub at_once: Option<usize>,
 }
 
 /// The `[network]` table.
@@ -113,6 +126,10 @@ pub struct Config {
     pub metrics_interval: Duration,
     /// The node's own network for guests, if there is one.
     pub network: Option<NetworkConfig>,
+    /// Where guests arrive, if not where other nodes find this one.
+    pub migration_address: Option<IpAddr>,
+    /// How many guests may leave at a time.
+    pub migrations_at_once: usize,
 }
 
 /// The node's own network.
@@ -175,6 +192,8 @@ impl ConfigFile {
             default_pool: default_pool(self.default_pool)?,
             metrics_interval: metrics_interval(self.metrics_interval_ms)?,
             network: self.network.validate()?,
+            migration_address: self.migration.address,
+            migrations_at_once: at_once(self.migration.at_once)?,
         })
     }
 }
@@ -189,6 +208,18 @@ fn node_name(name: &str) -> Result<String, ConfigError> {
             value: name.to_owned(),
             must: "must be 1 to 63 lower-case letters, digits and hyphens, from a letter on",
         })
+    }
+}
+
+fn at_once(number: Option<usize>) -> Result<usize, ConfigError> {
+    match number {
+        None => Ok(1),
+        Some(number @ 1..=16) => Ok(number),
+        Some(number) => Err(ConfigError::Value {
+            field: "migration.at_once",
+            value: number.to_string(),
+            must: "must be 1 to 16",
+        }),
     }
 }
 

@@ -22,6 +22,7 @@ pub mod client;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+mod descriptors;
 pub mod domain;
 pub mod events;
 pub mod files;

@@ -13,8 +13,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use hyper_util::rt::TokioIo;
 use reqwest::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::api::{Data, ErrorBody};
 use crate::cluster::{NodeAlive, NodeRecord};
 use crate::security::{AuthorityError, NodeCertificate, Principal, Role};
 use crate::store::{Collection, Store, StoreError};
@@ -27,6 +30,9 @@ pub const USER: HeaderName = HeaderName::from_static("pindah-user");
 pub const ROLE: HeaderName = HeaderName::from_static("pindah-role");
 /// By which token it is known.
 pub const TOKEN: HeaderName = HeaderName::from_static("pindah-token");
+
+/// What the name of a user begins with that is a node; no other's does.
+pub const AS_NODE: &str = "node:";
 
 /// How long a connection may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -52,6 +58,22 @@ pub enum PeerError {
     Timeout {
         /// The node.
         node: String,
+    },
+    /// It refuses, and says why.
+    #[error("node {node}: {message}")]
+    Refused {
+        /// The node.
+        node: String,
+        /// One sentence.
+        message: String,
+    },
+    /// An answer that its API does not give.
+    #[error("node {node} gave an answer that it should not: {reason}")]
+    Answer {
+        /// The node.
+        node: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The store.
     #[error(transparent)]
@@ -166,12 +188,69 @@ impl Peers {
     ) -> Result<reqwest::RequestBuilder, PeerError> {
         let url = format!("{}/api/v1{path}", self.base(node).await?);
         let as_node = Principal {
-            user: format!("node:{}", self.node),
+            user: format!("{AS_NODE}{}", self.node),
             role: Role::Admin,
             token: String::new(),
         };
         let headers = self.headers(&as_node);
         Ok(self.http().request(method, url).headers(headers))
+    }
+
+    /// A request of this node's own whose answer is data.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn ask<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        node: &str,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, PeerError> {
+        let mut request = self.request(node, method, path).await?;
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let bytes = self.bytes(node, request).await?;
+        let data: Data<T> = serde_json::from_slice(&bytes).map_err(|error| PeerError::Answer {
+            node: node.to_owned(),
+            reason: error.to_string(),
+        })?;
+        Ok(data.data)
+    }
+
+    /// The body of the answer to a request.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn bytes(
+        &self,
+        node: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Vec<u8>, PeerError> {
+        let answer = self.answer(node, request.timeout(ANSWER_DEADLINE)).await?;
+        let status = answer.status();
+        let node = node.to_owned();
+        let bytes = match answer.bytes().await {
+            Ok(bytes) => bytes.to_vec(),
+            Err(error) => {
+                let reason = crate::causes::chain(&error.without_url());
+                return Err(PeerError::Unreachable { node, reason });
+            }
+        };
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        Err(match serde_json::from_slice::<ErrorBody>(&bytes) {
+            Ok(body) => PeerError::Refused {
+                node,
+                message: body.error.message,
+            },
+            Err(_) => PeerError::Answer {
+                node,
+                reason: format!("status {status}"),
+            },
+        })
     }
 
     fn headers(&self, principal: &Principal) -> HeaderMap {

@@ -4,6 +4,7 @@
 //! another.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,10 +15,14 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use pindah_vmm_api::{ErrorBody, Event, Metrics, ResumeRequest, VmInfo};
+use pindah_vmm_api::{
+    ErrorBody, Event, Metrics, MigrateRequest, MigrationStatus, ResumeRequest, VmInfo,
+};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
+
+use crate::descriptors::WithDescriptors;
 
 /// The protocol that a console's connection goes on in.
 const CONSOLE_PROTOCOL: &str = "pindah-console";
@@ -102,7 +107,7 @@ impl VmmClient {
         let body = serde_json::to_vec(&ResumeRequest::default())
             .map_err(|error| VmmError::Protocol(error.to_string()))?;
         let request = json_request(Method::POST, "/api/v1/vm/resume", body)?;
-        self.answer(request).await.map(|_| ())
+        self.answer(request, Vec::new()).await.map(|_| ())
     }
 
     /// Starts the machine anew.
@@ -127,6 +132,39 @@ impl VmmClient {
     /// [`VmmError`].
     pub async fn power_off(&self) -> Result<(), VmmError> {
         self.command("power-off").await
+    }
+
+    /// Begins to move the guest over these connected sockets, and files with TLS's keys: in the
+    /// order that [`MigrateRequest`] says.
+    ///
+    /// # Errors
+    /// [`VmmError`].
+    pub async fn migrate(
+        &self,
+        request: &MigrateRequest,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), VmmError> {
+        let body =
+            serde_json::to_vec(request).map_err(|error| VmmError::Protocol(error.to_string()))?;
+        let request = json_request(Method::POST, "/api/v1/migrate", body)?;
+        self.answer(request, descriptors).await.map(|_| ())
+    }
+
+    /// How the guest's migration goes, or went; that to this VMM, where it waits for its guest.
+    ///
+    /// # Errors
+    /// [`VmmError`].
+    pub async fn migration(&self) -> Result<MigrationStatus, VmmError> {
+        self.get("/api/v1/migrate").await
+    }
+
+    /// Gives the migration up, if that is still possible.
+    ///
+    /// # Errors
+    /// [`VmmError`].
+    pub async fn cancel_migration(&self) -> Result<(), VmmError> {
+        let request = json_request(Method::DELETE, "/api/v1/migrate", Vec::new())?;
+        self.answer(request, Vec::new()).await.map(|_| ())
     }
 
     /// The events from now on. The stream ends when the VMM does.
@@ -174,18 +212,22 @@ impl VmmClient {
     async fn command(&self, name: &str) -> Result<(), VmmError> {
         let path = format!("/api/v1/vm/{name}");
         let request = json_request(Method::POST, &path, Vec::new())?;
-        self.answer(request).await.map(|_| ())
+        self.answer(request, Vec::new()).await.map(|_| ())
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, VmmError> {
         let request = json_request(Method::GET, path, Vec::new())?;
-        let body = self.answer(request).await?;
+        let body = self.answer(request, Vec::new()).await?;
         serde_json::from_slice(&body).map_err(|error| VmmError::Protocol(error.to_string()))
     }
 
-    async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Bytes, VmmError> {
+    async fn answer(
+        &self,
+        request: Request<Full<Bytes>>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Bytes, VmmError> {
         let answer = async {
-            let response = self.send(request).await?;
+            let response = self.send_with(request, descriptors).await?;
             if response.status().is_success() {
                 collect(response).await
             } else {
@@ -197,8 +239,17 @@ impl VmmClient {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, VmmError> {
+        self.send_with(request, Vec::new()).await
+    }
+
+    async fn send_with(
+        &self,
+        request: Request<Full<Bytes>>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Response<Incoming>, VmmError> {
         let connect = UnixStream::connect(&self.socket);
         let stream = connect.await.map_err(VmmError::Connect)?;
+        let stream = WithDescriptors::new(stream, descriptors);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the answer, or with the console or the stream that the answer is.
         tokio::spawn(connection.with_upgrades());

@@ -13,6 +13,7 @@ pub mod boot;
 pub mod bus;
 pub mod causes;
 pub mod check;
+mod clock;
 pub mod config;
 pub mod devices;
 pub mod kvm;

@@ -96,6 +96,23 @@ fn require(parts: &Parts, role: Role) -> Result<Principal, ApiError> {
     Ok(principal.clone())
 }
 
+/// Another node of the cluster, on its own behalf.
+pub struct FromPeer;
+
+impl<S: Sync> FromRequestParts<S> for FromPeer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let principal = require(parts, Role::Admin)?;
+        let from_node = parts.extensions.get::<FromNode>().is_some();
+        if from_node && principal.user.starts_with(peer::AS_NODE) {
+            return Ok(Self);
+        }
+        let message = "only a node of the cluster may ask for this";
+        Err(ApiError::new(ErrorCode::Forbidden, message))
+    }
+}
+
 /// Somebody who may look.
 pub struct Viewer;
 

@@ -10,6 +10,7 @@ use crate::causes::chain;
 use crate::cluster::ClusterError;
 use crate::domain::Invalid;
 use crate::guests::GuestError;
+use crate::network::NetworkRequestError;
 use crate::security::AccountError;
 use crate::storage::StorageError;
 use crate::store::StoreError;
@@ -201,24 +202,51 @@ impl From<GuestError> for ApiError {
             GuestError::Storage(StorageError::NoImage { .. } | StorageError::NoPool(_))
             | GuestError::Invalid(_) => ErrorCode::InvalidValue,
             GuestError::Storage(error) => return error.into(),
+            GuestError::NetworkRequest(error) => return error.into(),
+            GuestError::Network(ref error) if error.is_refusal() => ErrorCode::Conflict,
             GuestError::NotFound(_) | GuestError::NoDisk { .. } => ErrorCode::NotFound,
             GuestError::Changed(_) => ErrorCode::PreconditionFailed,
             GuestError::NoMemory { .. } => ErrorCode::NoMemory,
             GuestError::NameTaken(_)
+            | GuestError::MacTaken(_)
             | GuestError::Busy(_)
             | GuestError::Spare { .. }
             | GuestError::State { .. }
             | GuestError::Incomplete(_)
-            | GuestError::NoNetwork(_)
             | GuestError::Placement(_)
             | GuestError::Witness(_)
+            | GuestError::Alone(_)
+            | GuestError::Immovable { .. }
+            | GuestError::NoNetwork { .. }
+            | GuestError::NoDestination { .. }
+            | GuestError::Drained(_)
+            | GuestError::Undrained(_)
+            | GuestError::Unsettled(_)
             | GuestError::Cancelled
             | GuestError::Vmm(VmmError::Refused { .. }) => ErrorCode::Conflict,
-            GuestError::Vmm(_) => ErrorCode::Unavailable,
+            GuestError::Peer(error) => return error.into(),
+            GuestError::Vmm(_) | GuestError::Unconnected { .. } => ErrorCode::Unavailable,
             GuestError::Start { .. }
             | GuestError::Network(_)
             | GuestError::Spawn(_)
             | GuestError::Io { .. } => ErrorCode::Internal,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<NetworkRequestError> for ApiError {
+    fn from(error: NetworkRequestError) -> Self {
+        let code = match error {
+            NetworkRequestError::Store(error) => return error.into(),
+            NetworkRequestError::NotFound(_) => ErrorCode::NotFound,
+            NetworkRequestError::Invalid(_) => ErrorCode::InvalidValue,
+            NetworkRequestError::Exists(_)
+            | NetworkRequestError::OfNode(_)
+            | NetworkRequestError::InUse { .. }
+            | NetworkRequestError::Taken { .. } => ErrorCode::Conflict,
+            NetworkRequestError::Apply(ref error) if error.is_refusal() => ErrorCode::Conflict,
+            NetworkRequestError::Apply(_) => ErrorCode::Internal,
         };
         Self::of(code, &error)
     }

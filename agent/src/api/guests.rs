@@ -66,6 +66,7 @@ pub async fn create_guest(
     if let Seen::Before(task) = seen {
         return Ok(Accepted { task: *task });
     }
+    api.guests.require_undrained().await?;
     let created = api.guests.create(&spec, &principal.user).await;
     match (created, seen) {
         (Ok(created), Seen::Fresh(fresh)) => {

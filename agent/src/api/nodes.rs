@@ -10,13 +10,14 @@ use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::auth::{Admin, Viewer};
+use super::auth::{Admin, Operator, Viewer};
 use super::extract::{Path, Query};
-use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
+use super::{Accepted, Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
 use crate::clock::now_unix_ms;
 use crate::cluster::{NodeRecord, NodeStatus, node_status};
 use crate::metrics::NodeUsage;
-use crate::peer::Peers;
+use crate::network::NetworkStatus;
+use crate::peer::{PeerError, Peers};
 use crate::storage::PoolStatus;
 use crate::store::Collection;
 
@@ -57,6 +58,9 @@ pub struct NodeView {
     pub address: Option<String>,
     /// It votes and runs no guests.
     pub witness: bool,
+    /// It takes no guests for a while.
+    #[serde(default)]
+    pub drained: bool,
     /// How far its clock is ahead of that of the node that answers, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_ahead_ms: Option<i64>,
@@ -78,6 +82,9 @@ pub struct NodeView {
     pub kvm: bool,
     /// Its pools.
     pub pools: Vec<PoolStatus>,
+    /// How the networks do on it.
+    #[serde(default)]
+    pub networks: Vec<NetworkStatus>,
     /// What it takes.
     #[serde(default)]
     pub usage: NodeUsage,
@@ -95,6 +102,7 @@ impl NodeView {
             guests_running: 0,
             kvm: false,
             pools: Vec::new(),
+            networks: Vec::new(),
             usage: NodeUsage::default(),
             guests_usage: BTreeMap::new(),
         });
@@ -103,6 +111,7 @@ impl NodeView {
             health,
             address: None,
             witness: false,
+            drained: false,
             clock_ahead_ms: None,
             version: status.version,
             cpus: status.cpus,
@@ -113,6 +122,7 @@ impl NodeView {
             guests_running: status.guests_running,
             kvm: status.kvm,
             pools: status.pools,
+            networks: status.networks,
             usage: status.usage,
         }
     }
@@ -146,7 +156,9 @@ async fn all_nodes(api: &Api) -> Result<Vec<NodeView>, ApiError> {
             views?
         }
     };
+    let drained = api.guests.drained_nodes().await?;
     for node in &mut nodes {
+        node.drained = drained.contains(&node.name);
         node.guests = guests.get(&node.name).copied().unwrap_or_default();
     }
     Ok(nodes)
@@ -230,6 +242,44 @@ pub async fn show_node(
         ApiError::new(ErrorCode::NotFound, message)
     })?;
     Ok(Data { data })
+}
+
+/// Moves all guests of a node to others; it takes none until that is ended.
+#[utoipa::path(post, path = "/api/v1/nodes/{node}/drain", tag = "nodes",
+    params(("node" = String, Path)),
+    responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody)))]
+pub async fn drain_node(
+    State(api): State<Api>,
+    Operator(principal): Operator,
+    Path(name): Path<String>,
+) -> Result<Accepted, ApiError> {
+    require_this(&api, &name)?;
+    let task = api.guests.drain(&principal.user).await?;
+    Ok(Accepted { task })
+}
+
+/// Lets a node take guests again, and brings back those that left it for its drain.
+#[utoipa::path(post, path = "/api/v1/nodes/{node}/undrain", tag = "nodes",
+    params(("node" = String, Path)),
+    responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody)))]
+pub async fn undrain_node(
+    State(api): State<Api>,
+    Operator(principal): Operator,
+    Path(name): Path<String>,
+) -> Result<Accepted, ApiError> {
+    require_this(&api, &name)?;
+    let task = api.guests.undrain(&principal.user).await?;
+    Ok(Accepted { task })
+}
+
+/// What is another node's was passed on: a name that came here is this node's, or nobody's.
+fn require_this(api: &Api, name: &str) -> Result<(), ApiError> {
+    if name == api.node {
+        return Ok(());
+    }
+    Err(PeerError::Unknown(name.chars().take(64).collect()).into())
 }
 
 /// How to remove.

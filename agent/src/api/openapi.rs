@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, accounts, cluster, console, disks, events, guests, images, metrics, nodes, pools, power,
-    tasks,
+    Api, accounts, cluster, console, disks, events, guests, images, metrics, migration, networks,
+    nodes, pools, power, tasks,
 };
 
 #[derive(OpenApi)]
@@ -54,6 +54,10 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(power::reset_guest))
         .routes(routes!(power::pause_guest))
         .routes(routes!(power::resume_guest))
+        .routes(routes!(migration::migrate_guest, migration::plan_migration))
+        .routes(routes!(migration::offer_place))
+        .routes(routes!(migration::receive_guest))
+        .routes(routes!(migration::settle_arrival))
         .routes(routes!(console::guest_console))
         .routes(routes!(disks::move_disk))
         .routes(routes!(tasks::list_tasks))
@@ -63,6 +67,10 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(events::stream_events))
         .routes(routes!(nodes::list_nodes))
         .routes(routes!(nodes::show_node, nodes::remove_node))
+        .routes(routes!(nodes::drain_node))
+        .routes(routes!(nodes::undrain_node))
+        .routes(routes!(networks::list_networks, networks::create_network))
+        .routes(routes!(networks::show_network, networks::delete_network))
         .routes(routes!(cluster::show_cluster))
         .routes(routes!(cluster::init_cluster))
         .routes(routes!(cluster::create_join_token))

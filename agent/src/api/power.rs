@@ -18,6 +18,7 @@ pub async fn start_guest(
     Path(name): Path<String>,
 ) -> Result<Accepted, ApiError> {
     let guest = api.guests.find(&name).await?.value;
+    api.guests.require_undrained().await?;
     let task = api.guests.start(&guest, &principal.user).await?;
     Ok(Accepted { task })
 }

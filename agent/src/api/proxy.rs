@@ -25,6 +25,8 @@ impl From<PeerError> for ApiError {
             PeerError::Unknown(_) => ErrorCode::NotFound,
             PeerError::Unreachable { .. } => ErrorCode::NodeUnreachable,
             PeerError::Timeout { .. } => ErrorCode::NodeTimeout,
+            PeerError::Refused { .. } => ErrorCode::Conflict,
+            PeerError::Answer { .. } => ErrorCode::Internal,
         };
         Self::of(code, &error)
     }
@@ -78,6 +80,7 @@ async fn target(api: &Api, request: &Parts) -> Result<Option<String>, ApiError> 
             }
         }
         (Some("guests"), Some(guest)) if rest.is_some() => guest_owner(api, guest).await?,
+        (Some("nodes"), Some(node)) if rest.is_some() => Some(node.to_owned()),
         (Some("tasks"), Some(task)) => task_owner(api, task).await?,
         _ => None,
     };

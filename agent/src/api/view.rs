@@ -33,6 +33,9 @@ pub struct GuestView {
     pub wanted: Wanted,
     /// The node that runs it.
     pub node: String,
+    /// The node that it is on its way to, while it moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving_to: Option<String>,
     /// Its process on that node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
@@ -167,6 +170,7 @@ impl GuestView {
             since_unix_ms: status.since_unix_ms,
             wanted: guest.wanted,
             node: guest.node,
+            moving_to: guest.moving_to,
             pid: status.pid,
             crashes: status.crashes,
             incomplete: guest.incomplete,

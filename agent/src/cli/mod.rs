@@ -6,6 +6,7 @@ mod download;
 mod guest;
 mod image;
 mod man;
+mod network;
 mod node;
 mod output;
 mod pool;
@@ -65,6 +66,9 @@ enum Noun {
     /// Several nodes that act as one.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// What guests are connected to.
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
     /// The machines.
     #[command(subcommand)]
     Node(node::NodeCommand),
@@ -132,6 +136,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Noun::Pool(command) => command.run(&client, output).await,
             Noun::Task(command) => command.run(&client, output).await,
             Noun::Cluster(command) => command.run(&client, &path, output).await,
+            Noun::Network(command) => command.run(&client, output).await,
             Noun::Node(command) => command.run(&client, output).await,
             Noun::Token(command) => command.run(&client, output).await,
             Noun::User(command) => command.run(&client, output).await,

@@ -1,9 +1,11 @@
 //! `pindah node …`.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use reqwest::Method;
 
+use super::network::state;
 use super::output::{Output, figure, mib, properties, table};
+use super::progress::begin;
 use crate::api::NodeView;
 use crate::client::Client;
 use crate::storage::PoolState;
@@ -22,6 +24,10 @@ pub(super) enum NodeCommand {
         #[arg(id = "name", value_name = "NODE")]
         node: String,
     },
+    /// Move all guests of a node to others, for its maintenance; it takes none until `undrain`.
+    Drain(Begin),
+    /// Let a node take guests again, and bring back those that left it.
+    Undrain(Begin),
     /// Take a dead node out of the cluster.
     Remove {
         /// The node.
@@ -31,6 +37,25 @@ pub(super) enum NodeCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// Which node, and whether to wait.
+#[derive(Debug, Args)]
+pub(super) struct Begin {
+    /// The node.
+    #[arg(id = "name", value_name = "NODE")]
+    node: String,
+    /// Do not wait; print the task.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Begin {
+    async fn run(self, client: &Client, output: Output, what: &str) -> anyhow::Result<()> {
+        let node = super::guest::segment(&self.node)?;
+        let request = client.request(Method::POST, &format!("/nodes/{node}/{what}"));
+        begin(client, request, !self.no_wait, output).await
+    }
 }
 
 impl NodeCommand {
@@ -60,6 +85,8 @@ impl NodeCommand {
                 let node: NodeView = client.get(&format!("/nodes/{node}")).await?;
                 output.show(&node, show)
             }
+            Self::Drain(arguments) => arguments.run(client, output, "drain").await,
+            Self::Undrain(arguments) => arguments.run(client, output, "undrain").await,
             Self::Remove { node, force } => {
                 let node = super::guest::segment(&node)?;
                 let request = client.request(Method::DELETE, &format!("/nodes/{node}"));
@@ -75,6 +102,9 @@ fn health(node: &NodeView) -> String {
     let mut words = vec![node.health.to_string()];
     if node.witness {
         words.push("witness".to_owned());
+    }
+    if node.drained {
+        words.push("drained".to_owned());
     }
     match node.clock_ahead_ms {
         Some(ahead) if ahead.abs() >= CLOCK_TOLERATED_MS => {
@@ -116,6 +146,11 @@ fn show(node: &NodeView) -> String {
             format!("{} ({}): {state}", pool.name, pool.kind)
         })
         .collect();
+    let networks: Vec<String> = node
+        .networks
+        .iter()
+        .map(|network| format!("{}: {}", network.network, state(network)))
+        .collect();
     properties(&[
         ("node", node.name.clone()),
         ("health", health(node)),
@@ -140,5 +175,6 @@ fn show(node: &NodeView) -> String {
             format!("{} of {} run", node.guests_running, node.guests),
         ),
         ("pools", pools.join(", ")),
+        ("networks", networks.join(", ")),
     ])
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::Ports;
 use crate::guests::Status;
 use crate::metrics::{GuestUsage, NodeUsage};
+use crate::network::NetworkStatus;
 use crate::storage::PoolStatus;
 use crate::store::Record;
 
@@ -77,6 +78,9 @@ pub struct NodeStatus {
     pub kvm: bool,
     /// Its pools.
     pub pools: Vec<PoolStatus>,
+    /// How the networks do on it.
+    #[serde(default)]
+    pub networks: Vec<NetworkStatus>,
     /// What it takes.
     #[serde(default)]
     pub usage: NodeUsage,

@@ -59,6 +59,7 @@ pub async fn node_status(guests: &Guests, pools: &Pools) -> Result<NodeStatus, G
         guests_running: running.count(),
         kvm: std::path::Path::new("/dev/kvm").exists(),
         pools: pools.statuses(),
+        networks: guests.networks().statuses().await,
         usage: guests.metrics().node(),
         guests_usage: statuses
             .iter()
@@ -121,8 +122,7 @@ impl Reporter {
         }
         let gone: Vec<Uuid> = told.keys().copied().collect();
         for uuid in gone.into_iter().filter(|uuid| !statuses.contains_key(uuid)) {
-            let key = Collection::<GuestStatus>::key(&uuid.to_string());
-            self.store.commit(Transaction::new().delete(key)).await?;
+            self.take_back(uuid).await?;
             told.remove(&uuid);
         }
         if node {
@@ -131,6 +131,21 @@ impl Reporter {
             let value = encode(&key, &status)?;
             let put = Transaction::new().put_leased(&key, value, held.lease);
             self.store.commit(put).await?;
+        }
+        Ok(())
+    }
+
+    /// Of a guest that has moved its new node tells.
+    async fn take_back(&self, uuid: Uuid) -> Result<(), StoreError> {
+        let id = uuid.to_string();
+        let statuses = Collection::<GuestStatus>::new(Arc::clone(&self.store));
+        let Some(told) = statuses.get(&id).await? else {
+            return Ok(());
+        };
+        if told.value.node == self.node {
+            let key = Collection::<GuestStatus>::key(&id);
+            let delete = Transaction::new().if_unchanged(&key, told.revision);
+            self.store.commit(delete.delete(key)).await?;
         }
         Ok(())
     }

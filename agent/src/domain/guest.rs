@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{CloudInit, FileName, GuestName, ImageRef, PoolName, PoolRecord};
+use super::{CloudInit, FileName, GuestName, ImageRef, NetworkName, PoolName, PoolRecord};
 use crate::store::Record;
 
 /// A guest.
@@ -44,6 +44,9 @@ pub struct Guest {
     pub wanted: Wanted,
     /// The node that may run it.
     pub node: String,
+    /// The node that it is on its way to, while it moves.
+    #[serde(default)]
+    pub moving_to: Option<String>,
     /// Counts who may run it: each start and each step of a move adds one.
     pub epoch: u64,
     /// Its disks are being made: it cannot start, and goes if that fails.
@@ -161,21 +164,12 @@ pub struct Volume {
 pub struct Interface {
     /// Its name in the guest's configuration: `net0`, …
     pub id: String,
-    /// What it is connected to.
-    pub network: Network,
+    /// The network that it is connected to.
+    pub network: NetworkName,
     /// MAC address, `52:54:00:12:34:56`.
     pub mac: String,
     /// The tap on the node that runs it.
     pub tap: String,
-}
-
-/// What an interface is connected to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// The node's own bridge, with NAT, DHCP and DNS.
-    #[default]
-    Node,
 }
 
 /// Whether and when a guest starts with its node.

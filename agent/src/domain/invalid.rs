@@ -46,7 +46,7 @@ impl Invalid {
 }
 
 /// Refuses `value` outside of `range`.
-pub(super) fn within(
+pub(crate) fn within(
     field: &str,
     value: u64,
     range: std::ops::RangeInclusive<u64>,

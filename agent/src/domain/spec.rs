@@ -8,9 +8,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::invalid::within;
+use super::mac::{derived_mac, parse_mac};
 use super::{
     Autostart, Boot, CloudInit, CrashPolicy, Disk, FileName, Guest, GuestName, ImageRef, Interface,
-    Invalid, Network, PoolName, Volume, Wanted,
+    Invalid, NetworkName, PoolName, Volume, Wanted,
 };
 
 /// Most disks of a guest.
@@ -113,9 +114,9 @@ fn qcow2() -> DiskFormat {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InterfaceSpec {
-    /// What it is connected to.
+    /// The network that it is connected to; absent: the node's own.
     #[serde(default)]
-    pub network: Network,
+    pub network: NetworkName,
     /// MAC address; absent: made from the guest's UUID.
     #[serde(default)]
     pub mac: Option<String>,
@@ -169,6 +170,7 @@ impl GuestSpec {
             notes: self.notes.clone(),
             wanted: Wanted::Stopped,
             node: node.to_owned(),
+            moving_to: None,
             epoch: 0,
             incomplete: true,
             created_unix_ms: now_unix_ms,
@@ -206,7 +208,7 @@ impl GuestSpec {
         let mut planned: Vec<Interface> = Vec::new();
         for (index, interface) in self.interfaces.iter().enumerate() {
             let mac = match &interface.mac {
-                Some(mac) => parse_mac(index, mac)?,
+                Some(mac) => parse_mac(&format!("interfaces[{index}].mac"), mac)?,
                 None => derived_mac(uuid, index),
             };
             if planned.iter().any(|other| other.mac == mac) {
@@ -215,7 +217,7 @@ impl GuestSpec {
             }
             planned.push(Interface {
                 id: format!("net{index}"),
-                network: interface.network,
+                network: interface.network.clone(),
                 mac,
                 tap: tap_name(uuid, index),
             });
@@ -281,41 +283,17 @@ pub(super) fn check_texts(tags: &BTreeSet<String>, notes: &str) -> Result<(), In
             return Err(Invalid::text("tags", tag, must));
         }
     }
+    check_notes(notes)
+}
+
+/// Refuses text that does not fit.
+pub(crate) fn check_notes(notes: &str) -> Result<(), Invalid> {
     let printable = |c: char| c == '\n' || c == '\t' || !c.is_control();
     if notes.len() > 16 << 10 || !notes.chars().all(printable) {
         let must = "must be at most 16 KiB of text without control characters";
         return Err(Invalid::text("notes", notes, must));
     }
     Ok(())
-}
-
-/// A unicast address in lower case.
-fn parse_mac(index: usize, text: &str) -> Result<String, Invalid> {
-    let octets: Option<Vec<u8>> = text
-        .split(':')
-        .map(|part| {
-            let digits = part.len() == 2 && part.chars().all(|c| c.is_ascii_hexdigit());
-            digits.then(|| u8::from_str_radix(part, 16).ok()).flatten()
-        })
-        .collect();
-    match octets.as_deref() {
-        Some(octets @ [first, ..])
-            if octets.len() == 6 && first & 1 == 0 && octets.iter().any(|&octet| octet != 0) =>
-        {
-            Ok(text.to_ascii_lowercase())
-        }
-        _ => Err(Invalid::text(
-            format!("interfaces[{index}].mac"),
-            text,
-            "must be six octets of a unicast address, as in 52:54:00:12:34:56",
-        )),
-    }
-}
-
-fn derived_mac(uuid: Uuid, index: usize) -> String {
-    let bytes = uuid.as_bytes();
-    let last = bytes[15].wrapping_add(index as u8);
-    format!("52:54:00:{:02x}:{:02x}:{last:02x}", bytes[13], bytes[14])
 }
 
 /// At most 15 bytes, as the kernel wants it.
@@ -421,7 +399,7 @@ mod tests {
             for index in 0..INTERFACES_MAX {
                 prop_assert!(tap_name(uuid, index).len() <= 15);
                 let mac = derived_mac(uuid, index);
-                prop_assert!(parse_mac(0, &mac).is_ok());
+                prop_assert!(parse_mac("mac", &mac).is_ok());
             }
         }
     }

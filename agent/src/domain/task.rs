@@ -68,6 +68,12 @@ pub enum TaskKind {
     DeleteGuest,
     /// Moves a guest's disk to another pool.
     MoveDisk,
+    /// Moves a guest to another node.
+    MigrateGuest,
+    /// Moves all guests of a node to others.
+    DrainNode,
+    /// Brings them back.
+    UndrainNode,
 }
 
 impl TaskKind {
@@ -85,6 +91,9 @@ impl std::fmt::Display for TaskKind {
             Self::StopGuest => "stop guest",
             Self::DeleteGuest => "delete guest",
             Self::MoveDisk => "move disk",
+            Self::MigrateGuest => "migrate guest",
+            Self::DrainNode => "drain node",
+            Self::UndrainNode => "undrain node",
         })
     }
 }

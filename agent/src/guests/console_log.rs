@@ -31,6 +31,15 @@ impl Guests {
         }
     }
 
+    /// The log begins with this, as what the guest wrote elsewhere.
+    pub(super) fn begin_console_log(&self, uuid: Uuid, bytes: &[u8]) -> io::Result<()> {
+        let path = self.console_log(uuid);
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        fs::write(path, bytes)
+    }
+
     /// Keeps the logs of all guests within bounds, for ever.
     pub async fn keep_console_logs_short(self) {
         let mut tick = tokio::time::interval(PERIOD);

@@ -7,9 +7,12 @@ use uuid::Uuid;
 
 use super::{GuestError, Guests};
 use crate::clock::now_unix_ms;
-use crate::domain::{Boot, Guest, GuestSpec, NameOwner, Plan, PoolName, Task, TaskKind};
+use crate::domain::{
+    Boot, Guest, GuestSpec, MacOwner, NameOwner, Network, Plan, PoolName, Task, TaskKind,
+};
+use crate::network::if_unchanged;
 use crate::storage::{Source, StorageError, volume_need_mib, volume_size_mib};
-use crate::store::{Collection, Outcome, Transaction, encode};
+use crate::store::{Collection, Outcome, Stored, Transaction, encode};
 use crate::tasks::{Failure, TaskContext};
 
 /// What was begun.
@@ -35,11 +38,13 @@ impl Guests {
         let default_pool = resources.pools.default_pool();
         let mut plan = spec.plan(uuid, &resources.node, default_pool, now_unix_ms())?;
         let sources = self.check_sources(&mut plan).await?;
+        let interfaces = &plan.guest.interfaces;
+        let networks = self.networks().of_interfaces(interfaces).await?;
         if spec.start {
             self.require_memory(&plan.guest).await?;
         }
         let operation = self.operate(&plan.guest)?;
-        self.insert(&plan.guest).await?;
+        self.insert(&plan.guest, &networks).await?;
         self.tell_changed(&plan.guest);
         let guests = self.clone();
         let guest = plan.guest.clone();
@@ -92,28 +97,44 @@ impl Guests {
         Ok(sources)
     }
 
-    /// Name and record in one step.
-    async fn insert(&self, guest: &Guest) -> Result<(), GuestError> {
+    /// Name, MAC addresses and record in one step, while its networks are what they are.
+    async fn insert(&self, guest: &Guest, networks: &[Stored<Network>]) -> Result<(), GuestError> {
         let record = Collection::<Guest>::key(&guest.uuid.to_string());
-        let names = Collection::<NameOwner>::new(self.resources().store.clone());
         let name = Collection::<NameOwner>::key(guest.name.as_str());
         let owner = NameOwner { uuid: guest.uuid };
-        let insertion = Transaction::new()
+        let mut transaction = Transaction::new()
             .if_absent(&name)
             .if_absent(&record)
             .put(&name, encode(&name, &owner)?)
             .put(&record, encode(&record, guest)?);
-        loop {
-            let pools = &self.resources().pools;
-            let guarded = pools.guard(insertion.clone(), guest).await?;
-            if let Outcome::Committed(_) = self.resources().store.commit(guarded).await? {
-                return Ok(());
-            }
-            // Or the deletion of a pool was tried meanwhile.
-            if names.get(guest.name.as_str()).await?.is_some() {
-                return Err(GuestError::NameTaken(guest.name.to_string()));
+        for interface in &guest.interfaces {
+            let mac = Collection::<MacOwner>::key(&MacOwner::id(&interface.mac));
+            let owner = encode(&mac, &MacOwner { uuid: guest.uuid })?;
+            transaction = transaction.if_absent(&mac).put(&mac, owner);
+        }
+        let transaction = if_unchanged(transaction, networks);
+        let transaction = self.resources().pools.guard(transaction, guest).await?;
+        match self.resources().store.commit(transaction).await? {
+            Outcome::Committed(_) => Ok(()),
+            Outcome::Conflict => Err(self.why_not_inserted(guest).await?),
+        }
+    }
+
+    async fn why_not_inserted(&self, guest: &Guest) -> Result<GuestError, GuestError> {
+        // A pool may have gone in the meantime, which this tells.
+        let pools = &self.resources().pools;
+        pools.guard(Transaction::new(), guest).await?;
+        let names = Collection::<NameOwner>::new(self.resources().store.clone());
+        if names.get(guest.name.as_str()).await?.is_some() {
+            return Ok(GuestError::NameTaken(guest.name.to_string()));
+        }
+        let macs = Collection::<MacOwner>::new(self.resources().store.clone());
+        for interface in &guest.interfaces {
+            if macs.get(&MacOwner::id(&interface.mac)).await?.is_some() {
+                return Ok(GuestError::MacTaken(interface.mac.clone()));
             }
         }
+        Ok(GuestError::Changed(guest.name.to_string()))
     }
 
     async fn complete(
@@ -184,9 +205,13 @@ impl Guests {
         // It may have been renamed in the meantime.
         let id = guest.uuid.to_string();
         if let Some(now) = self.records().get(&id).await? {
-            let transaction = Transaction::new()
+            let mut transaction = Transaction::new()
                 .delete(Collection::<Guest>::key(&id))
                 .delete(Collection::<NameOwner>::key(now.value.name.as_str()));
+            for interface in &now.value.interfaces {
+                let mac = MacOwner::id(&interface.mac);
+                transaction = transaction.delete(Collection::<MacOwner>::key(&mac));
+            }
             self.resources().store.commit(transaction).await?;
         }
         self.machines().remove(&guest.uuid);

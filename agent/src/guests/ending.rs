@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use pindah_vmm_api::{EventKind as VmmEvent, Initiator, PauseReason};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::backoff::{FORGIVEN_AFTER, back_off};
 use super::machine::Machine;
@@ -13,6 +15,8 @@ use crate::causes::chain;
 use crate::domain::{CrashPolicy, Guest, Wanted};
 use crate::supervisor::{Direct, GuestProcess};
 
+/// The VMM's exit code when its guest has moved.
+const MIGRATED: i32 = 5;
 /// How long the last events are waited for when the process has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -26,6 +30,8 @@ enum End {
     ShutDown,
     /// Somebody beside the agent asked for it: a signal.
     SwitchedOff,
+    /// The guest has moved to another node.
+    Moved,
     /// It should not have ended.
     Crashed(String),
 }
@@ -67,6 +73,7 @@ impl Guests {
         match (last, code) {
             (Some(end), _) => end,
             (None, Some(0)) => End::ShutDown,
+            (None, Some(MIGRATED)) => End::Moved,
             (None, Some(code)) => {
                 let words = Direct::last_words(&self.directory(guest.uuid));
                 End::Crashed(format!("its VMM ended with code {code}: {words}"))
@@ -123,12 +130,18 @@ impl Guests {
             VmmEvent::ShutDown {
                 by: Initiator::Host,
             } => *last = Some(End::SwitchedOff),
+            VmmEvent::MigrationCompleted { .. } => *last = Some(End::Moved),
             VmmEvent::Crashed { reason, .. } => *last = Some(End::Crashed(reason)),
             _ => {}
         }
     }
 
     async fn ended(&self, guest: &Guest, end: End, started: Instant) {
+        if end == End::Moved || self.has_left(guest).await {
+            tracing::info!("guest {} has left", guest.name);
+            self.forget(guest).await;
+            return;
+        }
         let machine = self.machine(guest.uuid);
         let asked = machine.status().state == GuestState::Stopping;
         if end == End::ShutDown && !asked {
@@ -141,6 +154,7 @@ impl Guests {
             End::ShutDown => Some(SHUT_ITSELF_DOWN.to_owned()),
             End::SwitchedOff => Some("its VMM was told to end".to_owned()),
             End::Crashed(reason) => Some(reason.clone()),
+            End::Moved => None,
         };
         let said = reason.as_deref().unwrap_or("as it was asked to");
         tracing::info!("guest {} has ended: {said}", guest.name);
@@ -176,9 +190,7 @@ impl Guests {
             return;
         }
         self.set_state(guest, machine, GuestState::Crashed, reason);
-        let guests = self.clone();
-        let uuid = guest.uuid;
-        tokio::spawn(async move { guests.restart_later(uuid, crashes).await });
+        tokio::spawn(self.restart_later(guest.uuid, crashes));
     }
 
     async fn want_logged(&self, guest: &Guest, wanted: Wanted) {
@@ -188,7 +200,12 @@ impl Guests {
     }
 
     /// Starts a crashed guest until it runs, or until nobody wants that any more.
-    pub(super) async fn restart_later(&self, uuid: uuid::Uuid, mut crashes: u32) {
+    pub(super) fn restart_later(&self, uuid: Uuid, crashes: u32) -> BoxFuture<'static, ()> {
+        let guests = self.clone();
+        Box::pin(async move { guests.restart_until_it_runs(uuid, crashes).await })
+    }
+
+    async fn restart_until_it_runs(&self, uuid: Uuid, mut crashes: u32) {
         loop {
             tokio::time::sleep(back_off(crashes)).await;
             let machine = self.machine(uuid);
@@ -204,6 +221,12 @@ impl Guests {
                     continue;
                 }
             };
+            if stored.value.moving_to.is_some() {
+                if !self.finish_move_of(&stored.value).await {
+                    return;
+                }
+                continue;
+            }
             let wanted = self.wanted(&stored.value) == Wanted::Running;
             let ours = stored.value.node == self.resources().node;
             if !(wanted && ours) || machine.status().state.has_process() {
@@ -231,7 +254,8 @@ impl Guests {
     }
 }
 
-fn pause_text(reason: &PauseReason) -> Option<String> {
+/// For a person; `None`: somebody asked for it.
+pub(super) fn pause_text(reason: &PauseReason) -> Option<String> {
     match reason {
         PauseReason::Device { id, message } => Some(format!("{id}: {message}")),
         PauseReason::InDoubt => Some("its migration is in doubt".to_owned()),

@@ -4,7 +4,8 @@ use thiserror::Error;
 
 use super::GuestState;
 use crate::domain::{Invalid, PlacementError, PoolName};
-use crate::network::NetworkError;
+use crate::network::{NetworkError, NetworkRequestError};
+use crate::peer::PeerError;
 use crate::storage::StorageError;
 use crate::store::StoreError;
 use crate::supervisor::SpawnError;
@@ -40,6 +41,9 @@ pub enum GuestError {
     /// Another guest has the name.
     #[error("there is a guest {0} already; choose another name")]
     NameTaken(String),
+    /// Another guest has the MAC address.
+    #[error("a guest has the MAC address {0} already; choose another one")]
+    MacTaken(String),
     /// Another operation changes it.
     #[error("guest {0} is busy with another operation; `pindah task list` shows it")]
     Busy(String),
@@ -80,12 +84,6 @@ pub enum GuestError {
         /// What is kept for the node.
         reserved_mib: u64,
     },
-    /// The node has no network of its own.
-    #[error(
-        "guest {0} has an interface on the node's own network, which is switched off \
-         (network.enabled in the node's configuration) or could not be set up (see the agent's log)"
-    )]
-    NoNetwork(String),
     /// The process ended at once.
     #[error("guest {name} does not start: {reason}")]
     Start {
@@ -97,6 +95,62 @@ pub enum GuestError {
     /// Another node may run it.
     #[error(transparent)]
     Placement(#[from] PlacementError),
+    /// The node is in no cluster.
+    #[error("node {0} is alone; a guest can move in a cluster (`pindah cluster init`)")]
+    Alone(String),
+    /// Something that it needs is only on its node.
+    #[error("guest {name} cannot move: {what}; {hint}")]
+    Immovable {
+        /// The guest.
+        name: String,
+        /// What holds it.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// A network that it needs does not work where it is to go.
+    #[error("guest {name} needs network {network}, which does not work on node {node}: {problem}")]
+    NoNetwork {
+        /// The guest.
+        name: String,
+        /// The network.
+        network: String,
+        /// The node.
+        node: String,
+        /// Why.
+        problem: String,
+    },
+    /// The node is to have no guests for a while.
+    #[error("node {0} is drained and takes no guests; `pindah node undrain {0}` ends that")]
+    Drained(String),
+    /// It is not.
+    #[error("node {0} is not drained")]
+    Undrained(String),
+    /// No node takes it.
+    #[error("no node can take guest {name}: {refusals}")]
+    NoDestination {
+        /// The guest.
+        name: String,
+        /// What each said.
+        refusals: String,
+    },
+    /// The destination's VMM cannot be reached.
+    #[error("cannot connect to node {node} at {address}; the guest goes on here")]
+    Unconnected {
+        /// The node.
+        node: String,
+        /// Where its VMM listens.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A VMM that was to take a guest neither has it nor gives it up.
+    #[error("guest {0} is on its way here, and its VMM does not say whether it has it")]
+    Unsettled(String),
+    /// Another node.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// The node runs no guests.
     #[error("node {0} is a witness and runs no guests; choose another node with --node")]
     Witness(String),
@@ -109,6 +163,9 @@ pub enum GuestError {
     /// The network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// A network that it names.
+    #[error(transparent)]
+    NetworkRequest(#[from] NetworkRequestError),
     /// The process.
     #[error(transparent)]
     Spawn(#[from] SpawnError),

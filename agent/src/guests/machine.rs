@@ -21,6 +21,8 @@ pub enum GuestState {
     Running,
     /// It stands still and can go on.
     Paused,
+    /// It is on its way here, and still another node's.
+    Arriving,
     /// It was asked to shut down.
     Stopping,
     /// Its process has ended and should not have.
@@ -43,6 +45,7 @@ impl std::fmt::Display for GuestState {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Arriving => "arriving",
             Self::Stopping => "stopping",
             Self::Crashed => "crashed",
             Self::Unknown => "unknown",

@@ -9,6 +9,9 @@
 //!    └──────────────────────────────────────────── stopping · crashed ──► starting, by policy
 //! ```
 //!
+//! A guest that moves is here until its record says that it is elsewhere; at its destination it is
+//! `arriving` until then. See [`migration`].
+//!
 //! One operation at a time changes a guest: whoever holds its [`Machine`]'s lock. The store's
 //! record says what is wanted; what is, is known here only, and found again after a restart by
 //! looking at the processes.
@@ -23,6 +26,7 @@ mod intent;
 mod lookup;
 mod machine;
 mod memory;
+mod migration;
 mod move_disk;
 mod pool;
 mod recover;
@@ -43,13 +47,14 @@ pub use create::Created;
 pub use error::GuestError;
 pub use machine::{GuestState, Status};
 pub use memory::HostMemory;
+pub use migration::{Arrival, MigrationLinks, MoveRequest, Offer, Plan, Receiver, Settlement};
 pub use stop::StopRequest;
 
 use crate::cluster::Presence;
 use crate::domain::Guest;
 use crate::events::{EventKind, Events};
 use crate::metrics::Metrics;
-use crate::network::Network;
+use crate::network::Networks;
 use crate::storage::Pools;
 use crate::store::{Collection, Store};
 use crate::supervisor::Direct;
@@ -71,14 +76,16 @@ pub struct Resources {
     pub store: Arc<dyn Store>,
     /// The node's lease, in a cluster.
     pub presence: Option<Presence>,
+    /// How guests move to other nodes, in a cluster.
+    pub migration: Option<MigrationLinks>,
     /// The node runs no guests: it is a cluster's witness.
     pub witness: bool,
     /// What starts processes.
     pub supervisor: Direct,
     /// Where images and disks are kept.
     pub pools: Pools,
-    /// The node's own network, if it has one.
-    pub network: Option<Network>,
+    /// What guests are connected to.
+    pub networks: Networks,
     /// Where tasks run.
     pub tasks: Tasks,
     /// Where events are told.
@@ -148,8 +155,12 @@ impl Guests {
 
     /// Addresses that a guest got by DHCP.
     pub fn addresses(&self, guest: &Guest) -> Vec<std::net::Ipv4Addr> {
-        let network = self.resources().network.as_ref();
-        network.map_or(Vec::new(), |network| network.addresses(guest))
+        self.resources().networks.addresses(guest)
+    }
+
+    /// What guests are connected to.
+    pub fn networks(&self) -> &Networks {
+        &self.resources().networks
     }
 
     /// Where the guest's process has its files.

@@ -52,6 +52,10 @@ impl Guests {
         for stored in self.records().all().await? {
             let guest = stored.value;
             let known = self.status(guest.uuid).state.has_process();
+            if guest.is_moving_to(&self.resources().node) && !known {
+                self.adopt_if_it_arrives(&guest).await;
+                continue;
+            }
             if guest.node != self.resources().node || known || !seen.insert(guest.uuid) {
                 continue;
             }
@@ -75,9 +79,16 @@ impl Guests {
             let directory = self.directory(guest.uuid);
             if let Some(process) = self.resources().supervisor.adopt(&directory) {
                 self.adopt(&guest, process).await;
+                if guest.moving_to.is_some() {
+                    self.finish_move_later(guest);
+                }
                 continue;
             }
             let guest = self.end_while_away(guest).await?;
+            if guest.moving_to.is_some() {
+                self.finish_move_later(guest);
+                continue;
+            }
             let autostart = host_restarted && guest.autostart.enabled;
             if self.wanted(&guest) == Wanted::Running || autostart {
                 to_start.push(guest);
@@ -87,6 +98,23 @@ impl Guests {
         let guests = self.clone();
         tokio::spawn(async move { guests.start_in_order(to_start).await });
         Ok(())
+    }
+
+    async fn adopt_if_it_arrives(&self, guest: &Guest) {
+        let directory = self.directory(guest.uuid);
+        if let Some(process) = self.resources().supervisor.adopt(&directory) {
+            let operation = self.machine(guest.uuid).operate().await;
+            self.adopt_arrival(guest, process, operation);
+        }
+    }
+
+    fn finish_move_later(&self, guest: Guest) {
+        let guests = self.clone();
+        tokio::spawn(async move {
+            let machine = guests.machine(guest.uuid);
+            let _operation = machine.operate().await;
+            guests.finish_move_of(&guest).await;
+        });
     }
 
     /// Takes note of how a guest ended that has no process. One that has switched itself off since an
@@ -121,6 +149,9 @@ impl Guests {
             process.identity().pid
         );
         self.set_state(guest, &machine, state, None);
+        if let Err(error) = self.networks().connect(guest).await {
+            tracing::error!("guest {}: {}", guest.name, chain(&error));
+        }
         self.watch(guest, process);
         if self.wanted(guest) == Wanted::Stopped {
             // Its stop was under way when the agent before us ended.
@@ -170,12 +201,10 @@ impl Guests {
 
     /// A guest that should run and does not start is tried again, less and less often.
     fn retry(&self, guest: &Guest) {
-        let guests = self.clone();
-        let uuid = guest.uuid;
-        tokio::spawn(async move { guests.restart_later(uuid, 4).await });
+        tokio::spawn(self.restart_later(guest.uuid, 4));
     }
 
-    /// Directories of guests that are no more.
+    /// Directories of guests that are no more, or another node's.
     async fn remove_strays(&self) -> Result<(), GuestError> {
         let directory = &self.resources().directory;
         let Ok(entries) = fs::read_dir(directory) else {
@@ -184,9 +213,18 @@ impl Guests {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let Some(id) = name.to_str() else { continue };
-            if self.records().get(id).await?.is_none()
-                && self.resources().supervisor.adopt(&entry.path()).is_none()
-            {
+            let process = self.resources().supervisor.adopt(&entry.path());
+            let record = self.records().get(id).await?;
+            if let Some(guest) = record.map(|stored| stored.value) {
+                let node = &self.resources().node;
+                if guest.node != *node && !guest.is_moving_to(node) {
+                    tracing::warn!("guest {} is node {}'s", guest.name, guest.node);
+                    if let Some(process) = process {
+                        self.end_process(&guest, process).await;
+                    }
+                    self.forget(&guest).await;
+                }
+            } else if process.is_none() {
                 tracing::warn!("removing {}: no guest has it", entry.path().display());
                 if let Err(error) = fs::remove_dir_all(entry.path()) {
                     tracing::warn!("cannot remove {}: {error}", entry.path().display());

@@ -12,7 +12,7 @@ use super::{GuestError, GuestState, Guests, seed, vm_config};
 use crate::causes::chain;
 use crate::domain::{Guest, Task, TaskKind, Wanted};
 use crate::store::{StoreError, Stored};
-use crate::supervisor::{Direct, GuestProcess};
+use crate::supervisor::{Direct, GuestProcess, Purpose};
 use crate::tasks::{Failure, TaskContext};
 
 /// How long a VMM may take to run its guest.
@@ -143,12 +143,34 @@ impl Guests {
     }
 
     async fn launch(&self, guest: &Guest, machine: &Machine) -> Result<GuestProcess, GuestError> {
-        let resources = self.resources();
-        if !guest.interfaces.is_empty() {
-            let network = resources.network.as_ref();
-            let none = || GuestError::NoNetwork(guest.name.to_string());
-            network.ok_or_else(none)?.connect(guest).await?;
+        let mut process = self.spawn(guest, &Purpose::Run).await?;
+        machine.set_pid(process.identity().pid);
+        match self.wait_until_it_runs(guest, &mut process).await {
+            Ok(()) => Ok(process),
+            Err(error) => {
+                // It may still stand there: nothing is left behind.
+                self.end_process(guest, process).await;
+                Err(error)
+            }
         }
+    }
+
+    /// Ends a process, and waits for that.
+    pub(super) async fn end_process(&self, guest: &Guest, mut process: GuestProcess) {
+        if let Err(error) = process.identity().kill() {
+            tracing::warn!("guest {}: cannot end its VMM: {error}", guest.name);
+        }
+        let _ = process.ended().await;
+    }
+
+    /// Starts the guest's VMM with all that it needs.
+    pub(super) async fn spawn(
+        &self,
+        guest: &Guest,
+        purpose: &Purpose,
+    ) -> Result<GuestProcess, GuestError> {
+        let resources = self.resources();
+        resources.networks.connect(guest).await?;
         let directory = self.directory(guest.uuid);
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(&directory);
@@ -164,17 +186,7 @@ impl Guests {
         let pools = resources.pools.of(guest).await?;
         pools.require(guest).await?;
         let config = vm_config::vm_config(guest, &pools, &directory)?;
-        let mut process = resources.supervisor.spawn(&directory, &config)?;
-        machine.set_pid(process.identity().pid);
-        let running = self.wait_until_it_runs(guest, &mut process).await;
-        if running.is_err() {
-            // It may still stand there: nothing is left behind.
-            if let Err(error) = process.identity().kill() {
-                tracing::warn!("guest {}: cannot end its VMM: {error}", guest.name);
-            }
-            let _ = process.ended().await;
-        }
-        running.map(|()| process)
+        Ok(resources.supervisor.spawn(&directory, &config, purpose)?)
     }
 
     async fn wait_until_it_runs(
@@ -210,11 +222,24 @@ impl Guests {
         }
     }
 
+    /// Removes all that is here of a guest that is another node's.
+    pub(super) async fn forget(&self, guest: &Guest) {
+        self.clean_up(guest).await;
+        let directory = self.directory(guest.uuid);
+        if let Err(error) = fs::remove_dir_all(&directory)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("cannot remove {}: {error}", directory.display());
+        }
+        if let Some(machine) = self.machines().remove(&guest.uuid) {
+            // For who still waits for its end.
+            machine.set(GuestState::Stopped, None);
+        }
+    }
+
     /// Removes what only a running guest needs.
     pub(super) async fn clean_up(&self, guest: &Guest) {
         Direct::forget(&self.directory(guest.uuid));
-        if let Some(network) = &self.resources().network {
-            network.disconnect(guest).await;
-        }
+        self.networks().disconnect(guest).await;
     }
 }

@@ -148,7 +148,7 @@ impl Guests {
         }
     }
 
-    fn kill(&self, guest: &Guest) {
+    pub(super) fn kill(&self, guest: &Guest) {
         let process = self
             .resources()
             .supervisor

@@ -1,18 +1,20 @@
-//! Bridge and taps, over rtnetlink(7) and the tun driver.
+//! Interfaces found, made, changed and removed, over rtnetlink(7) and the tun driver.
 
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::{Handle, LinkBridge, LinkUnspec};
 
 use super::NetworkError;
+use super::link::Link;
 use crate::config::NetworkConfig;
 
-/// `EEXIST` and `ENODEV`, as netlink gives them.
+/// `EEXIST`, `ENODEV` and `EOPNOTSUPP`, as netlink gives them.
 const EXISTS: i32 = -17;
 const NO_DEVICE: i32 = -19;
+const NOT_SUPPORTED: i32 = -95;
 
 /// The kernel's links.
 pub(super) struct Links {
@@ -27,36 +29,55 @@ impl Links {
         Ok(Self { handle })
     }
 
-    async fn find(&self, name: &str) -> Result<Option<LinkMessage>, NetworkError> {
+    /// The interface with this name, if there is one.
+    pub(super) async fn find(&self, name: &str) -> Result<Option<Link>, NetworkError> {
         let request = self.handle.link().get().match_name(name.to_owned());
         match request.execute().try_next().await {
-            Ok(link) => Ok(link),
+            Ok(link) => Ok(link.as_ref().map(Link::of)),
             Err(error) if code(&error) == Some(NO_DEVICE) => Ok(None),
             Err(source) => Err(failed("find", name, source)),
         }
     }
 
-    async fn index(&self, name: &str) -> Result<u32, NetworkError> {
-        let link = self.find(name).await?;
-        link.map(|link| link.header.index)
-            .ok_or_else(|| NetworkError::NoInterface(name.to_owned()))
+    /// All interfaces.
+    pub(super) async fn all(&self) -> Result<Vec<Link>, NetworkError> {
+        let links = self.handle.link().get().execute();
+        let links: Result<Vec<LinkMessage>, _> = links.try_collect().await;
+        let links =
+            links.map_err(|source| failed("list the interfaces of", "this host", source))?;
+        Ok(links.iter().map(Link::of).collect())
     }
 
-    /// All addresses of all interfaces.
-    pub(super) async fn addresses(&self) -> Result<Vec<IpAddr>, NetworkError> {
-        let mut messages = self.handle.address().get().execute();
+    /// The interface with this name.
+    pub(super) async fn get(&self, name: &str) -> Result<Link, NetworkError> {
+        let link = self.find(name).await?;
+        link.ok_or_else(|| NetworkError::NoInterface(name.to_owned()))
+    }
+
+    async fn index(&self, name: &str) -> Result<u32, NetworkError> {
+        Ok(self.get(name).await?.index)
+    }
+
+    /// All addresses of all interfaces, or of one of them, with the lengths of their prefixes.
+    pub(super) async fn addresses(
+        &self,
+        of: Option<&Link>,
+    ) -> Result<Vec<(IpAddr, u8)>, NetworkError> {
+        let mut request = self.handle.address().get();
+        if let Some(link) = of {
+            request = request.set_link_index_filter(link.index);
+        }
+        let mut messages = request.execute();
         let mut found = Vec::new();
         let failed = |source| failed("list the addresses of", "this host", source);
         while let Some(message) = messages.try_next().await.map_err(failed)? {
-            found.extend(
-                message
-                    .attributes
-                    .into_iter()
-                    .find_map(|attribute| match attribute {
-                        AddressAttribute::Address(address) => Some(address),
-                        _ => None,
-                    }),
-            );
+            let prefix = message.header.prefix_len;
+            let mut attributes = message.attributes.into_iter();
+            let address = attributes.find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(address),
+                _ => None,
+            });
+            found.extend(address.map(|address| (address, prefix)));
         }
         Ok(found)
     }
@@ -65,7 +86,7 @@ impl Links {
     pub(super) async fn ensure_bridge(&self, config: &NetworkConfig) -> Result<(), NetworkError> {
         let name = &config.bridge;
         match self.find(name).await? {
-            Some(link) if !is_bridge(&link) => return Err(NetworkError::NoBridge(name.clone())),
+            Some(link) if !link.is_bridge() => return Err(NetworkError::NoBridge(name.clone())),
             Some(_) => {}
             None => {
                 let bridge = LinkBridge::new(name).build();
@@ -92,14 +113,53 @@ impl Links {
         if self.find(tap).await?.is_none() {
             create_tap(tap)?;
         }
-        let controller = self.index(bridge).await?;
-        let index = self.index(tap).await?;
-        let link = LinkUnspec::new_with_index(index)
-            .controller(controller)
-            .up()
-            .build();
-        let changed = self.handle.link().change(link).execute().await;
-        changed.map_err(|source| failed("connect", tap, source))
+        self.connect(tap, bridge).await
+    }
+
+    /// The interface, up and a port of the bridge or bond. Nothing happens if it is that already.
+    pub(super) async fn connect(&self, port: &str, to: &str) -> Result<(), NetworkError> {
+        let controller = self.index(to).await?;
+        let port_now = self.get(port).await?;
+        let mut link = LinkUnspec::new_with_index(port_now.index).up();
+        if port_now.controller != Some(controller) {
+            link = link.controller(controller);
+        }
+        let changed = self.handle.link().change(link.build()).execute().await;
+        changed.map_err(|source| failed("connect", port, source))
+    }
+
+    /// Makes an interface.
+    pub(super) async fn add(&self, name: &str, message: LinkMessage) -> Result<(), NetworkError> {
+        let added = self.handle.link().add(message).execute().await;
+        added.map_err(|source| failed("create", name, source))
+    }
+
+    /// Changes an interface.
+    pub(super) async fn change(
+        &self,
+        name: &str,
+        message: LinkMessage,
+    ) -> Result<(), NetworkError> {
+        let changed = self.handle.link().change(message).execute().await;
+        changed.map_err(|source| failed("change", name, source))
+    }
+
+    /// Changes an interface by what the kernel may lack; whether it has it.
+    pub(super) async fn try_change(
+        &self,
+        name: &str,
+        message: LinkMessage,
+    ) -> Result<bool, NetworkError> {
+        match self.handle.link().change(message).execute().await {
+            Ok(()) => Ok(true),
+            Err(error) if code(&error) == Some(NOT_SUPPORTED) => Ok(false),
+            Err(source) => Err(failed("change", name, source)),
+        }
+    }
+
+    /// The kernel's routing socket, for what is not here.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// Removes an interface, if it is there.
@@ -107,7 +167,7 @@ impl Links {
         let Some(link) = self.find(name).await? else {
             return Ok(());
         };
-        let removed = self.handle.link().del(link.header.index).execute().await;
+        let removed = self.handle.link().del(link.index).execute().await;
         removed.map_err(|source| failed("remove", name, source))
     }
 }
@@ -125,21 +185,18 @@ fn create_tap(tap: &str) -> Result<(), NetworkError> {
     })
 }
 
-fn is_bridge(link: &LinkMessage) -> bool {
-    link.attributes.iter().any(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
-        _ => false,
-    })
-}
-
-fn code(error: &rtnetlink::Error) -> Option<i32> {
+pub(super) fn code(error: &rtnetlink::Error) -> Option<i32> {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.code.map(std::num::NonZero::get),
         _ => None,
     }
 }
 
-fn failed(action: &'static str, interface: &str, source: rtnetlink::Error) -> NetworkError {
+pub(super) fn failed(
+    action: &'static str,
+    interface: &str,
+    source: rtnetlink::Error,
+) -> NetworkError {
     NetworkError::Netlink {
         action,
         interface: interface.to_owned(),

@@ -1,104 +1,179 @@
-//! The node's own network for guests: a bridge with NAT, DHCP and DNS, and the guests' taps.
+//! Networks for guests on this node: bridges, and the guests' taps.
 //!
-//! All that is made carries our names (the bridge's, `pt…` for taps, one nftables table), and
-//! nothing else of the host is touched, but that NAT needs the host to forward IPv4. Everything is
-//! applied again at each start; what is right already stays, so that guests notice nothing.
+//! ```text
+//!   network node                     network lan, by record        ... on the host's bridge
+//!   tap ─┐                           tap ─┐                        tap ─┐
+//!   tap ─┴─ pindah0, NAT, DHCP       tap ─┴─ pn-lan ── enp3s0      tap ─┴─ br0, as it is
+//! ```
+//!
+//! All that is made carries our names (`pn-…`, `pd-…` for bonds, `pt…` for taps, nftables tables
+//! that begin with `pindah`), and nothing else of the host is touched, but that NAT needs the host
+//! to forward IPv4. Everything is applied again at each start; what is right already stays, so that
+//! guests notice nothing.
 
+mod bridge;
 mod dnsmasq;
+mod error;
+mod keep;
+mod link;
 mod links;
 mod nat;
+mod node_network;
+mod program;
+mod records;
+mod status;
+mod vlan;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use thiserror::Error;
-use tokio::process::Command;
+pub use error::{NetworkError, NetworkRequestError};
+pub use records::if_unchanged;
+pub use status::{NetworkState, NetworkStatus};
 
+use crate::causes::chain;
 use crate::config::NetworkConfig;
-use crate::domain::Guest;
+use crate::domain::{Guest, Network, NetworkName};
+use crate::store::{Collection, Store};
+use bridge::Bridges;
+use links::Links;
+use node_network::NodeNetwork;
 
-/// Why there is no network.
-#[derive(Debug, Error)]
-pub enum NetworkError {
-    /// The kernel's routing socket.
-    #[error("cannot {action} {interface}")]
-    Netlink {
-        /// What was tried.
-        action: &'static str,
-        /// On which interface.
-        interface: String,
+/// The networks of this node.
+#[derive(Clone)]
+pub struct Networks {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: String,
+    /// Whose bridges they are: the agent's state directory.
+    owner: String,
+    store: Arc<dyn Store>,
+    records: Collection<Network>,
+    links: Links,
+    node_network: NodeNetworkState,
+    /// One at a time changes bridges.
+    applying: tokio::sync::Mutex<()>,
+    /// Why networks are not set up; those that are, are not in it.
+    failures: Mutex<BTreeMap<NetworkName, String>>,
+}
+
+/// The node's own network.
+enum NodeNetworkState {
+    /// The configuration has none.
+    Off,
+    /// It could not be set up.
+    Failed {
+        /// The bridge that it should have.
+        bridge: String,
         /// Why.
-        #[source]
-        source: rtnetlink::Error,
-    },
-    /// The socket itself.
-    #[error("cannot open the kernel's routing socket")]
-    Socket(#[source] std::io::Error),
-    /// A tap.
-    #[error("cannot create tap {tap}")]
-    Tap {
-        /// The tap.
-        tap: String,
-        /// Why.
-        #[source]
-        source: tokio_tun::Error,
-    },
-    /// An interface that should be there.
-    #[error("there is no interface {0}")]
-    NoInterface(String),
-    /// The bridge's name belongs to something else.
-    #[error("{0} is there and is no bridge; set network.bridge to another name")]
-    NoBridge(String),
-    /// A program fails.
-    #[error("{program} fails: {reason}")]
-    Program {
-        /// The program.
-        program: &'static str,
-        /// What it says.
         reason: String,
     },
-    /// A file.
-    #[error("cannot write {path}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// It is there.
+    Up(NodeNetwork),
 }
 
-/// The node's own network, applied.
-pub struct Network {
-    config: NetworkConfig,
-    directory: PathBuf,
-    links: links::Links,
-    /// Whether it gives addresses; kept alive while we are.
-    dnsmasq: Option<dnsmasq::Dnsmasq>,
-}
-
-impl Network {
-    /// Applies `config`; files of its own lie in `directory`.
+impl Networks {
+    /// Sets up the node's own network, if `config` says so; a failure is in the log, and the node
+    /// runs without it. Those with records follow: see [`Self::keep`].
     ///
     /// # Errors
-    /// [`NetworkError`].
-    pub async fn apply(config: &NetworkConfig, directory: &Path) -> Result<Self, NetworkError> {
-        let links = links::Links::open()?;
-        links.ensure_bridge(config).await?;
-        if config.nat {
-            nat::apply(config).await?;
-        }
-        let dnsmasq = if config.dhcp {
-            Some(dnsmasq::Dnsmasq::start(config, directory).await?)
-        } else {
-            None
+    /// [`NetworkError::Socket`].
+    pub async fn open(
+        node: &str,
+        state_dir: &Path,
+        config: Option<&NetworkConfig>,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, NetworkError> {
+        let links = Links::open()?;
+        let node_network = match config {
+            None => NodeNetworkState::Off,
+            Some(config) => {
+                let directory = state_dir.join("network");
+                match NodeNetwork::apply(config, &directory, &links).await {
+                    Ok(network) => NodeNetworkState::Up(network),
+                    Err(error) => {
+                        let reason = chain(&error);
+                        tracing::error!("the node's own network cannot be set up: {reason}");
+                        let bridge = config.bridge.clone();
+                        NodeNetworkState::Failed { bridge, reason }
+                    }
+                }
+            }
         };
         Ok(Self {
-            config: config.clone(),
-            directory: directory.to_owned(),
-            links,
-            dnsmasq,
+            inner: Arc::new(Inner {
+                node: node.to_owned(),
+                owner: state_dir.display().to_string(),
+                records: Collection::new(Arc::clone(&store)),
+                store,
+                links,
+                node_network,
+                applying: tokio::sync::Mutex::default(),
+                failures: Mutex::default(),
+            }),
         })
+    }
+
+    fn records(&self) -> &Collection<Network> {
+        &self.inner.records
+    }
+
+    fn bridges(&self) -> Bridges<'_> {
+        Bridges {
+            links: &self.inner.links,
+            node: &self.inner.node,
+            owner: &self.inner.owner,
+        }
+    }
+
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<NetworkName, String>> {
+        let failures = self.inner.failures.lock();
+        failures.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the network is not set up, if it is not.
+    fn failure(&self, name: &NetworkName) -> Option<String> {
+        self.failures().get(name).cloned()
+    }
+
+    fn forget(&self, name: &NetworkName) {
+        self.failures().remove(name);
+    }
+
+    async fn check(&self, network: &Network) -> Result<(), NetworkError> {
+        self.bridges().check(network).await
+    }
+
+    /// Sets a network up here; what is right already stays.
+    async fn apply(&self, network: &Network) -> Result<(), NetworkError> {
+        let _one = self.inner.applying.lock().await;
+        let applied = self.bridges().apply(network).await;
+        match &applied {
+            Ok(()) => self.forget(&network.name),
+            Err(error) => {
+                self.failures().insert(network.name.clone(), chain(error));
+            }
+        }
+        applied
+    }
+
+    /// The bridge of a network, set up.
+    async fn bridge_of(&self, name: &NetworkName) -> Result<String, NetworkError> {
+        if name.is_of_node() {
+            return match &self.inner.node_network {
+                NodeNetworkState::Up(network) => Ok(network.bridge().to_owned()),
+                _ => Err(NetworkError::NodeNetworkOff),
+            };
+        }
+        let gone = || NetworkError::Gone(name.clone());
+        let record = self.records().get(name.as_str()).await?;
+        let network = record.ok_or_else(gone)?.value;
+        self.apply(&network).await?;
+        network.bridge_on(&self.inner.node).ok_or_else(gone)
     }
 
     /// Makes the guest's taps and connects them. Those that are there already are kept.
@@ -107,9 +182,8 @@ impl Network {
     /// [`NetworkError`]; taps made before the failure stay for [`Self::disconnect`].
     pub async fn connect(&self, guest: &Guest) -> Result<(), NetworkError> {
         for interface in &guest.interfaces {
-            self.links
-                .ensure_tap(&interface.tap, &self.config.bridge)
-                .await?;
+            let bridge = self.bridge_of(&interface.network).await?;
+            self.inner.links.ensure_tap(&interface.tap, &bridge).await?;
         }
         Ok(())
     }
@@ -117,23 +191,18 @@ impl Network {
     /// Removes the guest's taps. Nothing happens to those that are not there.
     pub async fn disconnect(&self, guest: &Guest) {
         for interface in &guest.interfaces {
-            if let Err(error) = self.links.remove(&interface.tap).await {
-                tracing::warn!("{}", crate::causes::chain(&error));
+            if let Err(error) = self.inner.links.remove(&interface.tap).await {
+                tracing::warn!("{}", chain(&error));
             }
         }
     }
 
     /// Addresses that the guest's interfaces got by DHCP.
     pub fn addresses(&self, guest: &Guest) -> Vec<Ipv4Addr> {
-        if self.dnsmasq.is_none() {
-            return Vec::new();
+        match &self.inner.node_network {
+            NodeNetworkState::Up(network) => network.addresses(guest),
+            _ => Vec::new(),
         }
-        let leases = dnsmasq::leases(&self.directory);
-        let of_guest = leases.into_iter().filter(|lease| {
-            let mut interfaces = guest.interfaces.iter();
-            interfaces.any(|interface| interface.mac == lease.mac)
-        });
-        of_guest.map(|lease| lease.address).collect()
     }
 }
 
@@ -142,37 +211,6 @@ impl Network {
 /// # Errors
 /// [`NetworkError`].
 pub async fn host_addresses() -> Result<Vec<std::net::IpAddr>, NetworkError> {
-    links::Links::open()?.addresses().await
-}
-
-/// Runs a program to its end, with `input` as its standard input.
-async fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<(), NetworkError> {
-    use tokio::io::AsyncWriteExt;
-
-    let failed = |reason: String| NetworkError::Program { program, reason };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .kill_on_drop(true)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(format!("{error}; is Debian's package of it installed?")))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let written = stdin.write_all(input.as_bytes()).await;
-        written.map_err(|error| failed(error.to_string()))?;
-    }
-    let output = child.wait_with_output().await;
-    let output = output.map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    Err(failed(
-        complaint
-            .lines()
-            .next()
-            .unwrap_or("no reason given")
-            .to_owned(),
-    ))
+    let addresses = Links::open()?.addresses(None).await?;
+    Ok(addresses.into_iter().map(|(address, _)| address).collect())
 }

@@ -1,6 +1,7 @@
 //! NAT by one nftables table of our own, replaced in one transaction.
 
-use super::{NetworkError, run};
+use super::NetworkError;
+use super::program::run;
 use crate::config::NetworkConfig;
 
 /// Whether the host forwards IPv4 at all.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use crate::api::{Api, Parts, Running, ServeError, Server};
 use crate::causes::chain;
@@ -19,9 +20,9 @@ use crate::cluster::{
 };
 use crate::config::Config;
 use crate::events::Events;
-use crate::guests::{GuestError, Guests, Resources};
+use crate::guests::{GuestError, Guests, MigrationLinks, Resources};
 use crate::metrics::{Collector, Metrics};
-use crate::network::Network;
+use crate::network::{NetworkError, Networks};
 use crate::security::{
     AccountError, Accounts, AuditLog, Authority, AuthorityError, LoginLimit, NodeCertificate,
 };
@@ -73,6 +74,9 @@ pub enum StartError {
     /// The first token.
     #[error(transparent)]
     Account(#[from] AccountError),
+    /// The networks.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The cluster.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -135,6 +139,10 @@ impl Node {
         });
         let pools = pools.await?;
         let member = records.member.as_ref();
+        let own = config.network.as_ref();
+        let networks =
+            Networks::open(&config.node, &config.state_dir, own, Arc::clone(&store)).await?;
+        tokio::spawn(networks.clone().keep());
         let guests = Guests::new(Resources {
             node: config.node.clone(),
             directory: state.path("guests"),
@@ -142,10 +150,18 @@ impl Node {
             reserved_memory_mib: config.reserved_memory_mib,
             store: Arc::clone(&store),
             presence: member.map(|member| member.presence.clone()),
+            migration: member.map(|member| MigrationLinks {
+                peers: member.peers.clone(),
+                address: config
+                    .migration_address
+                    .unwrap_or(member.membership.address),
+                keys: member.etcd.directory.clone(),
+                turns: Arc::new(Semaphore::new(config.migrations_at_once)),
+            }),
             witness: member.is_some_and(|member| member.membership.witness),
             supervisor: Direct::new(config.vmm.clone()),
             pools: pools.clone(),
-            network: apply_network(&config, &state).await,
+            networks,
             tasks: tasks.clone(),
             events: events.clone(),
             metrics: Metrics::default(),
@@ -352,16 +368,4 @@ fn serve(
     let running = server.serve(api.router())?;
     tokio::spawn(renewal.run());
     Ok((running, for_nodes))
-}
-
-/// A node without its network still runs and stops guests: the reason is in the log.
-async fn apply_network(config: &Config, state: &State) -> Option<Network> {
-    let network = config.network.as_ref()?;
-    match Network::apply(network, &state.path("network")).await {
-        Ok(network) => Some(network),
-        Err(error) => {
-            tracing::error!("the node's own network cannot be set up: {}", chain(&error));
-            None
-        }
-    }
 }

@@ -1,10 +1,13 @@
 //! Supervision without systemd: the agent starts the VMM itself, and adopts it after a restart.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use pindah_vmm_api::{EventKind, Initiator, VmConfig};
 use thiserror::Error;
@@ -19,6 +22,8 @@ const IDENTITY: &str = "process.json";
 const API_SOCKET: &str = "api";
 /// Written by the VMM when the machine has been switched off.
 const END: &str = "end.json";
+/// What the VMM says on its standard output.
+const SAID: &str = "said";
 const LOG: &str = "vmm.log";
 /// Put before a log that has grown beyond [`LOG_MAX`].
 const OLD_LOG: &str = "vmm.log.1";
@@ -26,6 +31,43 @@ const OLD_LOG: &str = "vmm.log.1";
 const LOG_MAX: u64 = 1 << 20;
 /// How much of the log an error repeats, in bytes.
 const LOG_TAIL: usize = 600;
+
+/// What a VMM is started for.
+#[derive(Clone, Debug)]
+pub enum Purpose {
+    /// To run a guest from its disks.
+    Run,
+    /// To wait for a guest from another node.
+    Receive {
+        /// Where; the port is the host's choice.
+        address: IpAddr,
+        /// A directory with `ca.pem`, `cert.pem` and `key.pem`.
+        keys: PathBuf,
+        /// It ends if no guest has begun to come by then.
+        patience: Duration,
+    },
+}
+
+impl Purpose {
+    fn arguments(&self) -> Vec<OsString> {
+        match self {
+            Self::Run => vec!["run".into()],
+            Self::Receive {
+                address,
+                keys,
+                patience,
+            } => vec![
+                "receive".into(),
+                "--listen".into(),
+                SocketAddr::new(*address, 0).to_string().into(),
+                "--tls".into(),
+                keys.into(),
+                "--timeout-s".into(),
+                patience.as_secs().to_string().into(),
+            ],
+        }
+    }
+}
 
 /// Starts and adopts VMMs.
 #[derive(Clone, Debug)]
@@ -80,15 +122,27 @@ impl Direct {
     ///
     /// # Errors
     /// [`SpawnError`].
-    pub fn spawn(&self, directory: &Path, config: &VmConfig) -> Result<GuestProcess, SpawnError> {
+    pub fn spawn(
+        &self,
+        directory: &Path,
+        config: &VmConfig,
+        purpose: &Purpose,
+    ) -> Result<GuestProcess, SpawnError> {
         let config_path = directory.join(CONFIG);
         write_json(&config_path, config)?;
         let log = open_log(directory)?;
+        let said_path = directory.join(SAID);
+        let said = fs::File::create(&said_path).map_err(|source| SpawnError::Write {
+            path: said_path,
+            source,
+        })?;
         // A session of its own; setsid(1) becomes the program, so that its number stays.
         let mut command = Command::new("setsid");
         command
             .arg(&self.vmm)
-            .args(["--log-level", "info", "run", "--config"])
+            .args(["--log-level", "info"])
+            .args(purpose.arguments())
+            .arg("--config")
             .arg(&config_path)
             .arg("--api")
             .arg(Self::api_socket(directory))
@@ -96,7 +150,7 @@ impl Direct {
             .arg(directory.join(END))
             .current_dir("/")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(said)
             .stderr(log);
         let started = |source| SpawnError::Start {
             program: self.vmm.clone(),
@@ -140,9 +194,20 @@ impl Direct {
         }
     }
 
+    /// The port on which the VMM in `directory` waits for its guest, when it does.
+    pub fn listens_on(directory: &Path) -> Option<u16> {
+        let said = fs::read_to_string(directory.join(SAID)).ok()?;
+        let (line, _) = said.split_once('\n')?;
+        let address = line.strip_prefix("listening on ")?;
+        address
+            .parse::<SocketAddr>()
+            .ok()
+            .map(|address| address.port())
+    }
+
     /// Removes what only a running process needs, and how it ended.
     pub fn forget(directory: &Path) {
-        for name in [IDENTITY, API_SOCKET, END] {
+        for name in [IDENTITY, API_SOCKET, END, SAID] {
             let path = directory.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -92,15 +92,18 @@ fn is_gone(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
-/// Field 22; `None` for a process that has ended. The name in field 2 may hold anything.
+/// Field 22; `None` for a process that has ended. The name in field 2 may hold anything. The state
+/// in field 3 is that of the first thread only: a process that was killed has its files, and so
+/// its ports and locks, until the last of its threads (field 20) has gone.
 fn start_ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
-    if matches!(state, "Z" | "X" | "x") {
+    let threads: u32 = fields.nth(16)?.parse().ok()?;
+    if matches!(state, "Z" | "X" | "x") && threads <= 1 {
         return None;
     }
-    fields.nth(18)?.parse().ok()
+    fields.nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -109,9 +112,11 @@ mod tests {
 
     #[test]
     fn start_is_read_past_any_name_and_zombies_have_none() {
-        let rest = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        let rest = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 1 18 4711 20";
         assert_eq!(start_ticks(&format!("7 (a) b (c) S {rest}")), Some(4711));
         assert_eq!(start_ticks(&format!("7 (a) Z {rest}")), None);
+        let rest = rest.replace(" 16 1 ", " 16 5 ");
+        assert_eq!(start_ticks(&format!("7 (a) Z {rest}")), Some(4711));
         assert_eq!(start_ticks("7 (a"), None);
     }
 
@@ -132,6 +137,7 @@ mod tests {
         assert!(identity.is_alive());
         identity.kill().unwrap();
         identity.ended().await.unwrap();
+        assert!(!identity.is_alive(), "it waits to be reaped");
         child.wait().unwrap();
         assert!(!identity.is_alive());
         identity.kill().unwrap();

@@ -7,6 +7,6 @@ mod direct;
 mod find;
 mod identity;
 
-pub use direct::{Direct, GuestProcess, SpawnError};
+pub use direct::{Direct, GuestProcess, Purpose, SpawnError};
 pub use find::find_process;
 pub use identity::Identity;

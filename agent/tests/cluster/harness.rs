@@ -124,6 +124,11 @@ impl Site {
         }
     }
 
+    /// The network namespace that the node lives in.
+    pub fn namespace(&self, number: usize) -> &str {
+        &self.node(number).namespace
+    }
+
     fn node(&self, number: usize) -> &Node {
         &self.nodes[number - 1]
     }
@@ -199,6 +204,13 @@ impl Site {
             }
             std::thread::sleep(POLL);
         }
+    }
+
+    /// SIGKILL to the guest's process on the node.
+    pub fn kill_vmm(&self, number: usize, uuid: &str) {
+        let socket = self.state(number, "guests").join(uuid).join("api");
+        let vmm = find_process("--api", &socket).expect("it has a process");
+        vmm.kill().expect("it can be killed");
     }
 
     fn guest_sockets(&self, number: usize) -> Vec<PathBuf> {
@@ -322,6 +334,15 @@ impl Site {
     pub fn wait_state(&self, number: usize, guest: &str, state: &str) {
         self.wait(number, &format!("{guest} is not {state}"), || {
             self.json(number, &["guest", "show", guest])["state"] == state
+        });
+    }
+
+    /// Waits until the node sees that all are ready.
+    pub fn wait_ready(&self, number: usize) {
+        self.wait(number, "not all nodes are ready", || {
+            let nodes = self.json(number, &["node", "list"]);
+            let nodes = nodes.as_array().cloned().unwrap_or_default();
+            !nodes.is_empty() && nodes.iter().all(|node| node["health"] == "ready")
         });
     }
 

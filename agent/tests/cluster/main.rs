@@ -6,6 +6,8 @@ mod failure;
 mod formation;
 mod harness;
 mod majority;
+mod migration;
+mod networks;
 mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;

@@ -31,6 +31,21 @@ pub fn kvm_opens() -> bool {
     }
 }
 
+/// Whether namespaces can be made; says so if not.
+pub fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: network namespaces need root");
+    }
+    root
+}
+
+/// What a program prints where the agent lives.
+pub fn stdout(agent: &Agent, program: &str, arguments: &[&str]) -> String {
+    let output = agent.run(program, arguments);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// An agent.
 pub struct Agent {
     directory: tempfile::TempDir,
@@ -183,6 +198,25 @@ impl Agent {
     pub fn run(&self, program: &str, arguments: &[&str]) -> Output {
         let output = self.command(program).args(arguments).output();
         output.expect("the program starts")
+    }
+
+    /// The network namespace that it lives in.
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().expect("a namespace")
+    }
+
+    /// Runs `pindah`, which must do what it is asked to; what it printed.
+    pub fn must(&self, arguments: &[&str]) -> String {
+        let (ok, said, error) = self.pindah(arguments);
+        assert!(ok, "{arguments:?}: {error}\n{}", self.log());
+        said
+    }
+
+    /// Runs `pindah`, which must refuse; why.
+    pub fn must_refuse(&self, arguments: &[&str]) -> String {
+        let (ok, said, error) = self.pindah(arguments);
+        assert!(!ok, "{arguments:?}: {said}");
+        error
     }
 
     /// Runs `pindah`, and returns its exit status and what it printed.

@@ -10,6 +10,7 @@ mod guests;
 mod harness;
 mod metrics;
 mod network;
+mod networks;
 mod nfs;
 mod pools;
 #[path = "../programs/mod.rs"]
@@ -19,3 +20,4 @@ mod silence;
 mod stall;
 mod survival;
 mod terminal;
+mod wire;

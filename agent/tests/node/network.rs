@@ -4,21 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::harness::{Agent, DEADLINE, kvm_opens};
+use super::harness::{Agent, DEADLINE, is_root, kvm_opens, stdout};
 use super::programs::programs;
-
-fn stdout(agent: &Agent, program: &str, arguments: &[&str]) -> String {
-    let output = agent.run(program, arguments);
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: network namespaces need root");
-    }
-    root
-}
 
 #[tokio::test]
 async fn guest_is_reached_on_the_bridge_and_its_tap_goes_with_it() {
@@ -46,7 +33,7 @@ async fn guest_is_reached_on_the_bridge_and_its_tap_goes_with_it() {
     assert!(answered.contains("time="), "{answered}");
     let links = stdout(&agent, "ip", &["-br", "link", "show", "master", "pindah0"]);
     assert_eq!(links.lines().count(), 1, "{links}");
-    let tables = stdout(&agent, "nft", &["list", "tables"]);
+    let tables = stdout(&agent, "nft", &["list", "tables", "ip"]);
     assert_eq!(tables.trim(), "table ip pindah_pindah0");
 
     // The agent's end and start change nothing, and make nothing twice.

@@ -89,18 +89,30 @@ impl Network {
     /// # Errors
     /// If `ip` or `tc` fails.
     pub fn join(&self, other: &Self, addresses: [&str; 2], bits_per_s: u64) -> Result<()> {
-        let descriptor = other.namespace.as_raw_fd();
-        let there = format!("/proc/{}/fd/{descriptor}", std::process::id());
-        self.run(&format!(
-            "ip link add cable type veth peer name cable netns {there}"
-        ))?;
+        self.cable(other, "cable")?;
         for (network, address) in [self, other].into_iter().zip(addresses) {
             network.run(&format!("ip addr add {address} dev cable"))?;
             // Offloads make one packet of many, which no switch between hosts has ever seen.
-            network.run("ip link set dev cable up gso_max_segs 1")?;
+            network.run("ip link set dev cable gso_max_segs 1")?;
             network.run(&format!(
                 "tc qdisc add dev cable root tbf rate {bits_per_s} burst 64kb limit 512kb"
             ))?;
+        }
+        Ok(())
+    }
+
+    /// Connects both by a cable whose ends are called `link`.
+    ///
+    /// # Errors
+    /// If `ip` fails.
+    pub fn cable(&self, other: &Self, link: &str) -> Result<()> {
+        let descriptor = other.namespace.as_raw_fd();
+        let there = format!("/proc/{}/fd/{descriptor}", std::process::id());
+        self.run(&format!(
+            "ip link add {link} type veth peer name {link} netns {there}"
+        ))?;
+        for network in [self, other] {
+            network.run(&format!("ip link set dev {link} up"))?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ mod event;
 mod info;
 mod metrics;
 mod migration;
+pub mod report;
 mod request;
 
 pub use config::*;

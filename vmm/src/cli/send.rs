@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use pindah_vmm::api::client::Client;
-use pindah_vmm::migration::report::{StatusLine, Summary};
 use pindah_vmm::vm::termination::{block_signals, signal_fd};
+use pindah_vmm_api::report::{StatusLine, Summary};
 use pindah_vmm_api::{
     Compression, Encryption, Event, EventKind, MigrateRequest, MigrationMode, MigrationStatus,
 };

@@ -15,16 +15,18 @@
 //! | [`left`] | which pages stay behind where the guest runs before all of them are there |
 //! | [`window`] | how much may be on its way, so that the queue on a shared link stays short |
 //! | [`priority`] | the processor left to guests until the switchover |
+//! | `clocks` | by how much the hosts' wall clocks differ, which the guest's must not follow |
 //! | [`cap`] | the most that may be sent, where the request says so |
 //! | [`convergence`] | when to stop the guest, and what to do if it writes too fast |
 //! | [`source`], [`destination`] | the two sides as sequences of phases |
 //! | [`request`] | what a client asks for, checked |
 //! | [`worker`], [`jobs`] | the thread that does it |
-//! | [`progress`], [`report`] | how it is going, and what happened, in µs and bytes |
+//! | [`progress`] | how it is going |
 
 mod buffer;
 pub mod cap;
 mod checksum;
+mod clocks;
 pub mod connection;
 pub mod convergence;
 pub mod destination;
@@ -35,7 +37,6 @@ mod pending;
 pub mod priority;
 pub mod progress;
 pub mod protocol;
-pub mod report;
 pub mod request;
 pub mod source;
 pub mod tls;

@@ -303,6 +303,13 @@ pub struct Welcome {
 pub struct Rehearsed {
     /// How long that took, in microseconds.
     pub restore_us: u64,
+    /// When the state came, by the destination's clock, in nanoseconds since the Unix epoch; 0:
+    /// unknown.
+    #[serde(default)]
+    pub came_unix_ns: u64,
+    /// When this left.
+    #[serde(default)]
+    pub answered_unix_ns: u64,
 }
 
 /// Why one side does not go on.
@@ -355,6 +362,10 @@ pub struct Commit {
     /// The guest stood still before it moved, and is to stand there too.
     #[serde(default)]
     pub paused: bool,
+    /// By how much the destination's wall clock is ahead of the source's, in nanoseconds: the
+    /// guest's does not gain it.
+    #[serde(default)]
+    pub clock_ahead_ns: i64,
 }
 
 /// The guest runs at the destination.

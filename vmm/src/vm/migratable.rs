@@ -148,11 +148,12 @@ pub trait MigrationDestination: Send + Sync {
     fn memory(&self) -> Arc<GuestMemory>;
 
     /// Sets the state of everything but RAM. May be called again, which is quicker: the guest has
-    /// not run in between. The state is hostile.
+    /// not run in between. The state is hostile. This host's wall clock is `clock_ahead_ns`
+    /// nanoseconds ahead of that by which the state was saved.
     ///
     /// # Errors
     /// [`MigratableError::Restore`]; the machine must not run unless it is restored again.
-    fn restore(&self, state: &VmState) -> Result<(), MigratableError>;
+    fn restore(&self, state: &VmState, clock_ahead_ns: i64) -> Result<(), MigratableError>;
 
     /// Takes the right to run the guest, waiting no longer than `patience`, and forgets what is
     /// cached of its disks. Before the final [`Self::restore`].

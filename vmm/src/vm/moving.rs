@@ -120,10 +120,11 @@ impl MigrationDestination for Vm {
         Arc::clone(&self.memory)
     }
 
-    fn restore(&self, state: &VmState) -> Result<(), MigratableError> {
+    fn restore(&self, state: &VmState, clock_ahead_ns: i64) -> Result<(), MigratableError> {
         let _transition = self.life.begin();
         self.require_new()?;
-        Vm::restore(self, state).map_err(|error| MigratableError::Restore(Box::new(error)))
+        self.restore_saved(state, clock_ahead_ns)
+            .map_err(|error| MigratableError::Restore(Box::new(error)))
     }
 
     fn take(&self, patience: Duration) -> Result<(), MigratableError> {

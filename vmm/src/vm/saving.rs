@@ -2,8 +2,6 @@
 //! vCPUs with their local APICs, then the devices, the clock last. A device may raise an
 //! interrupt as it is restored, and all controllers on its way must have their state by then.
 
-use std::time::SystemTime;
-
 use kvm_bindings::{
     KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
     kvm_clock_data, kvm_irqchip, kvm_pit_state2,
@@ -15,6 +13,7 @@ use thiserror::Error;
 use super::Vm;
 use super::state::{VmState, VmStateError};
 use crate::arch::x86_64::features;
+use crate::clock::now_unix_ns;
 use crate::state::{Section, StateError};
 use crate::vcpu::{Vcpu, VcpuError, VcpuState};
 
@@ -97,13 +96,6 @@ struct KvmState {
     open_requests: u8,
 }
 
-/// Nanoseconds since the Unix epoch.
-fn now_unix_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos() as u64)
-}
-
 /// The state of the PICs and the I/O APIC, and of the PIT.
 pub(super) fn save_kvm_devices(
     vm: &VmFd,
@@ -179,6 +171,16 @@ impl Vm {
     /// # Errors
     /// [`SavingError`]; the machine must not run then.
     pub fn restore(&self, state: &VmState) -> Result<(), SavingError> {
+        self.restore_saved(state, 0)
+    }
+
+    /// The same where this host's wall clock is `clock_ahead_ns` nanoseconds ahead of that by
+    /// which the state was saved.
+    pub(super) fn restore_saved(
+        &self,
+        state: &VmState,
+        clock_ahead_ns: i64,
+    ) -> Result<(), SavingError> {
         state.require_known_kinds(&KNOWN_KINDS)?;
         let section = state.section(KIND_KVM, "")?;
         let saved: KvmState = section.parse(VERSION_KVM)?;
@@ -199,7 +201,7 @@ impl Vm {
         }
         let stood_ns = match saved.saved_unix_ns {
             0 => 0,
-            then => now_unix_ns().saturating_sub(then),
+            then => now_unix_ns().saturating_sub(then.saturating_add_signed(clock_ahead_ns)),
         };
         // The time stamp counter goes on while the guest stands, as kvmclock does.
         let vcpus = vcpus.into_iter().map(|vcpu| vcpu.aged(stood_ns));
@@ -211,7 +213,8 @@ impl Vm {
         for device in &self.virtio {
             device.restore(&state.sections)?;
         }
-        self.restore_clock(&saved.clock).map_err(kvm("clock"))?;
+        self.restore_clock(&saved.clock, clock_ahead_ns)
+            .map_err(kvm("clock"))?;
         // An earlier restore may have asked for what its state held open.
         self.life.now().deferred.clear();
         self.requester.begin_power_cycle();
@@ -219,14 +222,18 @@ impl Vm {
         Ok(())
     }
 
-    fn restore_clock(&self, saved: &kvm_clock_data) -> Result<(), kvm_ioctls::Error> {
+    fn restore_clock(
+        &self,
+        saved: &kvm_clock_data,
+        clock_ahead_ns: i64,
+    ) -> Result<(), kvm_ioctls::Error> {
         let mut clock = kvm_clock_data {
             clock: saved.clock,
             ..Default::default()
         };
         if saved.flags & KVM_CLOCK_REALTIME != 0 {
             clock.flags = KVM_CLOCK_REALTIME;
-            clock.realtime = saved.realtime;
+            clock.realtime = saved.realtime.saturating_add_signed(clock_ahead_ns);
         }
         self.kvm.vm.set_clock(&clock)
     }

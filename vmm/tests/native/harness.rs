@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -123,12 +123,12 @@ impl Setup {
         Guest::spawn(command, self.directory)
     }
 
-    /// Starts a machine that waits for its guest, with more arguments of `receive`. Returns where
-    /// it listens, too.
-    pub fn receive(self, arguments: &[String]) -> (Guest, SocketAddr) {
+    /// Starts a machine that waits for its guest at an address of this host, with more arguments
+    /// of `receive`. Returns where it listens, too.
+    pub fn receive(self, at: Ipv4Addr, arguments: &[String]) -> (Guest, SocketAddr) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pindah-vmm"));
         command
-            .args(["receive", "--listen", "127.0.0.1:0", "--config"])
+            .args(["receive", "--listen", &format!("{at}:0"), "--config"])
             .arg(self.write())
             .args(arguments);
         let mut guest = Guest::launch(command, self.directory, Stdio::piped());

@@ -16,7 +16,7 @@ use crate::cli::upload::image_for;
 use crate::client::Client;
 use crate::domain::{
     Autostart, CloudInit, CrashPolicy, DiskSpec, GuestName, GuestSpec, InterfaceSpec, KernelSpec,
-    PoolName,
+    NetworkName, PoolName,
 };
 
 /// A choice by the name that it has in JSON.
@@ -66,6 +66,9 @@ pub struct CreateArguments {
         allow_hyphen_values = true
     )]
     cmdline: String,
+    /// The network that it is connected to [default: the node's own].
+    #[arg(long, conflicts_with = "no_network")]
+    network: Option<String>,
     /// No network interface.
     #[arg(long)]
     no_network: bool,
@@ -134,7 +137,7 @@ impl CreateArguments {
             baseline: self.baseline,
             kernel,
             disks: self.disks(client).await?,
-            interfaces: self.interfaces(),
+            interfaces: self.interfaces()?,
             cloud_init: self.cloud_init()?,
             autostart: Autostart {
                 enabled: self.autostart,
@@ -188,13 +191,14 @@ impl CreateArguments {
         Ok((cloud_init != CloudInit::default()).then_some(cloud_init))
     }
 
-    fn interfaces(&self) -> Vec<InterfaceSpec> {
+    fn interfaces(&self) -> anyhow::Result<Vec<InterfaceSpec>> {
         if self.no_network {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        vec![InterfaceSpec {
+        let network = self.network.clone().map(NetworkName::try_from);
+        Ok(vec![InterfaceSpec {
+            network: network.transpose()?.unwrap_or_default(),
             mac: self.mac.clone(),
-            ..InterfaceSpec::default()
-        }]
+        }])
     }
 }

@@ -3,6 +3,7 @@
 mod create;
 mod disk;
 mod edit;
+mod migrate;
 mod show;
 
 use std::io::{BufRead, IsTerminal, Write};
@@ -35,6 +36,8 @@ pub(super) enum GuestCommand {
     Start(Begin),
     /// Ask a guest to shut down, and switch it off after a deadline.
     Stop(StopArguments),
+    /// Move a guest to another node while it runs.
+    Migrate(migrate::MigrateArguments),
     /// Press a guest's reset button.
     Reset(Name),
     /// Let a guest stand still.
@@ -118,6 +121,7 @@ impl GuestCommand {
                 begin(client, request, !arguments.no_wait, output).await
             }
             Self::Stop(arguments) => arguments.run(client, output).await,
+            Self::Migrate(arguments) => arguments.run(client, output).await,
             Self::Reset(name) => command(client, output, &name.guest, "/reset").await,
             Self::Pause(name) => command(client, output, &name.guest, "/pause").await,
             Self::Resume(name) => command(client, output, &name.guest, "/resume").await,

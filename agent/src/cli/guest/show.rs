@@ -89,7 +89,10 @@ fn text(guest: &GuestView) -> String {
     let interfaces: Vec<String> = guest
         .interfaces
         .iter()
-        .map(|interface| format!("{}: {} on {}", interface.id, interface.mac, interface.tap))
+        .map(|interface| {
+            let (network, tap) = (&interface.network, &interface.tap);
+            format!("{}: {} on {network} by {tap}", interface.id, interface.mac)
+        })
         .collect();
     let boot = match &guest.boot {
         Boot::Firmware => "its first disk".to_owned(),

@@ -1,9 +1,9 @@
 //! The lab by hand.
 //!
 //! ```text
-//! pindah-lab demo [--host|--lab]  show what Pindah does (ci/demo)
-//! pindah-lab make                 make all artifacts
-//! pindah-lab shell [MIB]          start a server and read commands for it, a line each
+//! pindah-lab demo [--host|--lab|--keep]  show what Pindah does (ci/demo)
+//! pindah-lab make                        make all artifacts
+//! pindah-lab shell [MIB]                 start a server and read commands for it, a line each
 //! ```
 
 use std::io::{BufRead, IsTerminal, Write};
@@ -17,13 +17,14 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        ["demo"] => demo::show(Place::Best),
-        ["demo", "--host"] => demo::show(Place::Host),
-        ["demo", "--lab"] => demo::show(Place::Lab),
+        ["demo"] => demo::show(Place::Best, false),
+        ["demo", "--keep"] => demo::show(Place::Best, true),
+        ["demo", "--host"] => demo::show(Place::Host, false),
+        ["demo", "--lab"] => demo::show(Place::Lab, false),
         ["make"] => Artifacts::new()?.make_all(),
         ["shell"] => shell(2048),
         ["shell", memory] => shell(memory.parse()?),
-        _ => bail!("usage: pindah-lab demo [--host|--lab] | make | shell [MIB]"),
+        _ => bail!("usage: pindah-lab demo [--host|--lab|--keep] | make | shell [MIB]"),
     }
 }
 

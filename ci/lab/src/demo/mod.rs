@@ -1,10 +1,10 @@
-//! What `ci/demo` shows: the probe on this host's KVM, its move to another
-//! machine, and a stock Debian guest, in the lab or on this host.
+//! What `ci/demo` shows: a small office on this host's KVM, in which guests move, and a stock
+//! Debian guest, in the lab or on this host.
 
 mod debian;
-mod migration;
+mod office;
 mod page;
-mod probe;
+mod site;
 
 use std::fs::{self, File};
 
@@ -23,19 +23,21 @@ pub enum Place {
     Lab,
 }
 
-/// Shows all of it.
+/// Shows all of it; with `keep` the office stays until somebody presses Enter.
 ///
 /// # Errors
 /// If a guest does not do what it should.
-pub fn show(place: Place) -> Result<()> {
+pub fn show(place: Place, keep: bool) -> Result<()> {
     let page = Page::new();
     let kvm = File::options().read(true).write(true).open("/dev/kvm");
     match kvm {
-        Ok(_) => {
-            probe::show(&page)?;
-            migration::show(&page)?;
-        }
-        Err(error) => page.note(&format!("No probe here: /dev/kvm does not open ({error}).")),
+        Ok(_) => office::show(&page, keep)?,
+        Err(error) => page.note(&format!(
+            "No office here: /dev/kvm does not open ({error})."
+        )),
+    }
+    if keep {
+        return Ok(());
     }
     let on_host = match place {
         Place::Best => runs_linux(),

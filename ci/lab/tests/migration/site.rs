@@ -34,8 +34,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// Servers of these CPU models with the NAS mounted, keys for migration, and a tap for the
-    /// guest.
+    /// Servers of these CPU models, whose clocks nobody keeps right, with the NAS mounted, keys for
+    /// migration, and a tap for the guest.
     pub fn new(name: &str, cpu_models: [&str; 2]) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let lab = Lab::new(name).unwrap();
@@ -50,6 +50,7 @@ impl Site {
                        ip link set dev guest0 master br0 up";
             server.check(tap).unwrap();
         }
+        servers[1].check("date -s '5 seconds'").unwrap();
         let vmm = servers[0].program("pindah-vmm");
         let [one, two] = [servers[0].address(), servers[1].address()];
         servers[0]

@@ -89,7 +89,7 @@ impl MigrationDestination for Machine {
         Arc::clone(&self.memory)
     }
 
-    fn restore(&self, _: &VmState) -> Result<(), MigratableError> {
+    fn restore(&self, _: &VmState, _: i64) -> Result<(), MigratableError> {
         self.ask(|asked| {
             if asked.refuses_restore {
                 return Err(MigratableError::Restore("it is fuzzed".into()));
@@ -340,6 +340,7 @@ impl Script {
             },
             checksum: input.chance(8).then(|| input.qword()),
             paused: input.chance(2),
+            clock_ahead_ns: input.edge() as i64,
         };
         self.message(Kind::Commit, &commit, input);
     }

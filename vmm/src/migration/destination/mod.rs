@@ -29,6 +29,7 @@ use super::protocol::{
     ANSWER_TIMEOUT, Ack, Commit, Dropped, HEADER_BYTES, Kind, Reason, Rehearsed, Running, Welcome,
 };
 use super::tls::Identity;
+use crate::clock::now_unix_ns;
 use crate::vm::migratable::MigrationDestination;
 use crate::vm::state::VmState;
 use accept::Source;
@@ -159,7 +160,7 @@ impl<'a> Incoming<'a> {
         let mut lap = Instant::now();
         self.machine.take(PATIENCE)?;
         running.ownership_us = next_lap(&mut lap);
-        if let Err(error) = self.machine.restore(&state) {
+        if let Err(error) = self.machine.restore(&state, commit.clock_ahead_ns) {
             self.machine.give_back();
             return Err(error.into());
         }
@@ -289,10 +290,12 @@ impl<'a> Incoming<'a> {
                 }
                 Kind::Rehearse => {
                     let state = VmState::decode(frame.body)?;
-                    let start = Instant::now();
-                    self.machine.restore(&state)?;
+                    let (came_unix_ns, start) = (now_unix_ns(), Instant::now());
+                    self.machine.restore(&state, 0)?;
                     let rehearsed = Rehearsed {
                         restore_us: start.elapsed().as_micros() as u64,
+                        came_unix_ns,
+                        answered_unix_ns: now_unix_ns(),
                     };
                     let deadline = Instant::now() + ANSWER_TIMEOUT;
                     self.control

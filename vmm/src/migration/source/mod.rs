@@ -28,6 +28,7 @@ use precopy::{Ending, Precopy};
 use sender::{Connections, Sender};
 use throttle::Throttle;
 
+use super::clocks::Exchange;
 use super::connection::Connection;
 use super::priority::Priority;
 use super::progress::Progress;
@@ -35,6 +36,7 @@ use super::protocol::{
     ANSWER_TIMEOUT, Channel, Hello, Kind, Preamble, Reason, Rehearsed, VERSION, Welcome,
 };
 use super::tls::Identity;
+use crate::clock::now_unix_ns;
 use crate::vm::migratable::MigrationSource;
 
 /// How long storage may take for the requests in flight.
@@ -88,7 +90,7 @@ fn attempt(
 ) -> Result<MigrationReport, MigrationError> {
     let mut connections = connect(request, links, progress)?;
     greet(guest, request, &mut connections)?;
-    let fixed_cost = rehearse(guest, &mut connections.control)?;
+    let rehearsal = rehearse(guest, &mut connections.control)?;
     let memory = guest.memory();
     let mut sender = Sender::new(
         connections,
@@ -99,7 +101,7 @@ fn attempt(
         progress,
     );
     guest.start_dirty_log()?;
-    let mut precopy = Precopy::new(guest, request, fixed_cost, priority, progress);
+    let mut precopy = Precopy::new(guest, request, rehearsal, priority, progress);
     let outcome = precopy.run(&mut sender).and_then(|ending| {
         priority.restore();
         if ending == Ending::LeavePages {
@@ -204,13 +206,22 @@ fn greet(
     }
 }
 
+/// What the dry run has shown.
+#[derive(Clone, Copy, Debug)]
+struct Rehearsal {
+    /// What a switchover will take without any page.
+    fixed_cost: Duration,
+    /// By how much the destination's wall clock is ahead, in nanoseconds.
+    clock_ahead_ns: i64,
+}
+
 /// Has the destination try on the guest's state as it is now: what it does not take shows before
 /// anything is sent, and what it must prepare for is prepared. The guest stands for the moment in
-/// which its state is saved. Returns what a switchover will take without any page.
+/// which its state is saved.
 fn rehearse(
     guest: &dyn MigrationSource,
     control: &mut Connection,
-) -> Result<Duration, MigrationError> {
+) -> Result<Rehearsal, MigrationError> {
     let quiesced = guest.quiesce(Instant::now() + QUIESCE);
     let start = Instant::now();
     let ran = quiesced.and_then(|()| guest.pause(PauseReason::Migration));
@@ -224,14 +235,29 @@ fn rehearse(
     guest.unquiesce();
     let bytes = saved?.encode()?;
     let here = start.elapsed();
-    let sent = Instant::now();
+    let (asked_unix_ns, sent) = (now_unix_ns(), Instant::now());
     let deadline = sent + ANSWER_TIMEOUT;
     control.send_frame(Kind::Rehearse, &bytes, deadline)?;
-    let Rehearsed { restore_us } = answer(control, Kind::Rehearsed, deadline)?;
-    tracing::debug!(?here, there = ?sent.elapsed(), restore_us, "rehearsed");
-    // There and back, with the state on the way: the destination's word of how long it took is
-    // part of it.
-    Ok(here + sent.elapsed())
+    let rehearsed: Rehearsed = answer(control, Kind::Rehearsed, deadline)?;
+    let there = sent.elapsed();
+    let clocks = Exchange {
+        asked: asked_unix_ns,
+        came: rehearsed.came_unix_ns,
+        answered: rehearsed.answered_unix_ns,
+        heard: now_unix_ns(),
+    };
+    let clock_ahead_ns = match clocks.came {
+        0 => 0,
+        _ => clocks.ahead_ns(),
+    };
+    let restore_us = rehearsed.restore_us;
+    tracing::debug!(?here, ?there, restore_us, clock_ahead_ns, "rehearsed");
+    Ok(Rehearsal {
+        // There and back, with the state on the way: the destination's word of how long it took
+        // is part of it.
+        fixed_cost: here + there,
+        clock_ahead_ns,
+    })
 }
 
 /// The body of the next message, which must be of this kind.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use pindah_vmm_api::{MigrateRequest, MigrationMode, MigrationPhase, RoundReport};
 
-use super::MigrationError;
 use super::sender::Sender;
+use super::{MigrationError, Rehearsal};
 use crate::memory::PAGE_SIZE;
 use crate::migration::convergence::{
     Decision, Observation, Prediction, Targets, decide, expected_switchover, predicted_downtime,
@@ -44,7 +44,8 @@ pub struct Precopy<'a> {
     /// Looked at while the priority is low.
     share: Option<Share>,
     targets: Targets,
-    fixed_cost: Duration,
+    /// What was learned before.
+    pub rehearsal: Rehearsal,
     /// Pages that the destination does not have as they are now.
     pub pending: Pending,
     /// Pages that were dirty a round ago: those that are again wait for the end of the round.
@@ -63,7 +64,7 @@ impl<'a> Precopy<'a> {
     pub fn new(
         guest: &'a dyn MigrationSource,
         request: &MigrateRequest,
-        fixed_cost: Duration,
+        rehearsal: Rehearsal,
         priority: Priority,
         progress: &'a Progress,
     ) -> Self {
@@ -78,7 +79,7 @@ impl<'a> Precopy<'a> {
                 timeout: Duration::from_secs(request.timeout_s),
                 may_leave_pages: request.mode == MigrationMode::Hybrid,
             },
-            fixed_cost,
+            rehearsal,
             pending: Pending::all(&memory),
             before: Pending::none(&memory),
             rounds: Vec::new(),
@@ -283,7 +284,7 @@ impl<'a> Precopy<'a> {
             rewrites_measured: self.rounds.len() > 1 || trial.is_some(),
             send_bytes_per_s: sender.capped_rate().unwrap_or(u64::MAX),
             in_flight_bytes: sender.in_flight(),
-            fixed_cost: self.fixed_cost,
+            fixed_cost: self.rehearsal.fixed_cost,
             elapsed: self.progress.elapsed(),
             throttle_percent: self.throttle_percent,
             earlier: &self.predictions,

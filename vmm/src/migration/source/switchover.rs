@@ -203,6 +203,7 @@ impl LastRound<'_, '_, '_> {
             checksum: (request.verify_memory && self.left.is_none())
                 .then(|| checksum::of(&self.guest.memory())),
             paused: !ran,
+            clock_ahead_ns: self.precopy.rehearsal.clock_ahead_ns,
         };
         let deadline = Instant::now() + ANSWER;
         let control = &mut self.sender.control;

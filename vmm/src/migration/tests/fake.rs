@@ -226,7 +226,7 @@ impl MigrationDestination for Fake {
         Arc::clone(&self.memory)
     }
 
-    fn restore(&self, state: &VmState) -> Result<(), MigratableError> {
+    fn restore(&self, state: &VmState, _: i64) -> Result<(), MigratableError> {
         let mut restored = self.restored.lock().unwrap();
         if self
             .refuse_restore_from

@@ -198,6 +198,7 @@ impl Script {
             left_pages,
             checksum: None,
             paused: false,
+            clock_ahead_ns: 0,
         };
         self.say(Kind::Commit, &commit);
     }

@@ -5,10 +5,10 @@
 //! answer, and it may be lost only with the process that was to run it.
 
 use std::collections::BTreeMap;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use pindah_vmm::api::client::Client;
@@ -74,6 +74,7 @@ impl Case {
         };
         // After a greeting that nobody understands it waits for another one.
         site.patience_s = 15;
+        site.address = own_address();
         let setup = self.setup(&site);
         let mut source = setup.twin().start();
         source.wait_event("ready");
@@ -158,6 +159,13 @@ impl std::fmt::Display for Case {
         let fault = self.fault;
         write!(f, "{fault:?} {moment:?} {message:?} {nth}, {disk} a disk")
     }
+}
+
+/// An address of this host that no other case has: what listens there is this one's.
+fn own_address() -> Ipv4Addr {
+    static LAST: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = LAST.fetch_add(1, Ordering::SeqCst).to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low)
 }
 
 fn kill(process: Pid) {

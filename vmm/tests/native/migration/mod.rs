@@ -13,7 +13,7 @@ mod track;
 mod verdict;
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -34,6 +34,8 @@ struct Site {
     protection: Vec<String>,
     /// How long a destination waits for its guest.
     patience_s: u64,
+    /// Where it listens.
+    address: Ipv4Addr,
 }
 
 impl Site {
@@ -52,6 +54,7 @@ impl Site {
             directory,
             protection: vec!["--tls".to_owned(), keys.display().to_string()],
             patience_s: 60,
+            address: Ipv4Addr::LOCALHOST,
         }
     }
 
@@ -61,6 +64,7 @@ impl Site {
             directory: tempfile::tempdir().expect("a temporary directory"),
             protection: vec!["--plaintext".to_owned()],
             patience_s: 60,
+            address: Ipv4Addr::LOCALHOST,
         }
     }
 
@@ -94,7 +98,7 @@ impl Site {
         let patience = ["--timeout-s".to_owned(), self.patience_s.to_string()];
         setup
             .twin()
-            .receive(&[&self.protection[..], &patience].concat())
+            .receive(self.address, &[&self.protection[..], &patience].concat())
     }
 
     /// Begins to move `source`.

@@ -9,7 +9,7 @@ mod tests;
 
 use std::fmt::{self, Display, Formatter};
 
-use pindah_vmm_api::{
+use crate::{
     MigrationPhase, MigrationReport, MigrationStatus, PageStatistics, PostcopyReport, RoundReport,
     SwitchoverReport,
 };

@@ -1,0 +1,120 @@
+//! Networks: list, show, create, delete.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::auth::{Admin, Viewer};
+use super::extract::{Body, Path};
+use super::{Api, ApiError, Data, ErrorBody, Listing};
+use crate::cluster::NodeStatus;
+use crate::domain::{Network, NetworkSpec};
+use crate::network::NetworkStatus;
+use crate::store::Collection;
+
+/// A network, and how it is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NetworkView {
+    /// What it is.
+    #[serde(flatten)]
+    pub network: Network,
+    /// Guests that are connected to it.
+    pub guests: Vec<String>,
+    /// How it is doing on each node that says so.
+    pub nodes: BTreeMap<String, NetworkStatus>,
+}
+
+/// How all networks are doing on each node: on this one now, on the others as they say themselves.
+async fn statuses(api: &Api) -> Result<Vec<(String, NetworkStatus)>, ApiError> {
+    let ours = api.guests.networks().statuses().await;
+    let mut all: Vec<(String, NetworkStatus)> = Vec::new();
+    all.extend(ours.into_iter().map(|status| (api.node.clone(), status)));
+    if let Some(peers) = api.peers() {
+        let said = Collection::<NodeStatus>::new(api.store.clone());
+        for peer in peers.all().await? {
+            if peer.name != api.node
+                && let Some(said) = said.get(&peer.name).await?
+            {
+                let theirs = said.value.networks.into_iter();
+                all.extend(theirs.map(|status| (peer.name.clone(), status)));
+            }
+        }
+    }
+    Ok(all)
+}
+
+async fn view(
+    api: &Api,
+    network: Network,
+    statuses: &[(String, NetworkStatus)],
+) -> Result<NetworkView, ApiError> {
+    let of_network = statuses
+        .iter()
+        .filter(|(_, status)| status.network == network.name);
+    Ok(NetworkView {
+        guests: api.guests.networks().guests_on(&network.name).await?,
+        nodes: of_network.cloned().collect(),
+        network,
+    })
+}
+
+/// All networks; the first is each node's own.
+#[utoipa::path(get, path = "/api/v1/networks", tag = "networks",
+    responses((status = 200, body = Listing<NetworkView>)))]
+pub async fn list_networks(
+    State(api): State<Api>,
+    _: Viewer,
+) -> Result<Listing<NetworkView>, ApiError> {
+    let statuses = statuses(&api).await?;
+    let mut data = Vec::new();
+    for network in api.guests.networks().list().await? {
+        data.push(view(&api, network, &statuses).await?);
+    }
+    Ok(Listing { data, next: None })
+}
+
+/// Makes a network: a bridge on each node. What the node that is asked cannot set up is refused;
+/// how it is doing on the others shows in `nodes`.
+#[utoipa::path(post, path = "/api/v1/networks", tag = "networks", request_body = NetworkSpec,
+    responses((status = 201, body = Data<NetworkView>), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody)))]
+pub async fn create_network(
+    State(api): State<Api>,
+    _: Admin,
+    Body(spec): Body<NetworkSpec>,
+) -> Result<Response, ApiError> {
+    let network = api.guests.networks().create(&spec).await?;
+    let data = view(&api, network, &statuses(&api).await?).await?;
+    Ok((StatusCode::CREATED, Data { data }).into_response())
+}
+
+/// One network.
+#[utoipa::path(get, path = "/api/v1/networks/{network}", tag = "networks",
+    params(("network" = String, Path)),
+    responses((status = 200, body = Data<NetworkView>), (status = 404, body = ErrorBody)))]
+pub async fn show_network(
+    State(api): State<Api>,
+    _: Viewer,
+    Path(name): Path<String>,
+) -> Result<Data<NetworkView>, ApiError> {
+    let network = api.guests.networks().find(&name).await?;
+    let data = view(&api, network, &statuses(&api).await?).await?;
+    Ok(Data { data })
+}
+
+/// Removes a network that no guest is connected to.
+#[utoipa::path(delete, path = "/api/v1/networks/{network}", tag = "networks",
+    params(("network" = String, Path)),
+    responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub async fn delete_network(
+    State(api): State<Api>,
+    _: Admin,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    api.guests.networks().delete(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,340 @@
+//! A network that guests are connected to: the same name on every node, so that a guest can move.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Invalid, LinkName, NetworkName, check_notes};
+use crate::store::Record;
+
+/// Most interfaces of a bond.
+const BOND_MAX: usize = 8;
+/// Most nodes with an uplink of their own.
+const NODES_MAX: usize = 64;
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Network {
+    /// Its name; never changes.
+    pub name: NetworkName,
+    /// How guests are connected by it.
+    pub kind: NetworkKind,
+    /// How it leaves each node that `node_uplinks` does not name.
+    #[serde(default)]
+    pub uplink: Uplink,
+    /// How it leaves these nodes.
+    #[serde(default)]
+    pub node_uplinks: BTreeMap<String, Uplink>,
+    /// Free text.
+    #[serde(default)]
+    pub notes: String,
+    /// When it was created, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub created_unix_ms: u64,
+    /// It is being deleted: no guest can be connected to it any more.
+    #[serde(default)]
+    pub deleting: bool,
+}
+
+impl Record for Network {
+    const KIND: &'static str = "networks";
+    const SCHEMA: u32 = 1;
+}
+
+/// How guests are connected by a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkKind {
+    /// Each node's own bridge, with NAT, DHCP and DNS: what `[network]` in its configuration says.
+    Nat,
+    /// A bridge with VLANs on each node, and what connects these.
+    Bridge,
+}
+
+impl std::fmt::Display for NetworkKind {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.pad(match self {
+            Self::Nat => "nat",
+            Self::Bridge => "bridge",
+        })
+    }
+}
+
+/// How a network leaves a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "by", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Uplink {
+    /// Not at all: only guests of the same node see each other.
+    #[default]
+    None,
+    /// By an interface of the host that has no addresses. It becomes a port of the bridge.
+    Interface {
+        /// The interface.
+        interface: LinkName,
+    },
+    /// By a bond that is made of interfaces of the host that have no addresses.
+    Bond {
+        /// The interfaces.
+        interfaces: Vec<LinkName>,
+        /// How they work together.
+        #[serde(default)]
+        mode: BondMode,
+    },
+    /// By a bridge of the host, which is used as it is, and neither changed nor removed.
+    HostBridge {
+        /// The bridge.
+        bridge: LinkName,
+    },
+}
+
+impl std::fmt::Display for Uplink {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => formatter.write_str("none"),
+            Self::Interface { interface } => write!(formatter, "{interface}"),
+            Self::Bond { interfaces, mode } => {
+                let names: Vec<&str> = interfaces.iter().map(LinkName::as_str).collect();
+                write!(formatter, "{} ({mode})", names.join("+"))
+            }
+            Self::HostBridge { bridge } => write!(formatter, "the host's bridge {bridge}"),
+        }
+    }
+}
+
+/// How the interfaces of a bond work together (Linux `Documentation/networking/bonding.rst`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum BondMode {
+    /// One carries everything, another takes over when it fails. Needs nothing of the switch.
+    #[default]
+    #[serde(rename = "active-backup")]
+    ActiveBackup,
+    /// All carry, as agreed with the switch by LACP.
+    #[serde(rename = "802.3ad")]
+    Lacp,
+}
+
+impl std::fmt::Display for BondMode {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::ActiveBackup => "active-backup",
+            Self::Lacp => "802.3ad",
+        })
+    }
+}
+
+impl Uplink {
+    /// The host's interfaces that it takes for itself.
+    pub fn interfaces(&self) -> &[LinkName] {
+        match self {
+            Self::None | Self::HostBridge { .. } => &[],
+            Self::Interface { interface } => std::slice::from_ref(interface),
+            Self::Bond { interfaces, .. } => interfaces,
+        }
+    }
+
+    fn check(&self, field: &str) -> Result<(), Invalid> {
+        let Self::Bond { interfaces, .. } = self else {
+            return Ok(());
+        };
+        let mut names: Vec<&str> = interfaces.iter().map(LinkName::as_str).collect();
+        let shown = names.join(",");
+        names.sort_unstable();
+        names.dedup();
+        if names.len() == interfaces.len() && (1..=BOND_MAX).contains(&names.len()) {
+            return Ok(());
+        }
+        let must = format!("must be 1 to {BOND_MAX} different interfaces");
+        Err(Invalid::text(format!("{field}.interfaces"), &shown, must))
+    }
+}
+
+/// A new network: a bridge on each node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Its name: unique.
+    pub name: NetworkName,
+    /// How it leaves each node that `node_uplinks` does not name.
+    #[serde(default)]
+    pub uplink: Uplink,
+    /// How it leaves these nodes.
+    #[serde(default)]
+    pub node_uplinks: BTreeMap<String, Uplink>,
+    /// Free text.
+    #[serde(default)]
+    pub notes: String,
+}
+
+impl NetworkSpec {
+    /// The record: everything checked that can be without looking at a node.
+    ///
+    /// # Errors
+    /// [`Invalid`], naming the field.
+    pub fn plan(&self, now_unix_ms: u64) -> Result<Network, Invalid> {
+        check_notes(&self.notes)?;
+        self.uplink.check("uplink")?;
+        if self.node_uplinks.len() > NODES_MAX {
+            let count = self.node_uplinks.len();
+            let must = format!("must be at most {NODES_MAX} nodes");
+            return Err(Invalid::number("node_uplinks", count, must));
+        }
+        for (node, uplink) in &self.node_uplinks {
+            if !super::is_label(node) {
+                return Err(Invalid::text(
+                    "node_uplinks",
+                    node,
+                    "must be names of nodes",
+                ));
+            }
+            uplink.check(&format!("node_uplinks.{node}"))?;
+        }
+        let name = self.name.clone();
+        if name.is_of_node() {
+            let must = "must not be that of each node's own network, which is there already";
+            return Err(Invalid::text("name", name.as_str(), must));
+        }
+        Ok(Network {
+            name,
+            kind: NetworkKind::Bridge,
+            uplink: self.uplink.clone(),
+            node_uplinks: self.node_uplinks.clone(),
+            notes: self.notes.clone(),
+            created_unix_ms: now_unix_ms,
+            deleting: false,
+        })
+    }
+}
+
+impl Network {
+    /// Each node's own network, which has no record.
+    pub fn of_node() -> Self {
+        Self {
+            name: NetworkName::of_node(),
+            kind: NetworkKind::Nat,
+            uplink: Uplink::None,
+            node_uplinks: BTreeMap::new(),
+            notes: String::new(),
+            created_unix_ms: 0,
+            deleting: false,
+        }
+    }
+
+    /// How it leaves `node`.
+    pub fn uplink_on(&self, node: &str) -> &Uplink {
+        self.node_uplinks.get(node).unwrap_or(&self.uplink)
+    }
+
+    /// Whether a guest on it that moves from one node to another keeps its addresses. On a node's
+    /// own network they stay behind, and so do they on a network that does not leave the node.
+    pub fn follows_a_move(&self, from: &str, to: &str) -> bool {
+        let leaves = |node| *self.uplink_on(node) != Uplink::None;
+        self.kind == NetworkKind::Bridge && leaves(from) && leaves(to)
+    }
+
+    /// An interface of some node that both would take for themselves.
+    pub fn shares_with(&self, other: &Self) -> Option<&LinkName> {
+        let named = self.node_uplinks.keys().chain(other.node_uplinks.keys());
+        // No node has an empty name: it stands for those that neither names.
+        let mut nodes = named.map(String::as_str).chain([""]);
+        nodes.find_map(|node| {
+            let theirs = other.uplink_on(node).interfaces();
+            let ours = self.uplink_on(node).interfaces();
+            ours.iter().find(|&interface| theirs.contains(interface))
+        })
+    }
+
+    /// The bridge that guests of `node` are connected to; `None`: what the node's own
+    /// configuration says.
+    pub fn bridge_on(&self, node: &str) -> Option<String> {
+        match (self.kind, self.uplink_on(node)) {
+            (NetworkKind::Nat, _) => None,
+            (NetworkKind::Bridge, Uplink::HostBridge { bridge }) => Some(bridge.to_string()),
+            (NetworkKind::Bridge, _) => Some(self.own_bridge()),
+        }
+    }
+
+    /// The bridge that a node makes for it.
+    pub fn own_bridge(&self) -> String {
+        format!("pn-{}", self.name)
+    }
+
+    /// The bond that a node makes for it.
+    pub fn own_bond(&self) -> String {
+        format!("pd-{}", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn plan(spec: serde_json::Value) -> Result<Network, String> {
+        let spec: NetworkSpec = serde_json::from_value(spec).map_err(|error| error.to_string())?;
+        spec.plan(7).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_node_has_its_own_uplink_or_that_of_all() {
+        let network = plan(json!({
+            "name": "lan",
+            "uplink": { "by": "interface", "interface": "enp3s0" },
+            "node_uplinks": {
+                "node1": { "by": "bond", "interfaces": ["eno1", "eno2"], "mode": "802.3ad" },
+                "node2": { "by": "host_bridge", "bridge": "br0" },
+                "node3": { "by": "none" },
+            },
+        }))
+        .unwrap();
+        assert_eq!(
+            network.uplink_on("node1").to_string(),
+            "eno1+eno2 (802.3ad)"
+        );
+        assert_eq!(network.bridge_on("node1").unwrap(), "pn-lan");
+        assert_eq!(network.bridge_on("node2").unwrap(), "br0");
+        assert_eq!(network.uplink_on("node9").to_string(), "enp3s0");
+        assert!(network.follows_a_move("node1", "node2"));
+        assert!(!network.follows_a_move("node1", "node3"));
+        assert!(!Network::of_node().follows_a_move("node1", "node2"));
+        assert_eq!(Network::of_node().bridge_on("node1"), None);
+    }
+
+    #[test]
+    fn network_that_cannot_be_is_refused_with_field_and_reason() {
+        for (spec, expected) in [
+            (json!({ "name": "../x" }), "name of a network = \"../x\""),
+            (json!({ "name": "a-name-too-long" }), "1 to 12 lower-case"),
+            (json!({ "name": "node" }), "is there already"),
+            (
+                json!({ "name": "lan", "uplink": { "by": "interface", "interface": "a/b" } }),
+                "name of an interface = \"a/b\"",
+            ),
+            (
+                json!({ "name": "lan", "uplink": { "by": "bond", "interfaces": ["a", "a"] } }),
+                "uplink.interfaces = \"a,a\": must be 1 to 8 different",
+            ),
+            (
+                json!({ "name": "lan", "uplink": { "by": "bond", "interfaces": [] } }),
+                "must be 1 to 8",
+            ),
+            (
+                json!({ "name": "lan", "uplink": { "by": "bond", "interfaces": ["a"], "mode": "x" } }),
+                "unknown variant `x`",
+            ),
+            (
+                json!({ "name": "lan", "node_uplinks": { "A/": { "by": "none" } } }),
+                "must be names of nodes",
+            ),
+            (
+                json!({ "name": "lan", "notes": "\u{7}" }),
+                "control characters",
+            ),
+            (json!({ "name": "lan", "surprise": 1 }), "unknown field"),
+        ] {
+            let message = plan(spec.clone()).unwrap_err();
+            assert!(message.contains(expected), "{spec} gives {message}");
+        }
+    }
+}

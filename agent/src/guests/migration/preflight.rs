@@ -1,0 +1,244 @@
+//! Whether a guest can move, and where to: known before anything is changed.
+
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::MoveRequest;
+use crate::causes::chain;
+use crate::domain::{Guest, Invalid, within};
+use crate::guests::{GuestError, GuestState, Guests, HostMemory};
+use crate::network::NetworkState;
+
+/// What a node says of a guest that it could take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Offer {
+    /// The node.
+    pub node: String,
+    /// Memory that it would have left for guests, in MiB.
+    pub memory_left_mib: u64,
+}
+
+/// What a move would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Plan {
+    /// The node that it would move to.
+    pub to: String,
+    /// Whether it would run on the way.
+    pub live: bool,
+    /// Memory that the node would have left for guests, in MiB.
+    pub memory_left_mib: u64,
+    /// The most that there is to send, in MiB; more if the guest writes a lot on the way.
+    pub memory_mib: u64,
+}
+
+impl Guests {
+    /// What a move of the guest would be. Changes nothing.
+    ///
+    /// # Errors
+    /// [`GuestError::Alone`], [`GuestError::Immovable`], [`GuestError::State`],
+    /// [`GuestError::Invalid`], [`GuestError::NoDestination`], [`GuestError::Peer`],
+    /// [`GuestError::Store`].
+    pub async fn plan_move(
+        &self,
+        guest: &Guest,
+        request: &MoveRequest,
+    ) -> Result<Plan, GuestError> {
+        check(request)?;
+        self.require_movable(guest).await?;
+        let offer = self
+            .choose(guest, request.to.as_deref(), request.force)
+            .await?;
+        let live = self.status(guest.uuid).state.has_process();
+        Ok(Plan {
+            to: offer.node,
+            live,
+            memory_left_mib: offer.memory_left_mib,
+            memory_mib: if live { self.resident_mib(guest) } else { 0 },
+        })
+    }
+
+    /// Refuses a guest that has something only this node has.
+    async fn require_movable(&self, guest: &Guest) -> Result<(), GuestError> {
+        guest.may_start_on(&self.resources().node)?;
+        if guest.incomplete {
+            return Err(GuestError::Incomplete(guest.name.to_string()));
+        }
+        let can_move = [GuestState::Running, GuestState::Paused, GuestState::Stopped];
+        self.require(
+            guest,
+            &can_move,
+            "it can be moved when it runs, stands paused or is off",
+        )?;
+        let pools = &self.resources().pools;
+        for disk in &guest.disks {
+            if let Some(pool) = &disk.spare {
+                // Nobody would remove it from a pool that this node alone has.
+                return Err(GuestError::Spare {
+                    guest: guest.name.to_string(),
+                    disk: disk.id.clone(),
+                    pool: pool.clone(),
+                });
+            }
+            let pool = &disk.volume.pool;
+            if pool.is_local() || !pools.record(pool).await?.value.source.is_shared() {
+                return Err(GuestError::Immovable {
+                    name: guest.name.to_string(),
+                    what: format!(
+                        "its disk {} is in pool {pool}, which no other node has",
+                        disk.id
+                    ),
+                    hint: "it can when all its disks are in shared pools",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a guest whose addresses would stay behind.
+    async fn require_networks(&self, guest: &Guest, to: &str) -> Result<(), GuestError> {
+        for interface in &guest.interfaces {
+            let network = &interface.network;
+            let follows = !network.is_of_node() && {
+                let network = self.networks().find(network.as_str()).await?;
+                network.follows_a_move(&self.resources().node, to)
+            };
+            if !follows {
+                return Err(GuestError::Immovable {
+                    name: guest.name.to_string(),
+                    what: format!("its interface {} is on network {network}", interface.id),
+                    hint: "its address would stay behind; say --force if it may",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the node says of the guest.
+    async fn ask_for_offer(
+        &self,
+        guest: &Guest,
+        to: &str,
+        force: bool,
+    ) -> Result<Offer, GuestError> {
+        if !force {
+            self.require_networks(guest, to).await?;
+        }
+        let path = format!("/arrivals/{}/offer", guest.uuid);
+        let peers = &self.links()?.peers;
+        Ok(peers.ask(to, Method::GET, &path, None::<&()>).await?)
+    }
+
+    /// The node that is asked for, or the best; and what it says.
+    async fn choose(
+        &self,
+        guest: &Guest,
+        to: Option<&str>,
+        force: bool,
+    ) -> Result<Offer, GuestError> {
+        let peers = &self.links()?.peers;
+        if let Some(to) = to {
+            if to == self.resources().node {
+                let must = "must be another node: the guest is there";
+                return Err(Invalid::text("to", to, must).into());
+            }
+            return self.ask_for_offer(guest, to, force).await;
+        }
+        let mut best: Option<Offer> = None;
+        let mut refusals = Vec::new();
+        for node in peers.all().await? {
+            if node.name == self.resources().node || node.witness {
+                continue;
+            }
+            match self.ask_for_offer(guest, &node.name, force).await {
+                Ok(offer) => {
+                    let more = |best: &Offer| best.memory_left_mib < offer.memory_left_mib;
+                    if best.as_ref().is_none_or(more) {
+                        best = Some(offer);
+                    }
+                }
+                Err(error) => refusals.push(format!("{}: {}", node.name, chain(&error))),
+            }
+        }
+        best.ok_or_else(|| GuestError::NoDestination {
+            name: guest.name.to_string(),
+            refusals: if refusals.is_empty() {
+                "there is no other node that runs guests".to_owned()
+            } else {
+                refusals.join("; ")
+            },
+        })
+    }
+
+    /// Whether this node can take the guest, which is elsewhere. Changes nothing.
+    ///
+    /// # Errors
+    /// [`GuestError::Witness`], [`GuestError::Drained`], [`GuestError::NoMemory`],
+    /// [`GuestError::NoNetwork`], [`GuestError::Store`].
+    pub async fn offer(&self, guest: &Guest) -> Result<Offer, GuestError> {
+        let resources = self.resources();
+        if resources.witness {
+            return Err(GuestError::Witness(resources.node.clone()));
+        }
+        self.require_undrained().await?;
+        self.require_networks_here(guest).await?;
+        resources.pools.of(guest).await?.require(guest).await?;
+        self.require_memory(guest).await?;
+        let taken = self.used_memory_mib().await? + resources.reserved_memory_mib;
+        let left = HostMemory::read().total_mib.saturating_sub(taken);
+        Ok(Offer {
+            node: resources.node.clone(),
+            memory_left_mib: left.saturating_sub(guest.memory_mib),
+        })
+    }
+
+    async fn require_networks_here(&self, guest: &Guest) -> Result<(), GuestError> {
+        if guest.interfaces.is_empty() {
+            return Ok(());
+        }
+        let statuses = self.networks().statuses().await;
+        for interface in &guest.interfaces {
+            let mut found = statuses.iter();
+            let status = found.find(|status| status.network == interface.network);
+            let works = status.is_some_and(|status| status.state != NetworkState::Failed);
+            if !works {
+                let problem = status.and_then(|status| status.problem.clone());
+                return Err(GuestError::NoNetwork {
+                    name: guest.name.to_string(),
+                    network: interface.network.to_string(),
+                    node: self.resources().node.clone(),
+                    problem: problem.unwrap_or_else(|| "it is switched off".to_owned()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// RAM of the guest that its process has touched, in MiB.
+    fn resident_mib(&self, guest: &Guest) -> u64 {
+        let resident = self.usage(guest.uuid).memory_resident_mib;
+        resident.map_or(guest.memory_mib, |resident| resident.min(guest.memory_mib))
+    }
+}
+
+/// Refuses values that cannot be.
+fn check(request: &MoveRequest) -> Result<(), Invalid> {
+    for (field, value, range, unit) in [
+        (
+            "downtime_target_ms",
+            request.downtime_target_ms,
+            1..=60_000,
+            " ms",
+        ),
+        ("timeout_s", request.timeout_s, 1..=86_400, " s"),
+        (
+            "bandwidth_bytes_per_s",
+            request.bandwidth_bytes_per_s,
+            1 << 16..=1 << 40,
+            " bytes a second",
+        ),
+    ] {
+        value.map_or(Ok(()), |value| within(field, value, range, unit))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! A network's bridge on this node, with its uplink.
+//!
+//! What we make carries a mark in its alias, `pindah network NAME of STATE_DIR`: only that is ever
+//! changed or removed. An interface of the host becomes a port if it has no addresses and belongs
+//! to nothing else; everything is looked at before anything is made, and what was made before a
+//! failure is removed again.
+
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::link::{BondMode as KernelBondMode, LinkAttribute, LinkMessage};
+use rtnetlink::{LinkBond, LinkBridge, LinkMessageBuilder, LinkUnspec};
+
+use super::link::Link;
+use super::links::Links;
+use super::{NetworkError, vlan};
+use crate::domain::{BondMode, LinkName, Network, Uplink};
+
+/// How often a bond looks whether its interfaces have a link, in milliseconds.
+const MIIMON_MS: u32 = 100;
+
+/// Sets networks up on one node.
+pub(super) struct Bridges<'a> {
+    pub(super) links: &'a Links,
+    pub(super) node: &'a str,
+    /// Whose: the agent's state directory.
+    pub(super) owner: &'a str,
+}
+
+impl Bridges<'_> {
+    /// Sets the network up; what is right already stays, with who is connected to it.
+    pub(super) async fn apply(&self, network: &Network) -> Result<(), NetworkError> {
+        self.check(network).await?;
+        let mut made = Vec::new();
+        let applied = self.make(network, &mut made).await;
+        if applied.is_err() {
+            for name in made.iter().rev() {
+                if let Err(error) = self.links.remove(name).await {
+                    tracing::warn!("{}", crate::causes::chain(&error));
+                }
+            }
+        }
+        applied
+    }
+
+    /// Whether it can be set up, as far as can be seen without changing anything.
+    pub(super) async fn check(&self, network: &Network) -> Result<(), NetworkError> {
+        let uplink = network.uplink_on(self.node);
+        if let Uplink::HostBridge { bridge } = uplink {
+            return match self.links.find(bridge.as_str()).await? {
+                Some(link) if link.is_bridge() => Ok(()),
+                Some(_) => Err(self.unusable(
+                    network,
+                    bridge,
+                    "it is no bridge; an interface can be an uplink",
+                )),
+                None => Err(self.unusable(network, bridge, "there is no such interface")),
+            };
+        }
+        self.ours(network, &network.own_bridge()).await?;
+        if matches!(uplink, Uplink::Bond { .. }) {
+            self.ours(network, &network.own_bond()).await?;
+        }
+        for interface in uplink.interfaces() {
+            self.check_port(network, interface).await?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what belongs to the host, or to another network.
+    async fn check_port(&self, network: &Network, port: &LinkName) -> Result<(), NetworkError> {
+        let refuse = |reason: &str| Err(self.unusable(network, port, reason));
+        let Some(link) = self.links.find(port.as_str()).await? else {
+            return refuse("there is no such interface");
+        };
+        if link.loopback {
+            return refuse("it leads to the host itself");
+        }
+        if link.is_bridge() {
+            return refuse("it is a bridge; it can be used as it is, with --bridge");
+        }
+        if let Some(index) = link.controller {
+            let all = self.links.all().await?;
+            let controller = all.iter().find(|other| other.index == index);
+            let ours = [network.own_bridge(), network.own_bond()];
+            if controller.is_some_and(|link| ours.contains(&link.name)) {
+                return Ok(());
+            }
+            let name = controller.map_or("another", |link| &link.name);
+            return refuse(&format!("it is a port of {name} already"));
+        }
+        let addresses = self.links.addresses(Some(&link)).await?;
+        match addresses.iter().find(|(address, _)| is_of_host(*address)) {
+            None => Ok(()),
+            Some((address, prefix)) => refuse(&format!(
+                "it has the host's address {address}/{prefix}, which could no longer be reached; \
+                 in the host's own configuration make a bridge of it that has the address, and use \
+                 that with --bridge, or take an interface without addresses"
+            )),
+        }
+    }
+
+    fn unusable(&self, network: &Network, interface: &LinkName, reason: &str) -> NetworkError {
+        NetworkError::Unusable {
+            network: network.name.clone(),
+            interface: interface.to_string(),
+            node: self.node.to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// The interface that we have made under this name, if we have.
+    async fn ours(&self, network: &Network, name: &str) -> Result<Option<Link>, NetworkError> {
+        let Some(link) = self.links.find(name).await? else {
+            return Ok(None);
+        };
+        // One that an agent has just made, and not marked before it was killed, is down.
+        let unfinished = link.alias.is_none() && !link.up;
+        if unfinished || link.alias == Some(self.mark(network.name.as_str())) {
+            return Ok(Some(link));
+        }
+        Err(NetworkError::Foreign {
+            network: network.name.clone(),
+            interface: name.to_owned(),
+            node: self.node.to_owned(),
+        })
+    }
+
+    fn mark(&self, network: &str) -> String {
+        format!("pindah network {network} of {}", self.owner)
+    }
+
+    async fn make(&self, network: &Network, made: &mut Vec<String>) -> Result<(), NetworkError> {
+        let uplink = network.uplink_on(self.node);
+        if matches!(uplink, Uplink::HostBridge { .. }) {
+            return Ok(());
+        }
+        let bridge = network.own_bridge();
+        self.ensure(network, &bridge, LinkBridge::new(&bridge).build(), made)
+            .await?;
+        keep_host_out(&bridge)?;
+        let filter = LinkBridge::new(&bridge).vlan_filtering(true).build();
+        let vlans = self.links.try_change(&bridge, filter).await?;
+        let port = match uplink {
+            Uplink::None | Uplink::HostBridge { .. } => return Ok(()),
+            Uplink::Interface { interface } => interface.to_string(),
+            Uplink::Bond { interfaces, mode } => {
+                self.ensure_bond(network, interfaces, *mode, made).await?;
+                network.own_bond()
+            }
+        };
+        self.links.connect(&port, &bridge).await?;
+        if vlans {
+            vlan::carry_all(self.links, &port).await?;
+        }
+        Ok(())
+    }
+
+    async fn ensure_bond(
+        &self,
+        network: &Network,
+        interfaces: &[LinkName],
+        bond_mode: BondMode,
+        made: &mut Vec<String>,
+    ) -> Result<(), NetworkError> {
+        let bond = network.own_bond();
+        let kernel_mode = match bond_mode {
+            BondMode::ActiveBackup => KernelBondMode::ActiveBackup,
+            BondMode::Lacp => KernelBondMode::Ieee8023Ad,
+        };
+        let message = LinkBond::new(&bond)
+            .mode(kernel_mode)
+            .miimon(MIIMON_MS)
+            .build();
+        self.ensure(network, &bond, message, made).await?;
+        for interface in interfaces {
+            let link = self.links.get(interface.as_str()).await?;
+            if link.controller.is_none() {
+                // The kernel takes only interfaces that are down into a bond.
+                let down = LinkUnspec::new_with_index(link.index).down().build();
+                self.links.change(&link.name, down).await?;
+            }
+            self.links.connect(&link.name, &bond).await?;
+        }
+        Ok(())
+    }
+
+    /// The interface, marked and up.
+    async fn ensure(
+        &self,
+        network: &Network,
+        name: &str,
+        message: LinkMessage,
+        made: &mut Vec<String>,
+    ) -> Result<(), NetworkError> {
+        if self.ours(network, name).await?.is_none() {
+            self.links.add(name, message).await?;
+            made.push(name.to_owned());
+        }
+        let mark = LinkAttribute::IfAlias(self.mark(network.name.as_str()));
+        let index = self.links.get(name).await?.index;
+        let link: LinkMessageBuilder<LinkUnspec> = LinkUnspec::new_with_index(index);
+        let marked = link.append_extra_attribute(mark).build();
+        self.links.change(name, marked).await?;
+        let up = LinkUnspec::new_with_index(index).up().build();
+        self.links.change(name, up).await
+    }
+
+    /// Removes what we have made for networks that are not among `networks`.
+    pub(super) async fn remove_others(&self, networks: &[Network]) -> Result<(), NetworkError> {
+        let marks: Vec<String> = networks
+            .iter()
+            .map(|network| self.mark(network.name.as_str()))
+            .collect();
+        let (start, end) = ("pindah network ", format!(" of {}", self.owner));
+        for link in self.links.all().await? {
+            let stray = link.alias.as_ref().is_some_and(|alias| {
+                alias.starts_with(start) && alias.ends_with(&end) && !marks.contains(alias)
+            });
+            if stray {
+                tracing::info!("removing {}: its network is gone", link.name);
+                self.links.remove(&link.name).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether losing this address would cut something off. The kernel gives each interface a link-local
+/// one by itself.
+fn is_of_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    }
+}
+
+/// The host has no address on the bridge, not even a link-local one: guests do not reach it there.
+fn keep_host_out(bridge: &str) -> Result<(), NetworkError> {
+    let path = format!("/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6");
+    match std::fs::write(&path, "1\n") {
+        // The host has no IPv6 at all.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        written => written.map_err(|source| NetworkError::Write {
+            path: path.into(),
+            source,
+        }),
+    }
+}

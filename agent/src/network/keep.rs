@@ -1,0 +1,76 @@
+//! Networks follow their records: applied at the start, when a record changes, and again from time
+//! to time, as an interface may come late or go and come back.
+
+use std::time::Duration;
+
+use super::{NetworkError, Networks};
+use crate::causes::chain;
+use crate::domain::Network;
+use crate::store::{Collection, Revision, Watch};
+
+/// How often all of it is looked at when no record changes.
+const PERIOD: Duration = Duration::from_secs(30);
+
+impl Networks {
+    /// Follows the records for ever.
+    pub async fn keep(self) {
+        let mut changes: Option<Watch> = None;
+        loop {
+            if changes.is_none() {
+                changes = self.watch().await;
+            }
+            self.reconcile().await;
+            let next = async {
+                match &mut changes {
+                    Some(watch) => watch.next().await.is_some(),
+                    None => std::future::pending().await,
+                }
+            };
+            if let Ok(false) = tokio::time::timeout(PERIOD, next).await {
+                changes = None;
+            }
+        }
+    }
+
+    /// `None`: the store has no majority; the next look is soon enough.
+    async fn watch(&self) -> Option<Watch> {
+        let prefix = Collection::<Network>::key("");
+        let page = self.inner.store.list(&prefix, None, 1).await;
+        let revision = page.map_or(Revision(0), |page| page.revision);
+        self.inner.store.watch(&prefix, revision).await.ok()
+    }
+
+    /// Once: sets up what has a record, removes what has none any more.
+    pub(super) async fn reconcile(&self) {
+        let records = match self.records().all().await {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::warn!("the networks' records: {error}");
+                return;
+            }
+        };
+        let networks: Vec<Network> = records.into_iter().map(|record| record.value).collect();
+        for network in &networks {
+            let before = self.failure(&network.name);
+            let applied = self.apply(network).await;
+            let now = applied.err().map(|error| chain(&error));
+            if let Some(reason) = now.filter(|now| before.as_ref() != Some(now)) {
+                tracing::warn!("network {} is not set up: {reason}", network.name);
+            }
+        }
+        // What this node remembers without its cluster's majority may be old.
+        if !self.inner.store.settled(Duration::ZERO).await {
+            return;
+        }
+        if let Err(error) = self.remove_others(&networks).await {
+            tracing::warn!("{}", chain(&error));
+        }
+    }
+
+    async fn remove_others(&self, networks: &[Network]) -> Result<(), NetworkError> {
+        self.failures()
+            .retain(|name, _| networks.iter().any(|network| network.name == *name));
+        let _one = self.inner.applying.lock().await;
+        self.bridges().remove_others(networks).await
+    }
+}
