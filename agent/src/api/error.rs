@@ -169,8 +169,10 @@ impl From<StorageError> for ApiError {
             StorageError::Store(error) => return error.into(),
             StorageError::NoImage { .. } | StorageError::NoPool(_) => ErrorCode::NotFound,
             StorageError::ImageExists(_)
+            | StorageError::VolumeExists(_)
             | StorageError::PoolExists(_)
             | StorageError::BuiltIn
+            | StorageError::Deleting(_)
             | StorageError::InUse(_)
             | StorageError::Cancelled => ErrorCode::Conflict,
             StorageError::BadImage { .. }
@@ -202,12 +204,13 @@ impl From<GuestError> for ApiError {
             GuestError::Storage(error) => return error.into(),
             GuestError::NetworkRequest(error) => return error.into(),
             GuestError::Network(ref error) if error.is_refusal() => ErrorCode::Conflict,
-            GuestError::NotFound(_) => ErrorCode::NotFound,
+            GuestError::NotFound(_) | GuestError::NoDisk { .. } => ErrorCode::NotFound,
             GuestError::Changed(_) => ErrorCode::PreconditionFailed,
             GuestError::NoMemory { .. } => ErrorCode::NoMemory,
             GuestError::NameTaken(_)
             | GuestError::MacTaken(_)
             | GuestError::Busy(_)
+            | GuestError::Spare { .. }
             | GuestError::State { .. }
             | GuestError::Incomplete(_)
             | GuestError::Placement(_)

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -14,8 +15,10 @@ use super::auth::{Operator, Viewer};
 use super::extract::{Path, Query};
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
 use crate::domain::{FileName, ImageRef, PoolName};
-use crate::storage::{Image, PoolState, Upload};
+use crate::storage::{Download, Image, Pool, PoolState, StorageError, Upload};
 
+/// How long a pool may take to list its images among those of others.
+const LIST_DEADLINE: Duration = Duration::from_millis(800);
 /// How much of an upload that is refused is passed over, in bytes, and for how long.
 const PASSED_OVER_MAX: usize = 256 << 20;
 const PASSED_OVER_DEADLINE: Duration = Duration::from_secs(5);
@@ -36,7 +39,7 @@ pub struct PoolQuery {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct PoolsQuery {
-    /// The pool; absent: all that can be used on the node.
+    /// The pool; absent: all that answer on the node.
     #[param(value_type = Option<String>)]
     pool: Option<PoolName>,
 }
@@ -50,18 +53,24 @@ pub async fn list_images(
     _: Viewer,
     Query(query): Query<PoolsQuery>,
 ) -> Result<Listing<Image>, ApiError> {
-    let pools = if let Some(pool) = query.pool {
-        vec![api.pools.get(&pool).await?]
-    } else {
-        let pools = api.pools.all().into_iter();
-        let ready = pools.filter(|pool| pool.status().state == PoolState::Ready);
-        ready.collect()
+    let data = match query.pool {
+        Some(pool) => api.pools.get(&pool).await?.list_images().await?,
+        None => images_at_hand(&api.pools.all()).await,
     };
-    let mut data = Vec::new();
-    for pool in pools {
-        data.extend(pool.list_images().await?);
-    }
     Ok(Listing { data, next: None })
+}
+
+/// Those of the pools that answer now: one that does not is no reason to show none.
+async fn images_at_hand(pools: &[Pool]) -> Vec<Image> {
+    let ready = pools
+        .iter()
+        .filter(|pool| pool.status().state == PoolState::Ready);
+    let lists = ready.map(|pool| tokio::time::timeout(LIST_DEADLINE, pool.list_images()));
+    let mut images = Vec::new();
+    for list in join_all(lists).await {
+        images.extend(list.ok().and_then(Result::ok).unwrap_or_default());
+    }
+    images
 }
 
 /// One image.
@@ -140,6 +149,35 @@ async fn receive(
             Ok(Some(Ok(piece))) => upload.write(&piece).await?,
         }
     }
+}
+
+/// Downloads an image, as it was uploaded.
+#[utoipa::path(get, path = "/api/v1/images/{image}/content", tag = "images",
+    params(("image" = String, Path), PoolQuery),
+    responses((status = 200, content_type = "application/octet-stream"),
+        (status = 404, body = ErrorBody), (status = 422, body = ErrorBody),
+        (status = 503, body = ErrorBody)))]
+pub async fn download_image(
+    State(api): State<Api>,
+    _: Operator,
+    Path(name): Path<String>,
+    Query(query): Query<PoolQuery>,
+) -> Result<Response, ApiError> {
+    let name = FileName::try_from(name)?;
+    let pool = api.pools.get(&query.pool).await?;
+    let download = Download::begin(&pool, &name).await?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (
+            header::CONTENT_LENGTH,
+            download.image().file_bytes.to_string(),
+        ),
+    ];
+    let pieces = futures_util::stream::try_unfold(download, |mut download| async move {
+        let piece = download.next().await?;
+        Ok::<_, StorageError>(piece.map(|piece| (piece, download)))
+    });
+    Ok((headers, axum::body::Body::from_stream(pieces)).into_response())
 }
 
 /// Deletes an image. Disks that were made from it stay.

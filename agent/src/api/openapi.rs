@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, accounts, cluster, console, events, guests, images, metrics, migration, networks, nodes,
-    pools, power, tasks,
+    Api, accounts, cluster, console, disks, events, guests, images, metrics, migration, networks,
+    nodes, pools, power, tasks,
 };
 
 #[derive(OpenApi)]
@@ -59,6 +59,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(migration::receive_guest))
         .routes(routes!(migration::settle_arrival))
         .routes(routes!(console::guest_console))
+        .routes(routes!(disks::move_disk))
         .routes(routes!(tasks::list_tasks))
         .routes(routes!(tasks::show_task))
         .routes(routes!(tasks::task_log))
@@ -89,12 +90,14 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(metrics::prometheus_metrics))
         .routes(routes!(pools::list_pools, pools::create_pool))
         .routes(routes!(pools::show_pool, pools::delete_pool))
+        .routes(routes!(pools::list_volumes))
         .routes(routes!(images::list_images))
         .routes(routes!(
             images::show_image,
             images::upload_image,
             images::delete_image
         ))
+        .routes(routes!(images::download_image))
         .routes(routes!(accounts::login))
         .routes(routes!(accounts::list_users, accounts::create_user))
         .routes(routes!(accounts::delete_user))

@@ -5,14 +5,15 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 use super::auth::{Admin, Viewer};
 use super::extract::{Body, Path, Query};
 use super::{Api, ApiError, Data, ErrorBody, Listing};
 use crate::cluster::NodeStatus;
-use crate::domain::{PoolName, PoolRecord, PoolSource, PoolSpec};
+use crate::domain::{Guest, GuestName, PoolName, PoolRecord, PoolSource, PoolSpec};
 use crate::guests::GuestError;
-use crate::storage::PoolStatus;
+use crate::storage::{PoolStatus, VolumeFile};
 use crate::store::Collection;
 
 /// A pool, and how it does on each node.
@@ -35,6 +36,8 @@ pub struct PoolOnNode {
     /// How it does there.
     #[serde(flatten)]
     pub status: PoolStatus,
+    /// What the disks in it may grow to that guests have, in MiB.
+    pub promised_mib: u64,
 }
 
 impl Api {
@@ -50,14 +53,22 @@ impl Api {
             }
         }
         nodes.sort_by(|a, b| a.0.cmp(&b.0));
+        let guests = self.all_guests().await?;
         let each = nodes.into_iter().flat_map(|(node, pools)| {
-            let on_node = move |status| PoolOnNode {
+            let guests = &guests;
+            let on_node = move |status: PoolStatus| PoolOnNode {
+                promised_mib: promised_mib(&status, &node, guests),
                 node: node.clone(),
                 status,
             };
             pools.into_iter().map(on_node)
         });
         Ok(each.collect())
+    }
+
+    async fn all_guests(&self) -> Result<Vec<Guest>, ApiError> {
+        let (guests, _) = self.guests.list(None, usize::MAX).await?;
+        Ok(guests.into_iter().map(|stored| stored.value).collect())
     }
 
     async fn pool_views(&self) -> Result<Vec<PoolView>, ApiError> {
@@ -78,11 +89,20 @@ impl Api {
 
     async fn pool_view(&self, name: &PoolName) -> Result<PoolView, ApiError> {
         // A pool that has just been made is opened by this.
-        self.pools.get(name).await?;
+        self.pools.find(name).await?;
         let views = self.pool_views().await?;
         let found = views.into_iter().find(|view| view.name == *name);
         found.ok_or_else(|| crate::storage::StorageError::NoPool(name.clone()).into())
     }
+}
+
+/// Of one that is not shared each node has its own.
+fn promised_mib(status: &PoolStatus, node: &str, guests: &[Guest]) -> u64 {
+    let guests = guests.iter();
+    let here = guests.filter(|guest| status.shared || guest.node == node);
+    let disks = here.flat_map(|guest| &guest.disks);
+    let disks = disks.filter(|disk| disk.volume.pool == status.name);
+    disks.map(|disk| disk.size_mib).sum()
 }
 
 /// All pools.
@@ -121,6 +141,72 @@ pub async fn show_pool(
 ) -> Result<Data<PoolView>, ApiError> {
     let data = api.pool_view(&PoolName::try_from(name)?).await?;
     Ok(Data { data })
+}
+
+/// A disk in a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeView {
+    /// The guest that it was made for.
+    pub guest: Uuid,
+    /// That guest's name; absent: there is no such guest any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<GuestName>,
+    /// The node that has the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// What the guest calls the disk; absent: it does not count as one of the guest's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
+    /// Size that the guest sees, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_mib: Option<u64>,
+    /// Name of its file.
+    pub file: String,
+    /// Size of the file, in bytes.
+    pub file_bytes: u64,
+    /// What it takes of the pool, in bytes.
+    pub allocated_bytes: u64,
+}
+
+impl VolumeView {
+    fn new(pool: &PoolName, volume: VolumeFile, guests: &[Guest]) -> Self {
+        let guest = guests.iter().find(|guest| guest.uuid == volume.guest);
+        let mut disks = guest.into_iter().flat_map(|guest| &guest.disks);
+        let disk = disks
+            .find(|disk| disk.volume.pool == *pool && disk.volume.file.as_str() == volume.file);
+        Self {
+            guest: volume.guest,
+            name: guest.map(|guest| guest.name.clone()),
+            node: guest.map(|guest| guest.node.clone()),
+            disk: disk.map(|disk| disk.id.clone()),
+            size_mib: disk.map(|disk| disk.size_mib),
+            file: volume.file,
+            file_bytes: volume.bytes,
+            allocated_bytes: volume.allocated_bytes,
+        }
+    }
+}
+
+/// The disks in a pool, as the node that answers has it.
+#[utoipa::path(get, path = "/api/v1/pools/{pool}/volumes", tag = "pools",
+    params(("pool" = String, Path)),
+    responses((status = 200, body = Listing<VolumeView>), (status = 404, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub async fn list_volumes(
+    State(api): State<Api>,
+    _: Viewer,
+    Path(name): Path<String>,
+) -> Result<Listing<VolumeView>, ApiError> {
+    let name = PoolName::try_from(name)?;
+    let volumes = api.pools.get(&name).await?.list_volumes().await?;
+    let guests = api.all_guests().await?;
+    let views = volumes.into_iter();
+    Ok(Listing {
+        data: views
+            .map(|volume| VolumeView::new(&name, volume, &guests))
+            .collect(),
+        next: None,
+    })
 }
 
 /// How to delete.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use reqwest::Method;
 
+use super::download::download;
 use super::output::{Output, mib, table};
 use super::upload::upload;
 use crate::client::Client;
@@ -30,6 +31,17 @@ pub(super) enum ImageCommand {
         /// The pool.
         #[arg(long, default_value = "local")]
         pool: String,
+    },
+    /// Download an image, as it was uploaded.
+    Download {
+        /// The image.
+        name: String,
+        /// The pool.
+        #[arg(long, default_value = "local")]
+        pool: String,
+        /// The file to write, which must not be there yet [default: the image's name].
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
     },
     /// Delete an image. Disks that were made from it stay.
     Delete {
@@ -60,6 +72,15 @@ impl ImageCommand {
                 let name = name.map(FileName::try_from).transpose()?;
                 let image = upload(client, &file, &pool, name).await?;
                 output.show(&image, |image| format!("image {}", image.name))
+            }
+            Self::Download { name, pool, to } => {
+                let name = FileName::try_from(name)?;
+                let pool = PoolName::try_from(pool)?;
+                let to = to.unwrap_or_else(|| PathBuf::from(name.as_str()));
+                let image = download(client, (&name, &pool), &to).await?;
+                output.show(&image, |image| {
+                    format!("image {} is in {}", image.name, to.display())
+                })
             }
             Self::Delete { name, pool } => {
                 let name = FileName::try_from(name)?;

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod console;
+mod download;
 mod guest;
 mod image;
 mod man;

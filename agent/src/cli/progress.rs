@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::output::Output;
 use crate::client::{Client, ClientError};
-use crate::domain::{Task, TaskState};
+use crate::domain::{FileName, Task, TaskState};
 use crate::tasks::LogLine;
 
 /// Waits for a task, and shows on a terminal how far it is. A failed one is an error.
@@ -77,4 +77,19 @@ pub(super) async fn begin(
 /// Whether there is no such thing.
 pub(super) fn is_absent(error: &ClientError) -> bool {
     error.code() == Some(crate::api::ErrorCode::NotFound)
+}
+
+/// For bytes that go somewhere; on a terminal only.
+pub(super) fn transfer_bar(action: &str, bytes: u64, name: &FileName) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(bytes);
+    let template = "{prefix} {msg} {bar:30} {bytes} of {total_bytes} {bytes_per_sec}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_prefix(action.to_owned());
+    bar.set_message(name.to_string());
+    bar
 }

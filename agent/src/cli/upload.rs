@@ -1,15 +1,14 @@
 //! Files of this machine that become images of the node.
 
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::Context;
 use futures_util::StreamExt;
-use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use ring::digest::{Context as Digest, SHA256};
 
-use super::progress::is_absent;
+use super::progress::{is_absent, transfer_bar};
 use crate::client::Client;
 use crate::domain::{FileName, ImageRef, PoolName};
 use crate::security::hex;
@@ -58,7 +57,7 @@ pub(super) async fn upload(
     let file = tokio::fs::File::open(path).await;
     let file = file.with_context(|| path.display().to_string())?;
     let length = file.metadata().await?.len();
-    let bar = bar(length, &name);
+    let bar = transfer_bar("uploading", length, &name);
     let counted = bar.clone();
     let pieces = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10);
     let pieces = pieces.inspect(move |piece| {
@@ -72,19 +71,6 @@ pub(super) async fn upload(
     bar.finish_and_clear();
     let image: crate::api::Data<Image> = response.json().await?;
     Ok(image.data)
-}
-
-fn bar(length: u64, name: &FileName) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(length);
-    let template = "uploading {msg} {bar:30} {bytes} of {total_bytes} {bytes_per_sec}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar.set_message(name.to_string());
-    bar
 }
 
 fn sha256(path: &Path) -> anyhow::Result<String> {

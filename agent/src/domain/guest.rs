@@ -72,11 +72,22 @@ impl Guest {
         }
     }
 
-    /// The pools that its disks and the images for its start are in.
-    pub fn pools(&self) -> BTreeSet<PoolName> {
+    /// The pools that it needs to run: of its disks and of the images for its start.
+    pub fn needed_pools(&self) -> BTreeSet<PoolName> {
         let images = self.boot_images().into_iter();
         let disks = self.disk_pools().into_iter().cloned();
         disks.chain(images.map(ImageRef::pool_or_local)).collect()
+    }
+
+    /// The pools that have something of it.
+    pub fn pools(&self) -> BTreeSet<PoolName> {
+        let spares = self.disks.iter().filter_map(|disk| disk.spare.clone());
+        self.needed_pools().into_iter().chain(spares).collect()
+    }
+
+    /// A disk by its name.
+    pub fn disk(&self, id: &str) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.id == id)
     }
 
     /// Whether all its disks are in pools that only its node has, given which pools are shared. A
@@ -136,6 +147,10 @@ pub struct Disk {
     pub format: DiskFormat,
     /// Size that the guest sees, in MiB.
     pub size_mib: u64,
+    /// A pool that may have a copy of it which does not count, and goes: of a move that is under
+    /// way, or that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare: Option<PoolName>,
 }
 
 /// A file in a pool that belongs to a guest.

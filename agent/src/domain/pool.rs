@@ -3,12 +3,10 @@
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{FileName, Invalid, is_label};
+use super::{Invalid, is_label, nfs};
 use crate::store::Record;
 
 /// Longest path of a pool, in bytes.
@@ -61,87 +59,21 @@ impl std::fmt::Display for PoolName {
     }
 }
 
-/// An image, as a request names it: `POOL/FILE`, or `FILE` alone for the first of the pools
-/// `local` and the node's default that has it. In a record the pool is always there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ImageRef {
-    /// The pool that it is in.
-    pub pool: Option<PoolName>,
-    /// Its name there.
-    pub file: FileName,
-}
-
-impl PartialSchema for ImageRef {
-    fn schema() -> RefOr<Schema> {
-        let pattern = "^([a-z]([-a-z0-9]{0,61}[a-z0-9])?/)?[A-Za-z0-9][-+._A-Za-z0-9]{0,99}$";
-        let text = ObjectBuilder::new().schema_type(Type::String);
-        text.pattern(Some(pattern))
-            .examples(["nas/debian.qcow2"])
-            .into()
-    }
-}
-
-impl ToSchema for ImageRef {}
-
-impl ImageRef {
-    /// The pool of one that is in a record.
-    pub fn pool_or_local(&self) -> PoolName {
-        self.pool.clone().unwrap_or_else(PoolName::local)
-    }
-}
-
-impl TryFrom<String> for ImageRef {
-    type Error = Invalid;
-
-    fn try_from(text: String) -> Result<Self, Invalid> {
-        match text.split_once('/') {
-            // What begins with a slash or a dot is a path, and none of ours.
-            Some((pool, file)) if is_label(pool) => Ok(Self {
-                pool: Some(PoolName::try_from(pool.to_owned())?),
-                file: FileName::try_from(file.to_owned())?,
-            }),
-            _ => Ok(Self {
-                pool: None,
-                file: FileName::try_from(text)?,
-            }),
-        }
-    }
-}
-
-impl From<ImageRef> for String {
-    fn from(image: ImageRef) -> Self {
-        image.to_string()
-    }
-}
-
-impl From<FileName> for ImageRef {
-    fn from(file: FileName) -> Self {
-        Self { pool: None, file }
-    }
-}
-
-impl std::fmt::Display for ImageRef {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(pool) = &self.pool {
-            write!(formatter, "{pool}/")?;
-        }
-        write!(formatter, "{}", self.file)
-    }
-}
-
 /// Kinds of pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PoolKind {
     /// A directory that is there already.
     Dir,
+    /// What an NFS server exports; each node mounts it.
+    Nfs,
 }
 
 impl std::fmt::Display for PoolKind {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.pad(match self {
             Self::Dir => "dir",
+            Self::Nfs => "nfs",
         })
     }
 }
@@ -161,6 +93,18 @@ pub struct PoolSpec {
     /// `dir`: the directory is the same one on all nodes, as on a NAS that is mounted there.
     #[serde(default)]
     pub shared: bool,
+    /// `nfs`: the server's name or address. It must speak version 4.1 or newer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "10.0.0.9")]
+    pub server: Option<String>,
+    /// `nfs`: what it exports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/srv/vm")]
+    pub export: Option<String>,
+    /// `nfs`: mount options of nfs(5), separated by commas, beside those that are always set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "nconnect=4")]
+    pub options: Option<String>,
 }
 
 /// A pool.
@@ -196,6 +140,16 @@ pub enum PoolSource {
         /// Whether that is one directory, or one on each node.
         shared: bool,
     },
+    /// On an NFS server.
+    Nfs {
+        /// Its name or address.
+        server: String,
+        /// What it exports.
+        export: String,
+        /// Further options of nfs(5).
+        #[serde(default)]
+        options: String,
+    },
 }
 
 impl PoolSource {
@@ -203,6 +157,28 @@ impl PoolSource {
     pub fn kind(&self) -> PoolKind {
         match self {
             Self::Dir { .. } => PoolKind::Dir,
+            Self::Nfs { .. } => PoolKind::Nfs,
+        }
+    }
+
+    /// What it would share with another pool there, as a sentence's end; `None`: nothing.
+    pub fn overlap(&self, other: &Self) -> Option<String> {
+        match (self, other) {
+            (Self::Dir { path, .. }, Self::Dir { path: taken, .. }) => {
+                overlap(path, taken).then(|| taken.display().to_string())
+            }
+            (
+                Self::Nfs { server, export, .. },
+                Self::Nfs {
+                    server: other,
+                    export: taken,
+                    ..
+                },
+            ) if server == other => {
+                let both = overlap(Path::new(export), Path::new(taken));
+                both.then(|| format!("{server}:{taken}"))
+            }
+            _ => None,
         }
     }
 
@@ -210,6 +186,7 @@ impl PoolSource {
     pub fn is_shared(&self) -> bool {
         match self {
             Self::Dir { shared, .. } => *shared,
+            Self::Nfs { .. } => true,
         }
     }
 }
@@ -220,10 +197,16 @@ impl PoolSpec {
     /// # Errors
     /// [`Invalid`], naming the field.
     pub fn record(&self, id: Uuid, now_unix_ms: u64) -> Result<PoolRecord, Invalid> {
+        self.refuse_foreign_fields()?;
         let source = match self.kind {
             PoolKind::Dir => PoolSource::Dir {
                 path: directory(self.path.as_deref())?,
                 shared: self.shared,
+            },
+            PoolKind::Nfs => PoolSource::Nfs {
+                server: nfs::server(self.server.as_deref())?,
+                export: nfs::export(self.export.as_deref())?,
+                options: nfs::options(self.options.as_deref())?,
             },
         };
         Ok(PoolRecord {
@@ -234,6 +217,32 @@ impl PoolSpec {
             created_unix_ms: now_unix_ms,
         })
     }
+}
+
+impl PoolSpec {
+    /// What another kind of pool would have.
+    fn refuse_foreign_fields(&self) -> Result<(), Invalid> {
+        let (dir, nfs) = (self.kind == PoolKind::Dir, self.kind == PoolKind::Nfs);
+        let fields = [
+            ("path", self.path.is_some(), dir),
+            ("server", self.server.is_some(), nfs),
+            ("export", self.export.is_some(), nfs),
+            ("options", self.options.is_some(), nfs),
+        ];
+        let mut fields = fields.into_iter();
+        match fields.find(|(_, given, taken)| *given && !taken) {
+            None => Ok(()),
+            Some((field, ..)) => {
+                let must = "must be absent: pools of this kind have none";
+                Err(Invalid::text(field, &self.kind.to_string(), must))
+            }
+        }
+    }
+}
+
+/// Whether one is in the other.
+pub(crate) fn overlap(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
 }
 
 /// An absolute path without detours, to something that can hold files.
@@ -296,30 +305,52 @@ mod tests {
     }
 
     #[test]
-    fn name_is_a_label() {
-        for name in ["", "NAS", "../x", "a b", "-a"] {
-            let spec = json!({ "name": name, "kind": "dir", "path": "/srv/nas" });
-            assert!(record(spec).is_err(), "{name}");
+    fn kind_has_its_own_fields_and_no_others() {
+        let nfs = json!({ "name": "nas", "kind": "nfs", "server": "nas", "export": "/srv/vm" });
+        let source = PoolSource::Nfs {
+            server: "nas".to_owned(),
+            export: "/srv/vm".to_owned(),
+            options: String::new(),
+        };
+        assert!(source.is_shared());
+        assert_eq!(record(nfs.clone()).unwrap().source, source);
+        for (field, value, expected) in [
+            ("path", json!("/srv"), "path = \"nfs\": must be absent"),
+            ("server", json!(null), "server = null: must say the server"),
+            ("export", json!(null), "export = null: must say the export"),
+            ("options", json!("soft"), "options = \"soft\""),
+        ] {
+            let mut spec = nfs.clone();
+            spec[field] = value;
+            let message = record(spec).unwrap_err();
+            assert!(message.contains(expected), "{field} gives {message}");
         }
     }
 
     #[test]
-    fn image_names_a_pool_or_none_and_never_a_path() {
-        let parse = |text: &str| ImageRef::try_from(text.to_owned());
-        let named = parse("nas/debian.qcow2").unwrap();
-        assert_eq!(named.pool.as_ref().map(PoolName::as_str), Some("nas"));
-        assert_eq!(named.to_string(), "nas/debian.qcow2");
-        assert_eq!(parse("debian.qcow2").unwrap().pool, None);
-        for text in [
-            "",
-            "/etc/shadow",
-            "nas/",
-            "nas/../x",
-            "nas/a/b",
-            "../a",
-            "a/.b",
-        ] {
-            assert!(parse(text).is_err(), "{text}");
+    fn pools_overlap_where_one_is_in_the_other() {
+        let nfs = |server: &str, export: &str| PoolSource::Nfs {
+            server: server.to_owned(),
+            export: export.to_owned(),
+            options: String::new(),
+        };
+        let dir = |path: &str| PoolSource::Dir {
+            path: path.into(),
+            shared: true,
+        };
+        assert!(dir("/a/b").overlap(&dir("/a")).is_some());
+        assert!(dir("/a").overlap(&dir("/a/b")).is_some());
+        assert!(dir("/a").overlap(&dir("/ab")).is_none());
+        assert!(nfs("n", "/a").overlap(&nfs("n", "/a")).is_some());
+        assert!(nfs("n", "/a").overlap(&nfs("m", "/a")).is_none());
+        assert!(dir("/a").overlap(&nfs("n", "/a")).is_none());
+    }
+
+    #[test]
+    fn name_is_a_label() {
+        for name in ["", "NAS", "../x", "a b", "-a"] {
+            let spec = json!({ "name": name, "kind": "dir", "path": "/srv/nas" });
+            assert!(record(spec).is_err(), "{name}");
         }
     }
 }

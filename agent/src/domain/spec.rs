@@ -261,6 +261,7 @@ fn plan_disk(index: usize, disk: &DiskSpec, default_pool: &PoolName) -> Result<D
         volume: Volume { pool, file },
         format: disk.format,
         size_mib: disk.size_mib.unwrap_or(0),
+        spare: None,
     })
 }
 

@@ -66,6 +66,8 @@ pub enum TaskKind {
     StopGuest,
     /// Removes a guest and its disks.
     DeleteGuest,
+    /// Moves a guest's disk to another pool.
+    MoveDisk,
     /// Moves a guest to another node.
     MigrateGuest,
     /// Moves all guests of a node to others.
@@ -88,6 +90,7 @@ impl std::fmt::Display for TaskKind {
             Self::StartGuest => "start guest",
             Self::StopGuest => "stop guest",
             Self::DeleteGuest => "delete guest",
+            Self::MoveDisk => "move disk",
             Self::MigrateGuest => "migrate guest",
             Self::DrainNode => "drain node",
             Self::UndrainNode => "undrain node",

@@ -189,7 +189,8 @@ impl Guests {
     /// Removes all of a guest that has no process. The record goes last: until then it can be
     /// tried again.
     pub(super) async fn remove(&self, guest: &Guest) -> Result<(), GuestError> {
-        for pool in guest.disk_pools() {
+        let spares = guest.disks.iter().filter_map(|disk| disk.spare.as_ref());
+        for pool in guest.disk_pools().into_iter().chain(spares) {
             match self.resources().pools.get(pool).await {
                 Ok(pool) => pool.delete_volumes(guest.uuid).await?,
                 // It was forgotten with all that is in it.

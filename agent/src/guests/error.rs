@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::GuestState;
-use crate::domain::{Invalid, PlacementError};
+use crate::domain::{Invalid, PlacementError, PoolName};
 use crate::network::{NetworkError, NetworkRequestError};
 use crate::peer::PeerError;
 use crate::storage::StorageError;
@@ -17,6 +17,27 @@ pub enum GuestError {
     /// There is none.
     #[error("there is no guest {0}; `pindah guest list` shows what there is")]
     NotFound(String),
+    /// It has no such disk.
+    #[error("guest {guest} has no disk {disk}; `pindah guest show {guest}` shows what it has")]
+    NoDisk {
+        /// The guest.
+        guest: String,
+        /// The disk.
+        disk: String,
+    },
+    /// An earlier move of a disk is not quite over.
+    #[error(
+        "disk {disk} of guest {guest} has a copy of an earlier move in pool {pool} still, which is \
+         removed as soon as the pool answers; wait for that"
+    )]
+    Spare {
+        /// The guest.
+        guest: String,
+        /// The disk.
+        disk: String,
+        /// Where the copy is.
+        pool: PoolName,
+    },
     /// Another guest has the name.
     #[error("there is a guest {0} already; choose another name")]
     NameTaken(String),

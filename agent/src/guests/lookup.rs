@@ -1,5 +1,7 @@
 //! Guests by name or UUID, one or many, and changes to their records.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::{GuestError, GuestState, Guests};
@@ -66,6 +68,22 @@ impl Guests {
         Ok(found.map(|stored| stored.value.name))
     }
 
+    /// The pools that guests which run on this node use.
+    ///
+    /// # Errors
+    /// [`GuestError::Store`].
+    pub async fn pools_in_use(&self) -> Result<BTreeSet<PoolName>, GuestError> {
+        let mut used = BTreeSet::new();
+        for (uuid, status) in self.statuses() {
+            if status.state.has_process()
+                && let Some(stored) = self.records().get(&uuid.to_string()).await?
+            {
+                used.extend(stored.value.needed_pools());
+            }
+        }
+        Ok(used)
+    }
+
     /// The guests whose disks, or images for their start, are in a pool.
     ///
     /// # Errors
@@ -129,8 +147,19 @@ impl Guests {
         guest: &Guest,
         revision: Revision,
     ) -> Result<Revision, GuestError> {
+        self.swap_under_lease_if(Transaction::new(), guest, revision)
+            .await
+    }
+
+    /// The same, if the conditions of `guard` hold, too.
+    pub(super) async fn swap_under_lease_if(
+        &self,
+        guard: Transaction,
+        guest: &Guest,
+        revision: Revision,
+    ) -> Result<Revision, GuestError> {
         let key = Collection::<Guest>::key(&guest.uuid.to_string());
-        let mut swap = Transaction::new()
+        let mut swap = guard
             .if_unchanged(&key, revision)
             .put(&key, encode(&key, guest)?);
         if let Some(presence) = &self.resources().presence {

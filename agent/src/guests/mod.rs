@@ -27,6 +27,7 @@ mod lookup;
 mod machine;
 mod memory;
 mod migration;
+mod move_disk;
 mod pool;
 mod recover;
 mod seed;

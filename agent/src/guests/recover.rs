@@ -73,6 +73,9 @@ impl Guests {
             }
             let (guests, uuid) = (self.clone(), guest.uuid);
             tokio::spawn(async move { guests.record_later(uuid).await });
+            if guest.disks.iter().any(|disk| disk.spare.is_some()) {
+                self.remove_spares_later(uuid);
+            }
             let directory = self.directory(guest.uuid);
             if let Some(process) = self.resources().supervisor.adopt(&directory) {
                 self.adopt(&guest, process).await;

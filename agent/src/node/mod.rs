@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use crate::api::{Api, Parts, Running, ServeError, Server};
+use crate::causes::chain;
 use crate::cluster::{
     ClusterError, Member, Membership, Reporter, Site, SiteParts, current_address, etcd_config,
     features_of_host, own_names, ports, tell_features,
@@ -40,6 +41,9 @@ pub const ADMIN_CONTEXT: &str = "admin.json";
 const MAJORITY_PATIENCE: Duration = Duration::from_secs(5);
 /// How long what needs the majority waits for the next try.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How long pools that nobody uses may take to be unmounted when the agent ends.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Why a node does not start.
 #[derive(Debug, Error)]
@@ -90,6 +94,7 @@ pub struct Node {
     /// The API for nodes: it goes when this does.
     _for_nodes: Option<Running>,
     site: Site,
+    pools: Pools,
     /// Held as long as we live.
     _lock: fs::File,
 }
@@ -202,7 +207,7 @@ impl Node {
             guests,
             tasks,
             events,
-            pools,
+            pools: pools.clone(),
             accounts: accounts.clone(),
             login_limit: LoginLimit::default(),
             audit,
@@ -222,6 +227,7 @@ impl Node {
             running,
             _for_nodes: for_nodes,
             site,
+            pools,
             _lock: lock,
         })
     }
@@ -239,6 +245,14 @@ impl Node {
             }
         };
         self.running.until(ended).await?;
+        let leave = async {
+            match self.site.guests.pools_in_use().await {
+                Ok(used) => self.pools.leave(&used).await,
+                Err(error) => tracing::warn!("pools stay mounted: {}", chain(&error)),
+            }
+        };
+        // What is not unmounted by then is found by the next agent.
+        let _ = tokio::time::timeout(LEAVE_DEADLINE, leave).await;
         Ok(next)
     }
 }

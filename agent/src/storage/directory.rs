@@ -60,7 +60,7 @@ impl Directory {
         self.root.join("images")
     }
 
-    fn volumes(&self) -> PathBuf {
+    pub(super) fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }
 
@@ -89,16 +89,11 @@ impl Directory {
         self.volumes().join(guest.to_string())
     }
 
-    /// Makes it the pool's. It must be there.
+    /// Makes it the pool's. It must be there: see [`Self::require_plain`].
     ///
     /// # Errors
     /// [`StorageError::BadPath`], [`StorageError::Io`].
     pub(super) fn found(&self) -> Result<(), StorageError> {
-        self.require_plain()
-            .map_err(|reason| StorageError::BadPath {
-                path: self.root.clone(),
-                reason,
-            })?;
         if let Some(mark) = &self.mark {
             mark.write(&self.root)?;
         }
@@ -126,7 +121,18 @@ impl Directory {
         }
     }
 
-    fn require_plain(&self) -> Result<(), String> {
+    /// Sees that the directory is there, and nothing else by another name.
+    ///
+    /// # Errors
+    /// [`StorageError::BadPath`].
+    pub(super) fn require_plain(&self) -> Result<(), StorageError> {
+        self.plain().map_err(|reason| StorageError::BadPath {
+            path: self.root.clone(),
+            reason,
+        })
+    }
+
+    fn plain(&self) -> Result<(), String> {
         let real = match self.root.canonicalize() {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(format!(
@@ -169,6 +175,7 @@ impl Directory {
             reason,
         };
         if self.known.as_ref().is_some_and(|known| !known.exists()) {
+            self.require_plain()?;
             self.found()?;
         }
         if let Some(mark) = &self.mark {
@@ -227,10 +234,7 @@ impl Directory {
         let path = self.description_path(name);
         let bytes = match read_plain(&path, DESCRIPTION_MAX) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(StorageError::NoImage {
-                    image: name.to_string(),
-                    pool: self.pool.to_string(),
-                });
+                return Err(self.no_image(name));
             }
             read => read.map_err(StorageError::io("read", &path))?,
         };
@@ -267,57 +271,33 @@ impl Directory {
     /// # Errors
     /// [`StorageError::NoImage`], [`StorageError::Io`].
     pub(super) fn delete_image(&self, name: &FileName) -> Result<(), StorageError> {
-        self.image(name)?;
+        // Whatever is there: half of one, or what somebody has put in its place.
+        let mut found = false;
         for path in [self.image_path(name), self.description_path(name)] {
-            fs::remove_file(&path).map_err(StorageError::io("remove", &path))?;
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                removed => {
+                    removed.map_err(StorageError::io("remove", &path))?;
+                    found = true;
+                }
+            }
         }
-        Ok(())
+        if found {
+            return Ok(());
+        }
+        Err(self.no_image(name))
     }
 
-    /// Makes the directory for a guest's disks.
-    ///
-    /// # Errors
-    /// [`StorageError::Io`].
-    pub(super) fn make_guest_directory(&self, guest: Uuid) -> Result<(), StorageError> {
-        let directory = self.guest_directory(guest);
-        let made = fs::DirBuilder::new().mode(0o700).create(&directory);
-        match made {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            made => made.map_err(StorageError::io("create", &directory)),
-        }
-    }
-
-    /// Sees that a guest's disk is there, and a file.
-    ///
-    /// # Errors
-    /// [`StorageError::BadImage`], [`StorageError::Io`].
-    pub(super) fn require_volume(&self, guest: Uuid, file: &FileName) -> Result<(), StorageError> {
-        let directory = self.guest_directory(guest);
-        let found = fs::symlink_metadata(&directory);
-        if !found.is_ok_and(|found| found.is_dir()) {
-            return Err(StorageError::Unavailable {
-                pool: self.pool.clone(),
-                reason: format!("there is no directory {}", directory.display()),
-            });
-        }
-        require_plain_file(&directory.join(file.as_str()), file.as_str())
-    }
-
-    /// Removes all disks of a guest. Nothing happens if there are none.
-    ///
-    /// # Errors
-    /// [`StorageError::Io`].
-    pub(super) fn delete_volumes(&self, guest: Uuid) -> Result<(), StorageError> {
-        let directory = self.guest_directory(guest);
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            removed => removed.map_err(StorageError::io("remove", &directory)),
+    fn no_image(&self, name: &FileName) -> StorageError {
+        StorageError::NoImage {
+            image: name.to_string(),
+            pool: self.pool.to_string(),
         }
     }
 }
 
 /// Whoever can write to a NAS could put a link there, to a file of ours.
-fn require_plain_file(path: &Path, name: &str) -> Result<(), StorageError> {
+pub(super) fn require_plain_file(path: &Path, name: &str) -> Result<(), StorageError> {
     let found = fs::symlink_metadata(path).map_err(StorageError::io("look at", path))?;
     if found.is_file() {
         return Ok(());
@@ -330,12 +310,17 @@ fn require_plain_file(path: &Path, name: &str) -> Result<(), StorageError> {
 
 /// At most `max` bytes of a file that is no link.
 pub(super) fn read_plain(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_plain(path)?.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A file that is no link, for reading. One that is a pipe does not hold us up.
+pub(super) fn open_plain(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = File::options();
-    let opened = options.read(true).custom_flags(flags.bits().cast_signed());
-    let mut bytes = Vec::new();
-    opened.open(path)?.take(max).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let options = options.read(true).custom_flags(flags.bits().cast_signed());
+    options.open(path)
 }
 
 /// A file that was not there before.

@@ -25,6 +25,12 @@ pub enum StorageError {
     /// There is no such pool.
     #[error("there is no pool {0}; `pindah pool list` shows what there is")]
     NoPool(PoolName),
+    /// Nothing new goes to the pool.
+    #[error(
+        "pool {0} is being deleted; if that was cut short, `pindah pool delete {0}` brings it to its \
+         end"
+    )]
+    Deleting(PoolName),
     /// There is a pool of that name.
     #[error("there is a pool {0} already; choose another name")]
     PoolExists(PoolName),
@@ -35,7 +41,7 @@ pub enum StorageError {
     #[error("{0}")]
     InUse(String),
     /// A directory that cannot be a pool's.
-    #[error("path = {path:?}: {reason}")]
+    #[error("{path} cannot be a pool: {reason}")]
     BadPath {
         /// The directory.
         path: PathBuf,
@@ -69,6 +75,9 @@ pub enum StorageError {
         /// The pools that were looked into.
         pool: String,
     },
+    /// The disk's place is taken.
+    #[error("there is a file {0} already; if it is not needed, remove it")]
+    VolumeExists(PathBuf),
     /// The image is there already.
     #[error("there is an image {0} already; delete it first, or choose another name")]
     ImageExists(String),

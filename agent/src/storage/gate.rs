@@ -63,6 +63,23 @@ impl Gate {
         done.unwrap_or_else(|_| Err(self.stalled(deadline)))
     }
 
+    /// Does `work` when there is a thread for it, however long that takes, and waits for nothing.
+    pub(super) fn later(&self, work: impl FnOnce() + Send + 'static) {
+        // Without a runtime the agent ends.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let threads = Arc::clone(&self.threads);
+        runtime.spawn(async move {
+            if let Ok(thread) = threads.acquire_owned().await {
+                tokio::task::spawn_blocking(move || {
+                    work();
+                    drop(thread);
+                });
+            }
+        });
+    }
+
     /// Begins `work` beside everything else: for the one that looks whether the pool answers.
     pub(super) fn begin<T: Send + 'static>(
         work: impl FnOnce() -> T + Send + 'static,
@@ -126,6 +143,36 @@ mod tests {
         drop(held);
         let answer = gate.run(Duration::from_secs(10), || Ok(7)).await;
         assert_eq!(answer.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn what_is_done_later_waits_for_a_thread_and_holds_up_nobody() {
+        let gate = gate();
+        let (release, wait) = mpsc::channel::<()>();
+        let wait = Arc::new(Mutex::new(wait));
+        let (did, done) = mpsc::channel();
+        for _ in 0..3 * THREADS {
+            let (wait, did) = (Arc::clone(&wait), did.clone());
+            gate.later(move || {
+                let _ = wait.lock().unwrap().recv();
+                let _ = did.send(());
+            });
+        }
+        // They have their threads.
+        while gate.threads.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let error = gate.run(SHORT, || Ok(())).await.unwrap_err();
+        assert!(matches!(error, StorageError::Stalled { .. }), "{error}");
+        drop(release);
+        gate.run(Duration::from_secs(10), || Ok(())).await.unwrap();
+        let count = tokio::task::spawn_blocking(move || {
+            let long = Duration::from_secs(10);
+            (0..3 * THREADS)
+                .filter(|_| done.recv_timeout(long).is_ok())
+                .count()
+        });
+        assert_eq!(count.await.unwrap(), 3 * THREADS);
     }
 
     #[tokio::test]

@@ -53,21 +53,22 @@ impl Mark {
             path: root.to_owned(),
             reason,
         };
-        match Self::read(root).map_err(refuse)? {
-            Some(other) if other == *self => return Ok(()),
-            Some(other) => {
-                return Err(refuse(format!(
-                    "it is pool {} of this or another cluster; if nobody uses it any more, remove \
-                     the file {FILE} in it",
-                    other.pool
-                )));
-            }
-            None => {}
-        }
         let path = Self::path(root);
         let text = serde_json::to_vec_pretty(self)
             .map_err(|error| StorageError::io("write", &path)(error.into()))?;
-        write_new(&path, &text).map_err(StorageError::io("write", &path))
+        // Of two nodes that do this at once one finds the other's.
+        let before = match write_new(&path, &text) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::read(root),
+            written => return written.map_err(StorageError::io("write", &path)),
+        };
+        match before.map_err(refuse)? {
+            Some(other) if other == *self => Ok(()),
+            other => Err(refuse(format!(
+                "it is pool {} of this or another cluster; if nobody uses it any more, remove the \
+                 file {FILE} in it",
+                other.map_or_else(|| "?".to_owned(), |other| other.pool.to_string())
+            ))),
+        }
     }
 
     /// Sees that `root` has this mark. An error is one line.

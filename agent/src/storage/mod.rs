@@ -8,27 +8,36 @@
 //!
 //! ```text
 //! Pools ── Pool ── gate ── Directory, with its Mark
+//!            ├──── NfsMount, by mount.nfs4
 //!            └──── qemu-img, a process of its own
 //! ```
 //!
 //! Nothing here touches a pool's files but through its gate, which has the deadlines.
 
+mod changes;
+mod client_id;
 mod directory;
+mod download;
 mod error;
 mod gate;
 mod image;
 mod mark;
+mod mounts;
+mod nfs;
 mod pool;
+mod pool_file;
 mod pools;
 mod qemu_img;
 mod status;
 mod upload;
 mod volume;
+mod volume_files;
 
+pub use download::Download;
 pub use error::StorageError;
 pub use image::{Image, ImageFormat};
 pub use pool::Pool;
 pub use pools::{GuestPools, Pools, PoolsConfig};
 pub use status::{PoolState, PoolStatus};
 pub use upload::Upload;
-pub use volume::{Source, volume_need_mib, volume_size_mib};
+pub use volume::{Source, VolumeFile, volume_need_mib, volume_size_mib};

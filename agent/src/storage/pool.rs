@@ -5,10 +5,12 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
 use uuid::Uuid;
 
 use super::directory::{Directory, Space};
 use super::gate::Gate;
+use super::nfs::NfsMount;
 use super::{Image, PoolState, PoolStatus, StorageError};
 use crate::causes::chain;
 use crate::domain::{Disk, FileName, PoolName, PoolRecord};
@@ -18,6 +20,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// How often it is looked at, and how long that may take before it is taken for stalled.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 const LOOK_DEADLINE: Duration = Duration::from_secs(4);
+const WAITS: &str = "what uses it waits, and goes on when it is back";
 /// Space that is not given to new disks and images, in MiB: guests' disks grow.
 const RESERVE_MIB: u64 = 256;
 
@@ -30,6 +33,8 @@ pub struct Pool {
 struct Inner {
     record: PoolRecord,
     directory: Arc<Directory>,
+    /// What its directory is there by, if that is ours to do.
+    mount: Option<NfsMount>,
     gate: Gate,
     status: watch::Sender<PoolStatus>,
     looked: watch::Sender<bool>,
@@ -37,7 +42,7 @@ struct Inner {
 
 impl Pool {
     /// Touches nothing yet: see [`Self::keep_looking`].
-    pub(super) fn new(record: PoolRecord, directory: Directory) -> Self {
+    pub(super) fn new(record: PoolRecord, directory: Directory, mount: Option<NfsMount>) -> Self {
         let status = PoolStatus {
             name: record.name.clone(),
             kind: record.source.kind(),
@@ -53,6 +58,7 @@ impl Pool {
                 gate: Gate::new(record.name.clone()),
                 record,
                 directory: Arc::new(directory),
+                mount,
                 status: watch::Sender::new(status),
                 looked: watch::Sender::new(false),
             }),
@@ -91,6 +97,21 @@ impl Pool {
         tokio::spawn(keep_looking(pool));
     }
 
+    /// Mounts it, if it is ours to mount.
+    ///
+    /// # Errors
+    /// [`StorageError::Unavailable`].
+    pub(super) async fn ensure_mounted(&self) -> Result<(), StorageError> {
+        self.inner.ensure_mounted().await
+    }
+
+    /// Lets go of it: nothing is mounted any more.
+    pub(super) async fn close(&self) {
+        if let Some(mount) = &self.inner.mount {
+            mount.close().await;
+        }
+    }
+
     /// Waits until it was looked at, or for `patience`.
     pub(super) async fn looked_at(&self, patience: Duration) {
         let mut looked = self.inner.looked.subscribe();
@@ -116,11 +137,24 @@ impl Pool {
         deadline: Duration,
         work: impl FnOnce(&Directory) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
+        // Why it is not mounted says more than that it is not.
+        let status = self.status();
+        if self.inner.mount.is_some() && status.state == PoolState::Unavailable {
+            return Err(StorageError::Unavailable {
+                pool: self.name().clone(),
+                reason: status.reason.unwrap_or_default(),
+            });
+        }
         let verified = move |directory: &Directory| {
             directory.verify()?;
             work(directory)
         };
         self.on_any(deadline, verified).await
+    }
+
+    /// Does something with its files when it can be done, and waits for nothing.
+    pub(super) fn later(&self, work: impl FnOnce() + Send + 'static) {
+        self.inner.gate.later(work);
     }
 
     /// Where an image is until it is complete.
@@ -205,6 +239,10 @@ async fn keep_looking(pool: Weak<Inner>) {
 impl Inner {
     /// Returns when the pool has answered, however long that takes.
     async fn look(&self) {
+        if let Err(error) = self.ensure_mounted().await {
+            self.set(&Err(error));
+            return;
+        }
         let began = Instant::now();
         let directory = Arc::clone(&self.directory);
         let mut look = Gate::begin(move || {
@@ -216,10 +254,37 @@ impl Inner {
             looked
         } else {
             self.stall(began);
-            look.await
+            self.until_it_answers(&mut look).await
         };
         self.gate.set_stalled(None);
         self.set(&looked.unwrap_or(Err(StorageError::Cancelled)));
+    }
+
+    async fn ensure_mounted(&self) -> Result<(), StorageError> {
+        let Some(mount) = &self.mount else {
+            return Ok(());
+        };
+        let mounted = mount.ensure().await;
+        mounted.map_err(|reason| StorageError::Unavailable {
+            pool: self.record.name.clone(),
+            reason,
+        })
+    }
+
+    /// Says from time to time what is wrong.
+    async fn until_it_answers<T>(&self, look: &mut JoinHandle<T>) -> Result<T, JoinError> {
+        let Some(mount) = &self.mount else {
+            return look.await;
+        };
+        loop {
+            let reason = mount.diagnose().await;
+            self.status.send_modify(|status| {
+                status.reason = Some(format!("{reason}; {WAITS}"));
+            });
+            if let Ok(looked) = tokio::time::timeout(LOOK_PERIOD, &mut *look).await {
+                return looked;
+            }
+        }
     }
 
     fn stall(&self, since: Instant) {
@@ -229,8 +294,7 @@ impl Inner {
         self.looked.send_replace(true);
         self.status.send_modify(|status| {
             status.state = PoolState::Stalled;
-            let reason = "it does not answer; what uses it waits, and goes on when it is back";
-            status.reason = Some(reason.to_owned());
+            status.reason = Some(format!("it does not answer; {WAITS}"));
         });
     }
 
@@ -239,6 +303,9 @@ impl Inner {
         let before = self.status.borrow().clone();
         let (state, reason) = match looked {
             Ok(_) => (PoolState::Ready, None),
+            Err(StorageError::Unavailable { reason, .. }) => {
+                (PoolState::Unavailable, Some(reason.clone()))
+            }
             Err(error) => (PoolState::Unavailable, Some(chain(error))),
         };
         if before.state != state || before.reason != reason {

@@ -1,6 +1,6 @@
 //! All pools, as this node has them: its own, and those that have a record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,16 +9,16 @@ use uuid::Uuid;
 
 use super::directory::Directory;
 use super::mark::Mark;
+use super::nfs::{self, NfsMount};
 use super::{Pool, PoolStatus, Source, StorageError};
 use crate::causes::chain;
-use crate::clock::now_unix_ms;
-use crate::domain::{Guest, ImageRef, PoolName, PoolRecord, PoolSource, PoolSpec};
-use crate::store::{Collection, Outcome, Store, Stored, Transaction};
+use crate::domain::{Guest, ImageRef, PoolName, PoolRecord, PoolSource};
+use crate::store::{Collection, Store, Stored, Transaction};
 
 /// How often the records are looked at.
 const PERIOD: Duration = Duration::from_secs(5);
 /// How long a pool that was just opened may take to be looked at.
-const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_PATIENCE: Duration = Duration::from_millis(800);
 
 /// What pools are made of.
 pub struct PoolsConfig {
@@ -35,12 +35,12 @@ pub struct PoolsConfig {
 /// All pools.
 #[derive(Clone)]
 pub struct Pools {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    config: PoolsConfig,
-    records: Collection<PoolRecord>,
+pub(super) struct Inner {
+    pub(super) config: PoolsConfig,
+    pub(super) records: Collection<PoolRecord>,
     local: Pool,
     others: Mutex<BTreeMap<PoolName, Pool>>,
 }
@@ -61,8 +61,9 @@ impl Pools {
             }),
         };
         pools.inner.local.looked_at(LOOK_PATIENCE).await;
-        if let Err(error) = pools.refresh().await {
-            tracing::error!("pools: {}", chain(&error));
+        match pools.refresh().await {
+            Ok(()) => pools.unmount_strays().await,
+            Err(error) => tracing::error!("pools: {}", chain(&error)),
         }
         let weak = Arc::downgrade(&pools.inner);
         tokio::spawn(async move {
@@ -93,39 +94,77 @@ impl Pools {
     }
 
     /// Opens those that have a record, and closes those that have none any more.
-    async fn refresh(&self) -> Result<(), StorageError> {
+    pub(super) async fn refresh(&self) -> Result<(), StorageError> {
         let records = self.records().await?;
-        let mut others = self.others();
-        others.retain(|name, pool| {
-            let kept = records.iter().any(|record| record.id == pool.record().id);
-            if !kept {
-                tracing::info!("pool {name} is gone");
+        let mut gone = Vec::new();
+        {
+            let mut others = self.others();
+            others.retain(|_, pool| {
+                let kept = records.iter().any(|record| record.id == pool.record().id);
+                if !kept {
+                    gone.push(pool.clone());
+                }
+                kept
+            });
+            for record in records {
+                let name = record.name.clone();
+                others.entry(name).or_insert_with(|| {
+                    let pool = self.make(record);
+                    pool.keep_looking();
+                    pool
+                });
             }
-            kept
-        });
-        for record in records {
-            if !others.contains_key(&record.name) {
-                others.insert(record.name.clone(), self.make(record));
-            }
+        }
+        for pool in gone {
+            tracing::info!("pool {} is gone", pool.name());
+            pool.close().await;
         }
         Ok(())
     }
 
-    fn make(&self, record: PoolRecord) -> Pool {
-        let PoolSource::Dir { path, .. } = &record.source;
+    /// Unmounts what an agent before us has mounted for pools that are no more.
+    async fn unmount_strays(&self) {
+        let known = self.all();
+        let id = |pool: &Pool| std::ffi::OsString::from(pool.record().id.to_string());
+        let known: Vec<_> = known.iter().map(id).collect();
+        let directory = nfs::directory(&self.inner.config.state_dir);
+        let keep = |point: &Path| known.iter().any(|id| point.file_name() == Some(id));
+        nfs::unmount_others(&directory, keep).await;
+    }
+
+    /// Lets go of those that nobody uses: the agent ends.
+    pub async fn leave(&self, used: &BTreeSet<PoolName>) {
+        let all = self.all();
+        let unused = all.iter().filter(|pool| !used.contains(pool.name()));
+        futures_util::future::join_all(unused.map(Pool::close)).await;
+    }
+
+    /// Touches nothing yet.
+    pub(super) fn make(&self, record: PoolRecord) -> Pool {
+        let config = &self.inner.config;
+        let id = record.id.to_string();
+        let (root, mount) = match record.source.clone() {
+            PoolSource::Dir { path, .. } => (path, None),
+            PoolSource::Nfs {
+                server,
+                export,
+                options,
+            } => {
+                let target = nfs::directory(&config.state_dir).join(&id);
+                let mount = NfsMount::new((server, export, options), target.clone());
+                (target, Some(mount))
+            }
+        };
         let mark = Mark {
             pool: record.name.clone(),
             id: record.id,
         };
-        let node = self.inner.config.node.clone();
-        let mut directory = Directory::new(record.name.clone(), path.clone(), node, Some(mark));
+        let name = record.name.clone();
+        let mut directory = Directory::new(name, root, config.node.clone(), Some(mark));
         if !record.source.is_shared() {
-            let known = self.inner.config.state_dir.join("pools");
-            directory.known = Some(known.join(record.id.to_string()));
+            directory.known = Some(config.state_dir.join("pools").join(&id));
         }
-        let pool = Pool::new(record, directory);
-        pool.keep_looking();
-        pool
+        Pool::new(record, directory, mount)
     }
 
     /// The records, the node's own pool not among them.
@@ -146,24 +185,33 @@ impl Pools {
         found.ok_or_else(|| StorageError::NoPool(name.clone()))
     }
 
-    /// A pool.
+    /// A pool, to work with: one that was just opened is waited for, a moment.
     ///
     /// # Errors
     /// [`StorageError::NoPool`], [`StorageError::Store`].
     pub async fn get(&self, name: &PoolName) -> Result<Pool, StorageError> {
+        let pool = self.find(name).await?;
+        pool.looked_at(LOOK_PATIENCE).await;
+        Ok(pool)
+    }
+
+    /// A pool, to look at what is known of it.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn find(&self, name: &PoolName) -> Result<Pool, StorageError> {
         if name.is_local() {
             return Ok(self.inner.local.clone());
         }
         let record = self.record(name).await?.value;
         let open = self.others().get(name).cloned();
-        if let Some(pool) = open.filter(|pool| pool.record().id == record.id) {
+        let open = open.filter(|pool| pool.record().id == record.id);
+        if let Some(pool) = open {
             return Ok(pool);
         }
         self.refresh().await?;
         let opened = self.others().get(name).cloned();
-        let pool = opened.ok_or_else(|| StorageError::NoPool(name.clone()))?;
-        pool.looked_at(LOOK_PATIENCE).await;
-        Ok(pool)
+        opened.ok_or_else(|| StorageError::NoPool(name.clone()))
     }
 
     /// All pools, the node's own first.
@@ -184,7 +232,7 @@ impl Pools {
     /// [`StorageError::NoPool`], [`StorageError::Store`].
     pub async fn of(&self, guest: &Guest) -> Result<GuestPools, StorageError> {
         let mut pools = BTreeMap::new();
-        for name in guest.pools() {
+        for name in guest.needed_pools() {
             let pool = self.get(&name).await?;
             pools.insert(name, pool);
         }
@@ -194,7 +242,7 @@ impl Pools {
     /// Lets a transaction that writes a guest's record happen only while its pools are there.
     ///
     /// # Errors
-    /// [`StorageError::NoPool`], [`StorageError::Store`].
+    /// [`StorageError::NoPool`], [`StorageError::Deleting`], [`StorageError::Store`].
     pub async fn guard(
         &self,
         mut transaction: Transaction,
@@ -203,7 +251,7 @@ impl Pools {
         for name in guest.pools().iter().filter(|name| !name.is_local()) {
             let stored = self.record(name).await?;
             if stored.value.deleting {
-                return Err(StorageError::NoPool(name.clone()));
+                return Err(StorageError::Deleting(name.clone()));
             }
             let key = Collection::<PoolRecord>::key(name.as_str());
             transaction = transaction.if_unchanged(key, stored.revision);
@@ -238,102 +286,6 @@ impl Pools {
             pool: places.join(" or "),
         })
     }
-
-    /// Makes a pool, of a directory that is there on this node.
-    ///
-    /// # Errors
-    /// [`StorageError`].
-    pub async fn create(&self, spec: &PoolSpec) -> Result<Pool, StorageError> {
-        let record = spec.record(Uuid::new_v4(), now_unix_ms())?;
-        let exists = || StorageError::PoolExists(record.name.clone());
-        let records = self.records().await?;
-        let taken = records.iter().any(|other| other.name == record.name);
-        if taken || record.name.is_local() {
-            return Err(exists());
-        }
-        self.refuse_overlap(&record, &records)?;
-        let pool = self.make(record.clone());
-        pool.on_any(super::pool::DEADLINE, Directory::found).await?;
-        let created = self.inner.records.create(record.name.as_str(), &record);
-        let failed = match created.await {
-            Ok(Outcome::Committed(_)) => {
-                return self.get(&record.name).await;
-            }
-            Ok(Outcome::Conflict) => exists(),
-            Err(error) => error.into(),
-        };
-        pool.on_any(super::pool::DEADLINE, Directory::give_up)
-            .await?;
-        Err(failed)
-    }
-
-    /// One pool inside another would be two that know nothing of each other.
-    fn refuse_overlap(
-        &self,
-        record: &PoolRecord,
-        records: &[PoolRecord],
-    ) -> Result<(), StorageError> {
-        let PoolSource::Dir { path, .. } = &record.source;
-        let refuse = |what: String| StorageError::BadPath {
-            path: path.clone(),
-            reason: format!("it overlaps with {what}; choose another directory"),
-        };
-        let overlaps = |other: &Path| path.starts_with(other) || other.starts_with(path);
-        let state_dir = &self.inner.config.state_dir;
-        if overlaps(state_dir) {
-            let what = format!("the agent's own {}", state_dir.display());
-            return Err(refuse(what));
-        }
-        for other in records {
-            let PoolSource::Dir { path: taken, .. } = &other.source;
-            if overlaps(taken) {
-                let what = format!("pool {} in {}", other.name, taken.display());
-                return Err(refuse(what));
-            }
-        }
-        Ok(())
-    }
-
-    /// From now on nothing new goes to the pool, until [`Self::end_deletion`].
-    ///
-    /// # Errors
-    /// [`StorageError::NoPool`], [`StorageError::BuiltIn`], [`StorageError::Store`].
-    pub async fn begin_deletion(&self, name: &PoolName) -> Result<PoolRecord, StorageError> {
-        if name.is_local() {
-            return Err(StorageError::BuiltIn);
-        }
-        self.set_deleting(name, true).await
-    }
-
-    async fn set_deleting(&self, name: &PoolName, to: bool) -> Result<PoolRecord, StorageError> {
-        let records = &self.inner.records;
-        let updated = records.update(name.as_str(), |record| record.deleting = to);
-        let updated = updated.await?;
-        let updated = updated.ok_or_else(|| StorageError::NoPool(name.clone()))?;
-        Ok(updated.value)
-    }
-
-    /// Forgets the pool; what is in it stays. Otherwise it is as before.
-    ///
-    /// # Errors
-    /// [`StorageError::Store`].
-    pub async fn end_deletion(
-        &self,
-        record: &PoolRecord,
-        delete: bool,
-    ) -> Result<(), StorageError> {
-        if !delete {
-            return self.set_deleting(&record.name, false).await.map(|_| ());
-        }
-        let pool = self.get(&record.name).await?;
-        self.inner.records.delete(record.name.as_str()).await?;
-        // A pool whose storage is gone for good can be forgotten, too.
-        let given_up = pool.on_any(super::pool::DEADLINE, Directory::give_up);
-        if let Err(error) = given_up.await {
-            tracing::warn!("pool {}: {}", record.name, chain(&error));
-        }
-        self.refresh().await
-    }
 }
 
 fn open_local(config: &PoolsConfig) -> Result<Pool, StorageError> {
@@ -350,7 +302,7 @@ fn open_local(config: &PoolsConfig) -> Result<Pool, StorageError> {
     };
     let directory = Directory::new(PoolName::local(), path, config.node.clone(), None);
     directory.make_parts()?;
-    let pool = Pool::new(record, directory);
+    let pool = Pool::new(record, directory, None);
     pool.keep_looking();
     Ok(pool)
 }

@@ -61,7 +61,7 @@ pub(super) async fn info(path: &Path, format: ImageFormat) -> Result<Info, Stora
 
 /// Makes an empty disk.
 pub(super) async fn create(path: &Path, format: &str, bytes: u64) -> Result<(), StorageError> {
-    let mut command = Command::new("qemu-img");
+    let mut command = qemu_img();
     command.args(["create", "-q", "-f", format]).arg(path);
     command.arg(bytes.to_string());
     run(command, "make a disk", |_| {}).await.map(|_| ())
@@ -69,7 +69,7 @@ pub(super) async fn create(path: &Path, format: &str, bytes: u64) -> Result<(), 
 
 /// Grows a disk.
 pub(super) async fn grow(path: &Path, format: &str, bytes: u64) -> Result<(), StorageError> {
-    let mut command = Command::new("qemu-img");
+    let mut command = qemu_img();
     command.args(["resize", "-q", "-f", format]).arg(path);
     command.arg(bytes.to_string());
     run(command, "make the disk larger", |_| {})
@@ -77,16 +77,35 @@ pub(super) async fn grow(path: &Path, format: &str, bytes: u64) -> Result<(), St
         .map(|_| ())
 }
 
+/// It ends when we do.
+fn qemu_img() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "qemu-img"]);
+    command
+}
+
+/// How to copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copying {
+    /// Through the host's page cache, in which an image may be already.
+    Cached,
+    /// Past it: what another node has written counts, and what is written is written.
+    Direct,
+}
+
 /// Copies an image into a new disk, and tells `progress` the per cent that are done.
 pub(super) async fn convert(
     from: (&Path, ImageFormat),
     to: (&Path, &str),
+    copying: Copying,
     progress: impl FnMut(u8) + Send,
 ) -> Result<(), StorageError> {
-    let mut command = Command::new("qemu-img");
-    command
-        .args(["convert", "-p", "-f", from.1.name(), "-O", to.1])
-        .args([from.0, to.0]);
+    let mut command = qemu_img();
+    command.args(["convert", "-p", "-f", from.1.name(), "-O", to.1]);
+    if copying == Copying::Direct {
+        command.args(["-T", "none", "-t", "none"]);
+    }
+    command.args([from.0, to.0]);
     run(command, "copy the image", progress).await.map(|_| ())
 }
 

@@ -3,13 +3,13 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ring::digest::{Context, SHA256};
 
 use super::directory::{Directory, create_new, write_new};
 use super::pool::DEADLINE;
+use super::pool_file::PoolFile;
 use super::{Image, ImageFormat, Pool, StorageError};
 use crate::domain::FileName;
 
@@ -25,7 +25,7 @@ pub struct Upload {
     pool: Pool,
     name: FileName,
     path: PathBuf,
-    file: Arc<File>,
+    file: PoolFile,
     pending: Vec<u8>,
     digest: Context,
     bytes: u64,
@@ -51,7 +51,7 @@ impl Upload {
         Ok(Self {
             pool: pool.clone(),
             name,
-            file: Arc::new(pool.on(DEADLINE, create).await?),
+            file: PoolFile::new(pool, pool.on(DEADLINE, create).await?),
             path,
             pending: Vec::new(),
             digest: Context::new(&SHA256),
@@ -82,14 +82,13 @@ impl Upload {
     }
 
     async fn write_pending(&mut self, sync: bool) -> Result<(), StorageError> {
-        let (file, pending) = (Arc::clone(&self.file), std::mem::take(&mut self.pending));
-        let path = self.path.clone();
-        let write = move |_: &Directory| {
-            let written = (&*file).write_all(&pending);
+        let (path, pending) = (self.path.clone(), std::mem::take(&mut self.pending));
+        let write = move |mut file: &File| {
+            let written = file.write_all(&pending);
             let kept = written.and_then(|()| if sync { file.sync_data() } else { Ok(()) });
             kept.map_err(StorageError::io("write", &path))
         };
-        self.pool.on_any(WRITE_DEADLINE, write).await
+        self.file.on(WRITE_DEADLINE, write).await
     }
 
     /// Looks at what has come, and gives it its name.
@@ -152,17 +151,16 @@ fn remove(path: &PathBuf) -> Result<(), StorageError> {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let runtime = tokio::runtime::Handle::try_current();
-        // Without one the agent ends: the next one removes it.
-        if let (false, Ok(runtime)) = (self.removed, runtime) {
-            let (pool, path) = (self.pool.clone(), self.path.clone());
-            runtime.spawn(async move {
-                let removed = pool.on_any(DEADLINE, move |_| remove(&path)).await;
-                if let Err(error) = removed {
-                    tracing::warn!("pool {}: {}", pool.name(), crate::causes::chain(&error));
-                }
-            });
+        if self.removed {
+            return;
         }
+        // What is still there when the agent ends, the next one removes.
+        let path = self.path.clone();
+        self.pool.later(move || {
+            if let Err(error) = remove(&path) {
+                tracing::warn!("{}", crate::causes::chain(&error));
+            }
+        });
     }
 }
 

@@ -1,13 +1,20 @@
 //! A guest's disk: how large it is, and how it is made.
 
+use std::io::ErrorKind;
 use std::path::Path;
+use std::time::Duration;
 
 use pindah_vmm_api::DiskFormat;
 use uuid::Uuid;
 
+use super::directory::Directory;
 use super::pool::DEADLINE;
+use super::qemu_img::Copying;
 use super::{Image, ImageFormat, Pool, StorageError, qemu_img};
-use crate::domain::Disk;
+use crate::domain::{Disk, FileName};
+
+/// How long it may take until a disk that was made is kept by the storage.
+const SYNC_DEADLINE: Duration = Duration::from_secs(600);
 
 /// An image to copy from, and its pool.
 #[derive(Clone)]
@@ -33,25 +40,120 @@ impl Pool {
     ) -> Result<(), StorageError> {
         let image = source.map(|source| &source.image);
         self.require_space(volume_need_mib(disk, image)).await?;
-        let make =
-            move |directory: &super::directory::Directory| directory.make_guest_directory(guest);
+        let make = move |directory: &Directory| directory.make_guest_directory(guest);
         self.on(DEADLINE, make).await?;
+        self.require_vacant(guest, disk).await?;
         let path = self.volume_path(guest, disk);
         let format = format_name(disk.format);
         let bytes = disk.size_mib << 20;
         let Some(source) = source else {
-            return qemu_img::create(&path, format, bytes).await;
+            qemu_img::create(&path, format, bytes).await?;
+            return self.sync_volume(guest, disk).await;
         };
         // Whoever can write to a NAS may have put another one there since it was uploaded.
         let image = source.pool.image(&source.image.name).await?;
         let from = source.pool.image_path(&image.name);
         let virtual_bytes = image.require_whole(&from).await?;
-        qemu_img::convert((&from, image.format), (&path, format), progress).await?;
+        let (from, to) = ((&*from, image.format), (&*path, format));
+        qemu_img::convert(from, to, Copying::Cached, progress).await?;
         if virtual_bytes < bytes {
             qemu_img::grow(&path, format, bytes).await?;
         }
-        Ok(())
+        self.sync_volume(guest, disk).await
     }
+
+    /// Copies a guest's disk, which nobody writes to, from another pool to this one. It is complete
+    /// and kept when this returns; what is half-made when this fails goes with
+    /// [`Self::remove_volume`].
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn copy_volume(
+        &self,
+        guest: Uuid,
+        disk: &Disk,
+        from: &Self,
+        progress: impl FnMut(u8) + Send,
+    ) -> Result<(), StorageError> {
+        let format = match disk.format {
+            DiskFormat::Raw => ImageFormat::Raw,
+            DiskFormat::Qcow2 => ImageFormat::Qcow2,
+        };
+        self.require_space(from.copy_need_mib(guest, disk).await?)
+            .await?;
+        let (source, path) = (from.volume_path(guest, disk), self.volume_path(guest, disk));
+        require_whole(&source, &disk.volume.file, format).await?;
+        let prepare = move |directory: &Directory| directory.make_guest_directory(guest);
+        self.on(DEADLINE, prepare).await?;
+        let to = (&*path, format_name(disk.format));
+        qemu_img::convert((&source, format), to, Copying::Direct, progress).await?;
+        self.sync_volume(guest, disk).await
+    }
+
+    /// Refuses if there is a file where a guest's disk would be.
+    ///
+    /// # Errors
+    /// [`StorageError::VolumeExists`], and those of every look at a pool.
+    pub async fn require_vacant(&self, guest: Uuid, disk: &Disk) -> Result<(), StorageError> {
+        let path = self.volume_path(guest, disk);
+        let look = move |_: &Directory| match path.symlink_metadata() {
+            Ok(_) => Err(StorageError::VolumeExists(path)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StorageError::io("look at", &path)(error)),
+        };
+        self.on(DEADLINE, look).await
+    }
+
+    /// Space that a copy of a guest's disk in this pool takes in another one, in MiB.
+    ///
+    /// # Errors
+    /// Those of every look at a pool.
+    pub async fn copy_need_mib(&self, guest: Uuid, disk: &Disk) -> Result<u64, StorageError> {
+        let file = disk.volume.file.clone();
+        let look = move |directory: &Directory| directory.volume(guest, &file);
+        let volume = self.on(DEADLINE, look).await?;
+        Ok(match disk.format {
+            DiskFormat::Raw => disk.size_mib,
+            DiskFormat::Qcow2 => volume.allocated_bytes.div_ceil(1 << 20),
+        })
+    }
+
+    /// Removes one disk of a guest. Nothing happens if it is not there.
+    ///
+    /// # Errors
+    /// Those of every look at a pool.
+    pub async fn remove_volume(&self, guest: Uuid, disk: &Disk) -> Result<(), StorageError> {
+        let file = disk.volume.file.clone();
+        let remove = move |directory: &Directory| directory.remove_volume(guest, &file);
+        self.on(DEADLINE, remove).await
+    }
+
+    /// All disks in the pool, by guest.
+    ///
+    /// # Errors
+    /// Those of every look at a pool.
+    pub async fn list_volumes(&self) -> Result<Vec<VolumeFile>, StorageError> {
+        self.on(DEADLINE, Directory::list_volumes).await
+    }
+
+    async fn sync_volume(&self, guest: Uuid, disk: &Disk) -> Result<(), StorageError> {
+        let file = disk.volume.file.clone();
+        let sync = move |directory: &Directory| directory.sync_volume(guest, &file);
+        self.on(SYNC_DEADLINE, sync).await
+    }
+}
+
+/// A disk's file in a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeFile {
+    /// The guest that it was made for.
+    pub guest: Uuid,
+    /// Its name.
+    pub file: String,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// What it takes of the pool, in bytes.
+    pub allocated_bytes: u64,
 }
 
 impl Image {
@@ -60,31 +162,42 @@ impl Image {
     /// # Errors
     /// [`StorageError::BadImage`], [`StorageError::QemuImg`].
     pub(super) async fn require_whole(&self, path: &Path) -> Result<u64, StorageError> {
-        if self.format == ImageFormat::Raw {
-            return Ok(self.virtual_bytes);
-        }
-        let refuse = |reason: String| StorageError::BadImage {
-            name: self.name.to_string(),
-            reason,
-        };
-        let info = match qemu_img::info(path, self.format).await {
-            Err(StorageError::QemuImg { reason, .. }) => {
-                let path = path.display().to_string();
-                return Err(refuse(reason.replace(&path, self.name.as_str())));
-            }
-            info => info?,
-        };
-        if let Some(outside) = info.outside(path) {
-            let outside: String = outside.chars().take(100).collect();
-            return Err(refuse(format!(
-                "it is not complete without {outside:?}; flatten it with qemu-img convert first"
-            )));
-        }
-        if info.encrypted {
-            return Err(refuse("it is encrypted".to_owned()));
-        }
-        Ok(info.virtual_size)
+        let size = require_whole(path, &self.name, self.format).await?;
+        Ok(size.unwrap_or(self.virtual_bytes))
     }
+}
+
+/// Sees that a file needs no other one, and returns the size of the disk in it, in bytes; `None`:
+/// its own.
+async fn require_whole(
+    path: &Path,
+    name: &FileName,
+    format: ImageFormat,
+) -> Result<Option<u64>, StorageError> {
+    if format == ImageFormat::Raw {
+        return Ok(None);
+    }
+    let refuse = |reason: String| StorageError::BadImage {
+        name: name.to_string(),
+        reason,
+    };
+    let info = match qemu_img::info(path, format).await {
+        Err(StorageError::QemuImg { reason, .. }) => {
+            let path = path.display().to_string();
+            return Err(refuse(reason.replace(&path, name.as_str())));
+        }
+        info => info?,
+    };
+    if let Some(outside) = info.outside(path) {
+        let outside: String = outside.chars().take(100).collect();
+        return Err(refuse(format!(
+            "it is not complete without {outside:?}; flatten it with qemu-img convert first"
+        )));
+    }
+    if info.encrypted {
+        return Err(refuse("it is encrypted".to_owned()));
+    }
+    Ok(Some(info.virtual_size))
 }
 
 /// Size that the disk will have, in MiB.

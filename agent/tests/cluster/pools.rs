@@ -1,6 +1,7 @@
 //! A pool that all nodes share.
 
 use std::fs;
+use std::process::Stdio;
 
 use super::harness::{Site, host_can};
 
@@ -15,7 +16,24 @@ fn shared_pool_is_one_for_all_nodes_and_its_guest_is_not_local() {
     fs::create_dir(&nas).unwrap();
     let path = nas.to_str().unwrap();
     let create = ["pool", "create", "nas", "--path", path, "--shared"];
-    site.must(1, &create);
+    // Of several nodes that make it at once one wins, and the others hear whose it is.
+    let creations: Vec<_> = (1..=3)
+        .map(|number| {
+            let mut command = site.command(number, &create);
+            command.stdout(Stdio::null()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    let mut won = 0;
+    for creation in creations {
+        let output = creation.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        let told = ["a pool nas already", "it is pool nas"];
+        let told = told.iter().any(|words| error.contains(words));
+        won += u32::from(output.status.success());
+        assert!(output.status.success() || told, "{error}");
+    }
+    assert_eq!(won, 1);
     let error = site.pindah(2, &create).unwrap_err();
     assert!(error.contains("there is a pool nas already"), "{error}");
     site.wait(3, "not all nodes have the pool", || {

@@ -1,6 +1,7 @@
 //! Starts `pindahd`, talks to it, and leaves nothing behind.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub struct Agent {
     process: Option<Child>,
     /// The network namespace that it lives in, if it has one of its own.
     namespace: Option<String>,
+    /// Programs that it finds before the host's.
+    programs: Option<PathBuf>,
     client: Client,
 }
 
@@ -58,6 +61,21 @@ impl Agent {
     /// An agent without a network for guests.
     pub async fn start() -> Self {
         Self::start_with("network.enabled = false", None).await
+    }
+
+    /// An agent that finds the program `name` as this shell script; `$HERE` is the test's directory.
+    pub async fn start_with_program(name: &str, script: &str) -> Self {
+        let mut agent = Self::make("network.enabled = false", None);
+        let programs = agent.path("programs");
+        fs::create_dir(&programs).expect("a directory");
+        let path = programs.join(name);
+        let here = agent.path("").display().to_string();
+        let script = format!("#!/bin/sh\nHERE={here}\n{script}\n");
+        fs::write(&path, script).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script");
+        agent.programs = Some(programs);
+        agent.spawn().await;
+        agent
     }
 
     /// An agent that measures twice a second.
@@ -76,6 +94,12 @@ impl Agent {
     }
 
     async fn start_with(config: &str, namespace: Option<String>) -> Self {
+        let mut agent = Self::make(config, namespace);
+        agent.spawn().await;
+        agent
+    }
+
+    fn make(config: &str, namespace: Option<String>) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("pindah-")
             .tempdir_in("/tmp")
@@ -90,14 +114,13 @@ impl Agent {
             authority: String::new(),
             token: String::new(),
         };
-        let mut agent = Self {
+        Self {
             client: Client::new(context).expect("an empty context"),
             directory,
             process: None,
             namespace,
-        };
-        agent.spawn().await;
-        agent
+            programs: None,
+        }
     }
 
     /// Starts the process and waits until it answers.
@@ -114,6 +137,10 @@ impl Agent {
             .arg(self.path("state"))
             .stdin(Stdio::null())
             .stderr(log.expect("a log file"));
+        if let Some(programs) = &self.programs {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", programs.display()));
+        }
         let before = fs::metadata(self.context())
             .and_then(|metadata| metadata.modified())
             .ok();
@@ -345,13 +372,18 @@ impl Agent {
     /// Fails if anything of a guest is left in the state directory.
     pub fn assert_no_guests_left(&self) {
         for part in ["guests", "pool/volumes", "pool/incoming"] {
-            let left: Vec<_> = fs::read_dir(self.path("state").join(part))
-                .expect("a part of the state")
-                .flatten()
-                .map(|entry| entry.file_name())
-                .collect();
-            assert!(left.is_empty(), "{part} still has {left:?}");
+            self.assert_no_guests_left_in(part);
         }
+    }
+
+    /// Fails if anything is left in this part of the state directory.
+    pub fn assert_no_guests_left_in(&self, part: &str) {
+        let left: Vec<_> = fs::read_dir(self.path("state").join(part))
+            .expect("a part of the state")
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        assert!(left.is_empty(), "{part} still has {left:?}");
     }
 
     fn end_guests(&self) {

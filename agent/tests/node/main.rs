@@ -5,15 +5,18 @@
 
 mod accounts;
 mod crash;
+mod disk_move;
 mod guests;
 mod harness;
 mod metrics;
 mod network;
 mod networks;
+mod nfs;
 mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod refused;
+mod silence;
 mod stall;
 mod survival;
 mod terminal;

@@ -224,6 +224,12 @@ async fn guest_that_names_what_a_pool_does_not_have_is_refused() {
         let request = (Method::POST, "/guests");
         assert_refused(&agent, request, Some(&body), (422, message)).await;
     }
+    let (status, _) = agent
+        .request(Method::DELETE, "/images/secret?pool=nas", None)
+        .await;
+    assert_eq!(status, 204);
+    assert_eq!(fs::read_dir(agent.path("nas/images")).unwrap().count(), 0);
+    assert!(fs::metadata("/etc/shadow").is_ok());
     for path in ["/images?pool=none", "/images/a?pool=none"] {
         assert_refused(&agent, (Method::GET, path), None, (404, "no pool none")).await;
     }
@@ -236,6 +242,43 @@ async fn guest_that_names_what_a_pool_does_not_have_is_refused() {
     .await;
     let guests: Vec<Value> = agent.client().list("/guests").await.unwrap();
     assert_eq!(guests.len(), 0);
+}
+
+#[tokio::test]
+async fn image_is_downloaded_as_it_was_uploaded() {
+    let agent = Agent::start().await;
+    create(&agent, "nas", true).await;
+    let bytes: Vec<u8> = (0..5u32 << 20)
+        .map(|n| (n.wrapping_mul(n) >> 9) as u8)
+        .collect();
+    let put = agent.client().request(Method::PUT, "/images/a?pool=nas");
+    assert_eq!(answer(put.body(bytes.clone())).await.0, 201);
+    let to = agent.path("a");
+    let arguments = [
+        "image",
+        "download",
+        "a",
+        "--pool",
+        "nas",
+        "--to",
+        to.to_str().unwrap(),
+    ];
+    let (ok, said, error) = agent.pindah(&arguments);
+    assert!(ok, "{said}{error}");
+    assert_eq!(fs::read(&to).unwrap(), bytes);
+    let (ok, _, error) = agent.pindah(&arguments);
+    assert!(!ok && error.contains("exists"), "{error}");
+
+    // What somebody has changed on the NAS is not taken for it.
+    fs::remove_file(&to).unwrap();
+    fs::write(agent.path("nas/images/a"), vec![0; bytes.len()]).unwrap();
+    let (ok, _, error) = agent.pindah(&arguments);
+    assert!(!ok && error.contains("SHA-256 differs"), "{error}");
+    assert!(!to.exists());
+    for path in ["/images/none/content", "/images/a/content"] {
+        let request = (Method::GET, path);
+        assert_refused(&agent, request, None, (404, "there is no image")).await;
+    }
 }
 
 #[tokio::test]

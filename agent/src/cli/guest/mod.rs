@@ -1,6 +1,7 @@
 //! `pindah guest …`.
 
 mod create;
+mod disk;
 mod edit;
 mod migrate;
 mod show;
@@ -47,6 +48,9 @@ pub(super) enum GuestCommand {
     Console(Name),
     /// Print what a guest wrote last on its serial port.
     Log(LogArguments),
+    /// Move its disks.
+    #[command(subcommand)]
+    Disk(disk::DiskCommand),
     /// Delete a guest and its disks.
     Delete(DeleteArguments),
 }
@@ -130,6 +134,7 @@ impl GuestCommand {
                 std::io::stdout().write_all(&bytes)?;
                 Ok(())
             }
+            Self::Disk(command) => command.run(client, output).await,
             Self::Delete(arguments) => arguments.run(client, output).await,
         }
     }

@@ -74,6 +74,14 @@ impl Guests {
         )?;
         let pools = &self.resources().pools;
         for disk in &guest.disks {
+            if let Some(pool) = &disk.spare {
+                // Nobody would remove it from a pool that this node alone has.
+                return Err(GuestError::Spare {
+                    guest: guest.name.to_string(),
+                    disk: disk.id.clone(),
+                    pool: pool.clone(),
+                });
+            }
             let pool = &disk.volume.pool;
             if pool.is_local() || !pools.record(pool).await?.value.source.is_shared() {
                 return Err(GuestError::Immovable {
