@@ -192,7 +192,7 @@ impl From<GuestError> for ApiError {
             GuestError::Storage(error) => return error.into(),
             GuestError::NetworkRequest(error) => return error.into(),
             GuestError::Network(ref error) if error.is_refusal() => ErrorCode::Conflict,
-            GuestError::NotFound(_) => ErrorCode::NotFound,
+            GuestError::NotFound(_) | GuestError::NoInterface { .. } => ErrorCode::NotFound,
             GuestError::Changed(_) => ErrorCode::PreconditionFailed,
             GuestError::NoMemory { .. } => ErrorCode::NoMemory,
             GuestError::NameTaken(_)

@@ -11,8 +11,8 @@ use super::auth::{Operator, Viewer};
 use super::extract::{Body, Path, Query};
 use super::idempotency::{Seen, look};
 use super::{Accepted, Api, ApiError, Data, ErrorBody, ErrorCode, GuestView, Listing};
-use crate::domain::{GuestEdit, GuestSpec};
-use crate::store::Revision;
+use crate::domain::{Guest, GuestEdit, GuestSpec};
+use crate::store::{Revision, Stored};
 
 /// Most guests in one answer.
 const PAGE_MAX: usize = 1000;
@@ -119,15 +119,8 @@ pub async fn edit_guest(
     headers: HeaderMap,
     Body(edit): Body<GuestEdit>,
 ) -> Result<Response, ApiError> {
-    let Some(expected) = headers.get(header::IF_MATCH) else {
-        let message = "an edit needs If-Match with the ETag of the guest that you read";
-        return Err(ApiError::new(ErrorCode::PreconditionRequired, message));
-    };
     let stored = api.guests.find(&name).await?;
-    if expected.to_str().ok() != Some(etag(stored.revision).as_str()) {
-        let name = stored.value.name.to_string();
-        return Err(crate::guests::GuestError::Changed(name).into());
-    }
+    require_etag(&headers, &stored)?;
     let (edited, restart_needed) = api.guests.edit(&stored, &edit).await?;
     let etag = etag(edited.revision);
     let data = GuestEdited {
@@ -137,7 +130,20 @@ pub async fn edit_guest(
     Ok(([(header::ETAG, etag)], Data { data }).into_response())
 }
 
-fn etag(revision: Revision) -> String {
+/// Refuses an edit of something else than what is there now.
+pub(super) fn require_etag(headers: &HeaderMap, stored: &Stored<Guest>) -> Result<(), ApiError> {
+    let Some(expected) = headers.get(header::IF_MATCH) else {
+        let message = "an edit needs If-Match with the ETag of the guest that you read";
+        return Err(ApiError::new(ErrorCode::PreconditionRequired, message));
+    };
+    if expected.to_str().ok() != Some(etag(stored.revision).as_str()) {
+        let name = stored.value.name.to_string();
+        return Err(crate::guests::GuestError::Changed(name).into());
+    }
+    Ok(())
+}
+
+pub(super) fn etag(revision: Revision) -> String {
     format!("\"{}\"", revision.0)
 }
 

@@ -15,6 +15,7 @@ mod extract;
 mod guests;
 mod idempotency;
 mod images;
+mod interfaces;
 mod metrics;
 mod networks;
 mod nodes;

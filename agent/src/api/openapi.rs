@@ -9,7 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, accounts, cluster, console, events, guests, images, metrics, networks, nodes, power, tasks,
+    Api, accounts, cluster, console, events, guests, images, interfaces, metrics, networks, nodes,
+    power, tasks,
 };
 
 #[derive(OpenApi)]
@@ -48,6 +49,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
             guests::delete_guest
         ))
         .routes(routes!(guests::guest_log))
+        .routes(routes!(interfaces::edit_interface))
         .routes(routes!(power::start_guest))
         .routes(routes!(power::stop_guest))
         .routes(routes!(power::reset_guest))

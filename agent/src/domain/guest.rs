@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::spec::LOCAL_POOL;
-use super::{CloudInit, FileName, GuestName, NetworkName};
+use super::{CloudInit, FileName, GuestName, Interface};
 use crate::store::Record;
 
 /// A guest.
@@ -116,19 +116,6 @@ pub struct Volume {
     pub pool: String,
     /// The file, in the guest's own directory there.
     pub file: FileName,
-}
-
-/// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Interface {
-    /// Its name in the guest's configuration: `net0`, …
-    pub id: String,
-    /// The network that it is connected to.
-    pub network: NetworkName,
-    /// MAC address, `52:54:00:12:34:56`.
-    pub mac: String,
-    /// The tap on the node that runs it.
-    pub tap: String,
 }
 
 /// Whether and when a guest starts with its node.

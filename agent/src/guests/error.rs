@@ -16,6 +16,14 @@ pub enum GuestError {
     /// There is none.
     #[error("there is no guest {0}; `pindah guest list` shows what there is")]
     NotFound(String),
+    /// It has no such interface.
+    #[error("guest {name} has no interface {id}; `pindah guest interface list {name}` shows them")]
+    NoInterface {
+        /// The guest.
+        name: String,
+        /// The interface.
+        id: String,
+    },
     /// Another guest has the name.
     #[error("there is a guest {0} already; choose another name")]
     NameTaken(String),

@@ -135,8 +135,8 @@ impl Bridges<'_> {
             return Ok(());
         }
         let bridge = network.own_bridge();
-        self.ensure(network, &bridge, LinkBridge::new(&bridge).build(), made)
-            .await?;
+        let wanted = (LinkBridge::new(&bridge).build(), "CONFIG_BRIDGE");
+        self.ensure(network, &bridge, wanted, made).await?;
         keep_host_out(&bridge)?;
         let filter = LinkBridge::new(&bridge).vlan_filtering(true).build();
         let vlans = self.links.try_change(&bridge, filter).await?;
@@ -171,7 +171,8 @@ impl Bridges<'_> {
             .mode(kernel_mode)
             .miimon(MIIMON_MS)
             .build();
-        self.ensure(network, &bond, message, made).await?;
+        let wanted = (message, "CONFIG_BONDING");
+        self.ensure(network, &bond, wanted, made).await?;
         for interface in interfaces {
             let link = self.links.get(interface.as_str()).await?;
             if link.controller.is_none() {
@@ -189,11 +190,11 @@ impl Bridges<'_> {
         &self,
         network: &Network,
         name: &str,
-        message: LinkMessage,
+        (message, option): (LinkMessage, &'static str),
         made: &mut Vec<String>,
     ) -> Result<(), NetworkError> {
         if self.ours(network, name).await?.is_none() {
-            self.links.add(name, message).await?;
+            self.links.add(name, message, option).await?;
             made.push(name.to_owned());
         }
         let mark = LinkAttribute::IfAlias(self.mark(network.name.as_str()));

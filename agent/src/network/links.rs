@@ -108,12 +108,12 @@ impl Links {
         }
     }
 
-    /// A tap, up and at the bridge. One that is there already is kept, with who has it open.
-    pub(super) async fn ensure_tap(&self, tap: &str, bridge: &str) -> Result<(), NetworkError> {
+    /// A tap. One that is there already is kept, with who has it open.
+    pub(super) async fn ensure_tap(&self, tap: &str) -> Result<(), NetworkError> {
         if self.find(tap).await?.is_none() {
             create_tap(tap)?;
         }
-        self.connect(tap, bridge).await
+        Ok(())
     }
 
     /// The interface, up and a port of the bridge or bond. Nothing happens if it is that already.
@@ -128,10 +128,20 @@ impl Links {
         changed.map_err(|source| failed("connect", port, source))
     }
 
-    /// Makes an interface.
-    pub(super) async fn add(&self, name: &str, message: LinkMessage) -> Result<(), NetworkError> {
-        let added = self.handle.link().add(message).execute().await;
-        added.map_err(|source| failed("create", name, source))
+    /// Makes an interface, of a kind that a kernel without `option` does not know.
+    pub(super) async fn add(
+        &self,
+        name: &str,
+        message: LinkMessage,
+        option: &'static str,
+    ) -> Result<(), NetworkError> {
+        match self.handle.link().add(message).execute().await {
+            Err(error) if code(&error) == Some(NOT_SUPPORTED) => Err(NetworkError::KernelLacks {
+                interface: name.to_owned(),
+                option,
+            }),
+            added => added.map_err(|source| failed("create", name, source)),
+        }
     }
 
     /// Changes an interface.

@@ -14,14 +14,17 @@
 mod bridge;
 mod dnsmasq;
 mod error;
+mod filter;
 mod keep;
 mod link;
 mod links;
 mod nat;
 mod node_network;
 mod program;
+mod rate;
 mod records;
 mod status;
+mod tap;
 mod vlan;
 
 use std::collections::BTreeMap;
@@ -182,8 +185,7 @@ impl Networks {
     /// [`NetworkError`]; taps made before the failure stay for [`Self::disconnect`].
     pub async fn connect(&self, guest: &Guest) -> Result<(), NetworkError> {
         for interface in &guest.interfaces {
-            let bridge = self.bridge_of(&interface.network).await?;
-            self.inner.links.ensure_tap(&interface.tap, &bridge).await?;
+            self.connect_interface(interface).await?;
         }
         Ok(())
     }
@@ -191,7 +193,7 @@ impl Networks {
     /// Removes the guest's taps. Nothing happens to those that are not there.
     pub async fn disconnect(&self, guest: &Guest) {
         for interface in &guest.interfaces {
-            if let Err(error) = self.inner.links.remove(&interface.tap).await {
+            if let Err(error) = self.disconnect_interface(interface).await {
                 tracing::warn!("{}", chain(&error));
             }
         }

@@ -7,6 +7,8 @@ mod accounts;
 mod crash;
 mod guests;
 mod harness;
+mod interface_edit;
+mod interfaces;
 mod metrics;
 mod network;
 mod networks;
