@@ -22,6 +22,8 @@ pub struct NetworkView {
     /// What it is.
     #[serde(flatten)]
     pub network: Network,
+    /// Whether guests keep their addresses on it when they move, to whichever of `nodes`.
+    pub follows_a_move: bool,
     /// Guests that are connected to it.
     pub guests: Vec<String>,
     /// How it is doing on each node that says so.
@@ -55,9 +57,11 @@ async fn view(
     let of_network = statuses
         .iter()
         .filter(|(_, status)| status.network == network.name);
+    let nodes: BTreeMap<String, NetworkStatus> = of_network.cloned().collect();
     Ok(NetworkView {
+        follows_a_move: network.follows_a_move(nodes.keys().map(String::as_str)),
         guests: api.guests.networks().guests_on(&network.name).await?,
-        nodes: of_network.cloned().collect(),
+        nodes,
         network,
     })
 }

@@ -166,6 +166,15 @@ fn text(view: &NetworkView) -> String {
     let mut lines = vec![properties(&[
         ("network", format!("{}{deleting}", network.name)),
         ("kind", network.kind.to_string()),
+        (
+            "moves",
+            if view.follows_a_move {
+                "guests keep their addresses"
+            } else {
+                "guests leave their addresses behind"
+            }
+            .to_owned(),
+        ),
         ("guests", view.guests.join(" ")),
         ("notes", network.notes.clone()),
     ])];

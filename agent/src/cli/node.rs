@@ -7,6 +7,7 @@ use super::network::state;
 use super::output::{Output, figure, mib, properties, table};
 use crate::api::NodeView;
 use crate::client::Client;
+use crate::network::NetworkState;
 
 /// Clocks that differ by less are the same, in milliseconds.
 const CLOCK_TOLERATED_MS: i64 = 500;
@@ -76,6 +77,9 @@ fn health(node: &NodeView) -> String {
     if node.witness {
         words.push("witness".to_owned());
     }
+    let networks = node.networks.iter();
+    let failed = networks.filter(|network| network.state != NetworkState::Ready);
+    words.extend(failed.map(|network| format!("network {} {}", network.network, network.state)));
     match node.clock_ahead_ms {
         Some(ahead) if ahead.abs() >= CLOCK_TOLERATED_MS => {
             let seconds = ahead.abs() as f64 / 1000.0;

@@ -225,11 +225,11 @@ impl Network {
         self.node_uplinks.get(node).unwrap_or(&self.uplink)
     }
 
-    /// Whether a guest on it that moves from one node to another keeps its addresses. On a node's
-    /// own network they stay behind, and so do they on a network that does not leave the node.
-    pub fn follows_a_move(&self, from: &str, to: &str) -> bool {
-        let leaves = |node| *self.uplink_on(node) != Uplink::None;
-        self.kind == NetworkKind::Bridge && leaves(from) && leaves(to)
+    /// Whether a guest on it that moves between these nodes keeps its addresses. On a node's own
+    /// network they stay behind, and so do they on a network that does not leave the node.
+    pub fn follows_a_move<'a>(&self, nodes: impl IntoIterator<Item = &'a str>) -> bool {
+        let mut nodes = nodes.into_iter();
+        self.kind == NetworkKind::Bridge && nodes.all(|node| *self.uplink_on(node) != Uplink::None)
     }
 
     /// An interface of some node that both would take for themselves.
@@ -251,6 +251,15 @@ impl Network {
             (NetworkKind::Nat, _) => None,
             (NetworkKind::Bridge, Uplink::HostBridge { bridge }) => Some(bridge.to_string()),
             (NetworkKind::Bridge, _) => Some(self.own_bridge()),
+        }
+    }
+
+    /// The port of the node's own bridge that is the uplink, if there is one.
+    pub fn uplink_port_on(&self, node: &str) -> Option<String> {
+        match self.uplink_on(node) {
+            Uplink::None | Uplink::HostBridge { .. } => None,
+            Uplink::Interface { interface } => Some(interface.to_string()),
+            Uplink::Bond { .. } => Some(self.own_bond()),
         }
     }
 
@@ -295,9 +304,9 @@ mod tests {
         assert_eq!(network.bridge_on("node1").unwrap(), "pn-lan");
         assert_eq!(network.bridge_on("node2").unwrap(), "br0");
         assert_eq!(network.uplink_on("node9").to_string(), "enp3s0");
-        assert!(network.follows_a_move("node1", "node2"));
-        assert!(!network.follows_a_move("node1", "node3"));
-        assert!(!Network::of_node().follows_a_move("node1", "node2"));
+        assert!(network.follows_a_move(["node1", "node2"]));
+        assert!(!network.follows_a_move(["node1", "node3"]));
+        assert!(!Network::of_node().follows_a_move(["node1", "node2"]));
         assert_eq!(Network::of_node().bridge_on("node1"), None);
     }
 

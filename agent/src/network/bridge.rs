@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use rtnetlink::packet_route::link::{BondMode as KernelBondMode, LinkAttribute, LinkMessage};
 use rtnetlink::{LinkBond, LinkBridge, LinkMessageBuilder, LinkUnspec};
 
+use super::NetworkError;
 use super::link::Link;
 use super::links::Links;
-use super::{NetworkError, vlan};
 use crate::domain::{BondMode, LinkName, Network, Uplink};
 
 /// How often a bond looks whether its interfaces have a link, in milliseconds.
@@ -27,8 +27,9 @@ pub(super) struct Bridges<'a> {
 }
 
 impl Bridges<'_> {
-    /// Sets the network up; what is right already stays, with who is connected to it.
-    pub(super) async fn apply(&self, network: &Network) -> Result<(), NetworkError> {
+    /// Sets the network up; what is right already stays, with who is connected to it. Returns the
+    /// port that its uplink is, if it was not there yet.
+    pub(super) async fn apply(&self, network: &Network) -> Result<Option<String>, NetworkError> {
         self.check(network).await?;
         let mut made = Vec::new();
         let applied = self.make(network, &mut made).await;
@@ -129,30 +130,30 @@ impl Bridges<'_> {
         format!("pindah network {network} of {}", self.owner)
     }
 
-    async fn make(&self, network: &Network, made: &mut Vec<String>) -> Result<(), NetworkError> {
+    async fn make(
+        &self,
+        network: &Network,
+        made: &mut Vec<String>,
+    ) -> Result<Option<String>, NetworkError> {
         let uplink = network.uplink_on(self.node);
         if matches!(uplink, Uplink::HostBridge { .. }) {
-            return Ok(());
+            return Ok(None);
         }
         let bridge = network.own_bridge();
         let wanted = (LinkBridge::new(&bridge).build(), "CONFIG_BRIDGE");
         self.ensure(network, &bridge, wanted, made).await?;
         keep_host_out(&bridge)?;
         let filter = LinkBridge::new(&bridge).vlan_filtering(true).build();
-        let vlans = self.links.try_change(&bridge, filter).await?;
-        let port = match uplink {
-            Uplink::None | Uplink::HostBridge { .. } => return Ok(()),
-            Uplink::Interface { interface } => interface.to_string(),
-            Uplink::Bond { interfaces, mode } => {
-                self.ensure_bond(network, interfaces, *mode, made).await?;
-                network.own_bond()
-            }
-        };
-        self.links.connect(&port, &bridge).await?;
-        if vlans {
-            vlan::carry_all(self.links, &port).await?;
+        // Without it networks work, and interfaces with VLANs are refused.
+        self.links.try_change(&bridge, filter).await?;
+        if let Uplink::Bond { interfaces, mode } = uplink {
+            self.ensure_bond(network, interfaces, *mode, made).await?;
         }
-        Ok(())
+        let Some(port) = network.uplink_port_on(self.node) else {
+            return Ok(None);
+        };
+        let new = self.links.connect(&port, &bridge).await?;
+        Ok(Some(port).filter(|_| new))
     }
 
     async fn ensure_bond(

@@ -108,24 +108,27 @@ impl Links {
         }
     }
 
-    /// A tap. One that is there already is kept, with who has it open.
-    pub(super) async fn ensure_tap(&self, tap: &str) -> Result<(), NetworkError> {
-        if self.find(tap).await?.is_none() {
-            create_tap(tap)?;
+    /// A tap; whether it was not there yet. One that is there is kept, with who has it open.
+    pub(super) async fn ensure_tap(&self, tap: &str) -> Result<bool, NetworkError> {
+        if self.find(tap).await?.is_some() {
+            return Ok(false);
         }
-        Ok(())
+        create_tap(tap)?;
+        Ok(true)
     }
 
-    /// The interface, up and a port of the bridge or bond. Nothing happens if it is that already.
-    pub(super) async fn connect(&self, port: &str, to: &str) -> Result<(), NetworkError> {
+    /// The interface, up and a port of the bridge or bond; whether it was not that yet. One that is
+    /// stays as it is: somebody may have switched it off.
+    pub(super) async fn connect(&self, port: &str, to: &str) -> Result<bool, NetworkError> {
         let controller = self.index(to).await?;
-        let port_now = self.get(port).await?;
-        let mut link = LinkUnspec::new_with_index(port_now.index).up();
-        if port_now.controller != Some(controller) {
-            link = link.controller(controller);
+        let now = self.get(port).await?;
+        if now.controller == Some(controller) {
+            return Ok(false);
         }
-        let changed = self.handle.link().change(link.build()).execute().await;
-        changed.map_err(|source| failed("connect", port, source))
+        let link = LinkUnspec::new_with_index(now.index).controller(controller);
+        let changed = self.handle.link().change(link.up().build()).execute().await;
+        changed.map_err(|source| failed("connect", port, source))?;
+        Ok(true)
     }
 
     /// Makes an interface, of a kind that a kernel without `option` does not know.

@@ -154,7 +154,10 @@ impl Networks {
     /// Sets a network up here; what is right already stays.
     async fn apply(&self, network: &Network) -> Result<(), NetworkError> {
         let _one = self.inner.applying.lock().await;
-        let applied = self.bridges().apply(network).await;
+        let applied = match self.bridges().apply(network).await {
+            Ok(Some(port)) => self.admit_guests(network, &port).await,
+            applied => applied.map(|_| ()),
+        };
         match &applied {
             Ok(()) => self.forget(&network.name),
             Err(error) => {
@@ -164,19 +167,22 @@ impl Networks {
         applied
     }
 
-    /// The bridge of a network, set up.
-    async fn bridge_of(&self, name: &NetworkName) -> Result<String, NetworkError> {
-        if name.is_of_node() {
-            return match &self.inner.node_network {
-                NodeNetworkState::Up(network) => Ok(network.bridge().to_owned()),
-                _ => Err(NetworkError::NodeNetworkOff),
-            };
+    /// A new uplink carries the VLANs of this node's guests: some may run already.
+    async fn admit_guests(&self, network: &Network, port: &str) -> Result<(), NetworkError> {
+        let links = &self.inner.links;
+        let bridge = links.get(&network.own_bridge()).await?;
+        if !bridge.filters_vlans() {
+            return Ok(());
         }
-        let gone = || NetworkError::Gone(name.clone());
-        let record = self.records().get(name.as_str()).await?;
-        let network = record.ok_or_else(gone)?.value;
-        self.apply(&network).await?;
-        network.bridge_on(&self.inner.node).ok_or_else(gone)
+        let guests = Collection::<Guest>::new(Arc::clone(&self.inner.store));
+        for guest in guests.all().await? {
+            let here = guest.value.node == self.inner.node;
+            let interfaces = guest.value.interfaces.iter();
+            for interface in interfaces.filter(|one| here && one.network == network.name) {
+                vlan::admit(links, port, &bridge, &interface.vlan).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the guest's taps and connects them. Those that are there already are kept.

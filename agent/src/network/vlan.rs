@@ -8,22 +8,58 @@ use super::link::Link;
 use super::links::{Links, failed};
 use crate::domain::{Vlan, VlanRange};
 
-/// The VLAN of untagged frames of a bridge of ours (Linux: `default_pvid`).
-const UNTAGGED: u16 = 1;
 /// The largest VLAN (IEEE 802.1Q, table 9-2).
 const LAST: u16 = 4094;
 
 /// VLANs in a row, and how their frames leave the port.
 type Carried = (VlanRange, BridgeVlanInfoFlags);
 
-/// The port carries all VLANs, tagged but for [`UNTAGGED`]: an uplink.
-pub(super) async fn carry_all(links: &Links, port: &str) -> Result<(), NetworkError> {
-    let first = UNTAGGED + 1;
-    let tagged = (
-        VlanRange { first, last: LAST },
-        BridgeVlanInfoFlags::empty(),
-    );
-    carry(links, port, &[untagged(UNTAGGED), tagged]).await
+/// The port, an uplink, carries these too, with their tags. It carries only what guests of this node
+/// have: some network cards cannot be told of all VLANs that there are. What is untagged stays so.
+pub(super) async fn admit(
+    links: &Links,
+    port: &str,
+    bridge: &Link,
+    vlan: &Vlan,
+) -> Result<(), NetworkError> {
+    let index = links.get(port).await?.index;
+    for carried in admitted(vlan, bridge.default_pvid()) {
+        let set = links.handle().link().set(message(index, &[carried]));
+        let set = set.execute().await;
+        set.map_err(|source| failed("set the VLANs of", port, source))?;
+    }
+    Ok(())
+}
+
+fn admitted(vlan: &Vlan, default: Option<u16>) -> Vec<Carried> {
+    let access = vlan.access.filter(|id| Some(*id) != default);
+    let access = access.map(|id| VlanRange {
+        first: id,
+        last: id,
+    });
+    let trunk = vlan.trunk.iter().copied();
+    // What has no tag out there has none in a trunk either, but must not lose its place.
+    let trunk = trunk.flat_map(|range| without(range, default));
+    trunk
+        .chain(access)
+        .map(|range| (range, BridgeVlanInfoFlags::empty()))
+        .collect()
+}
+
+fn without(range: VlanRange, id: Option<u16>) -> Vec<VlanRange> {
+    let Some(id) = id.filter(|id| (range.first..=range.last).contains(id)) else {
+        return vec![range];
+    };
+    let mut parts = Vec::new();
+    if range.first < id {
+        let (first, last) = (range.first, id - 1);
+        parts.push(VlanRange { first, last });
+    }
+    if id < range.last {
+        let (first, last) = (id + 1, range.last);
+        parts.push(VlanRange { first, last });
+    }
+    parts
 }
 
 /// The port carries these and no others: a tap.
@@ -144,5 +180,22 @@ mod tests {
         }
         let vlan = Vlan::default();
         assert_eq!(ids(&carried(&vlan, None)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn uplink_carries_what_guests_have_and_keeps_what_is_untagged() {
+        for (vlan, expected) in [
+            ("{}", vec![]),
+            (r#"{"access":1}"#, vec![]),
+            (r#"{"access":20,"trunk":["30-40"]}"#, vec!["30-40", "20"]),
+            (r#"{"trunk":["1-9"]}"#, vec!["2-9"]),
+        ] {
+            let vlan: Vlan = serde_json::from_str(vlan).unwrap();
+            assert_eq!(ids(&admitted(&vlan, Some(1))), expected);
+        }
+        let range = VlanRange { first: 3, last: 9 };
+        let parts = without(range, Some(5));
+        let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
+        assert_eq!(parts, ["3-4", "6-9"]);
     }
 }

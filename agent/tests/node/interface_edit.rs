@@ -73,6 +73,15 @@ async fn interface_is_changed_while_its_guest_runs_and_set_up_again_after_a_cras
     agent.spawn().await;
     assert!(!machine.reaches("10.5.0.50"), "{}", agent.log());
 
+    // Nor does it help that the uplink has gone in the meantime.
+    agent.kill();
+    machine.stdout("ip", &["link", "delete", "eth0"]);
+    assert!(agent.run("nft", &rules).status.success());
+    agent.spawn().await;
+    let made = stdout(&agent, "nft", &["list", "table", "bridge", "pindah"]);
+    assert!(made.contains("to_pt"), "{made}\n{}", agent.log());
+    machine.plug("eth0", &agent, "up0", "10.5.0.9/24");
+
     // What cannot be leaves everything as it is.
     let set = ["guest", "interface", "set", "web"];
     for (flags, expected) in [

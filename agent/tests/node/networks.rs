@@ -192,6 +192,8 @@ async fn node_tells_what_is_the_matter_with_an_uplink() {
     machine.stdout("ip", &["link", "set", "eth0", "down"]);
     let said = node();
     assert!(said.contains("lan: no carrier: up0 has no link"), "{said}");
+    let said = agent.must(&["node", "list"]);
+    assert!(said.contains("ready, network lan no carrier"), "{said}");
     machine.stdout("ip", &["link", "delete", "eth0"]);
     let said = node();
     assert!(said.contains("there is no interface up0"), "{said}");
