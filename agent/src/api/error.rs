@@ -220,9 +220,11 @@ impl From<NetworkRequestError> for ApiError {
             NetworkRequestError::Store(error) => return error.into(),
             NetworkRequestError::NotFound(_) => ErrorCode::NotFound,
             NetworkRequestError::Invalid(_) => ErrorCode::InvalidValue,
+            NetworkRequestError::Changed(_) => ErrorCode::PreconditionFailed,
             NetworkRequestError::Exists(_)
             | NetworkRequestError::OfNode(_)
             | NetworkRequestError::InUse { .. }
+            | NetworkRequestError::BridgeInUse { .. }
             | NetworkRequestError::Taken { .. } => ErrorCode::Conflict,
             NetworkRequestError::Apply(ref error) if error.is_refusal() => ErrorCode::Conflict,
             NetworkRequestError::Apply(_) => ErrorCode::Internal,

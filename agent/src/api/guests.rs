@@ -8,11 +8,11 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::auth::{Operator, Viewer};
+use super::etag::{etag, is_current};
 use super::extract::{Body, Path, Query};
 use super::idempotency::{Seen, look};
 use super::{Accepted, Api, ApiError, Data, ErrorBody, ErrorCode, GuestView, Listing};
-use crate::domain::{Guest, GuestEdit, GuestSpec};
-use crate::store::{Revision, Stored};
+use crate::domain::{GuestEdit, GuestSpec};
 
 /// Most guests in one answer.
 const PAGE_MAX: usize = 1000;
@@ -120,7 +120,10 @@ pub async fn edit_guest(
     Body(edit): Body<GuestEdit>,
 ) -> Result<Response, ApiError> {
     let stored = api.guests.find(&name).await?;
-    require_etag(&headers, &stored)?;
+    if !is_current(&headers, stored.revision)? {
+        let name = stored.value.name.to_string();
+        return Err(crate::guests::GuestError::Changed(name).into());
+    }
     let (edited, restart_needed) = api.guests.edit(&stored, &edit).await?;
     let etag = etag(edited.revision);
     let data = GuestEdited {
@@ -128,23 +131,6 @@ pub async fn edit_guest(
         restart_needed,
     };
     Ok(([(header::ETAG, etag)], Data { data }).into_response())
-}
-
-/// Refuses an edit of something else than what is there now.
-pub(super) fn require_etag(headers: &HeaderMap, stored: &Stored<Guest>) -> Result<(), ApiError> {
-    let Some(expected) = headers.get(header::IF_MATCH) else {
-        let message = "an edit needs If-Match with the ETag of the guest that you read";
-        return Err(ApiError::new(ErrorCode::PreconditionRequired, message));
-    };
-    if expected.to_str().ok() != Some(etag(stored.revision).as_str()) {
-        let name = stored.value.name.to_string();
-        return Err(crate::guests::GuestError::Changed(name).into());
-    }
-    Ok(())
-}
-
-pub(super) fn etag(revision: Revision) -> String {
-    format!("\"{}\"", revision.0)
 }
 
 /// How to delete.

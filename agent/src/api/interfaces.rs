@@ -5,8 +5,8 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
 use super::auth::Operator;
+use super::etag::{etag, is_current};
 use super::extract::{Body, Path};
-use super::guests::{etag, require_etag};
 use super::{Api, ApiError, Data, ErrorBody, GuestEdited};
 use crate::domain::InterfaceEdit;
 
@@ -28,7 +28,10 @@ pub async fn edit_interface(
     Body(edit): Body<InterfaceEdit>,
 ) -> Result<Response, ApiError> {
     let stored = api.guests.find(&name).await?;
-    require_etag(&headers, &stored)?;
+    if !is_current(&headers, stored.revision)? {
+        let name = stored.value.name.to_string();
+        return Err(crate::guests::GuestError::Changed(name).into());
+    }
     let edited = api
         .guests
         .edit_interface(&stored, &interface, &edit)

@@ -10,6 +10,7 @@ mod cluster;
 mod console;
 mod envelope;
 mod error;
+mod etag;
 mod events;
 mod extract;
 mod guests;

@@ -64,7 +64,11 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(nodes::list_nodes))
         .routes(routes!(nodes::show_node, nodes::remove_node))
         .routes(routes!(networks::list_networks, networks::create_network))
-        .routes(routes!(networks::show_network, networks::delete_network))
+        .routes(routes!(
+            networks::show_network,
+            networks::edit_network,
+            networks::delete_network
+        ))
         .routes(routes!(cluster::show_cluster))
         .routes(routes!(cluster::init_cluster))
         .routes(routes!(cluster::create_join_token))

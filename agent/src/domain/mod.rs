@@ -27,7 +27,7 @@ pub use interface::{Interface, InterfaceEdit, InterfaceSpec};
 pub use invalid::Invalid;
 pub use mac::MacOwner;
 pub use name::{FileName, GuestName, is_label};
-pub use network::{BondMode, Network, NetworkKind, NetworkSpec, Uplink};
+pub use network::{BondMode, Network, NetworkEdit, NetworkKind, NetworkSpec, Uplink};
 pub use network_name::{LinkName, NetworkName};
 pub use placement::PlacementError;
 pub use rate::RateLimit;

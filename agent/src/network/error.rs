@@ -167,6 +167,24 @@ pub enum NetworkRequestError {
         /// Their names.
         guests: String,
     },
+    /// It has changed since it was read.
+    #[error("network {0} has changed since you read it; read it again, then edit")]
+    Changed(NetworkName),
+    /// Guests would have to be connected to another bridge.
+    #[error(
+        "guests of node {node} are connected to {bridge}: {guests}; connect them to another network \
+         before network {network} gets another bridge there"
+    )]
+    BridgeInUse {
+        /// The network.
+        network: NetworkName,
+        /// The node.
+        node: String,
+        /// Its bridge.
+        bridge: String,
+        /// Their names.
+        guests: String,
+    },
     /// Another network has the interface.
     #[error("network {other} has {interface} already")]
     Taken {

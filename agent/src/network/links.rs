@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec};
 
 use super::NetworkError;
@@ -155,6 +155,17 @@ impl Links {
     ) -> Result<(), NetworkError> {
         let changed = self.handle.link().change(message).execute().await;
         changed.map_err(|source| failed("change", name, source))
+    }
+
+    /// Sets an interface's alias.
+    pub(super) async fn set_alias(&self, name: &str, alias: String) -> Result<(), NetworkError> {
+        let link = self.get(name).await?;
+        if link.alias.as_ref() == Some(&alias) {
+            return Ok(());
+        }
+        let message = LinkUnspec::new_with_index(link.index);
+        let message = message.append_extra_attribute(LinkAttribute::IfAlias(alias));
+        self.change(name, message.build()).await
     }
 
     /// Changes an interface by what the kernel may lack; whether it has it.

@@ -64,6 +64,11 @@ struct Inner {
     failures: Mutex<BTreeMap<NetworkName, String>>,
 }
 
+/// The right to change bridges: one has it at a time.
+struct Change<'a> {
+    _held: tokio::sync::MutexGuard<'a, ()>,
+}
+
 /// The node's own network.
 enum NodeNetworkState {
     /// The configuration has none.
@@ -151,9 +156,15 @@ impl Networks {
         self.bridges().check(network).await
     }
 
+    /// The right to change bridges, and records with what follows of them.
+    async fn change(&self) -> Change<'_> {
+        Change {
+            _held: self.inner.applying.lock().await,
+        }
+    }
+
     /// Sets a network up here; what is right already stays.
-    async fn apply(&self, network: &Network) -> Result<(), NetworkError> {
-        let _one = self.inner.applying.lock().await;
+    async fn apply(&self, network: &Network, _: &Change<'_>) -> Result<(), NetworkError> {
         let applied = match self.bridges().apply(network).await {
             Ok(Some(port)) => self.admit_guests(network, &port).await,
             applied => applied.map(|_| ()),

@@ -64,7 +64,8 @@ impl Networks {
         let network = network.ok_or_else(gone)?.value;
         let bridge = network.bridge_on(&self.inner.node).ok_or_else(gone)?;
         let uplink = network.uplink_port_on(&self.inner.node);
-        match self.apply(&network).await {
+        let applied = self.apply(&network, &self.change().await).await;
+        match applied {
             Ok(()) => Ok(Place { bridge, uplink }),
             // Who is connected already stays so, and waits for the uplink to come back.
             Err(error) if self.is_at(interface, &bridge).await => {

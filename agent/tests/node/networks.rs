@@ -291,3 +291,51 @@ async fn bond_goes_on_when_one_of_its_interfaces_fails() {
     machine.stdout("ip", &["link", "delete", "eth1"]);
     assert_eq!(host(&agent), before);
 }
+
+#[tokio::test]
+async fn network_gets_another_uplink_and_its_guests_stay_connected() {
+    if !(kvm_opens() && is_root()) {
+        return;
+    }
+    let agent = Agent::start_in_namespace("edit").await;
+    let (first, second) = (Machine::new("edit-1"), Machine::new("edit-2"));
+    first.plug("eth0", &agent, "up0", "10.5.0.9/24");
+    second.plug("eth0", &agent, "up1", "10.5.0.9/24");
+    furnish(&agent);
+    let before = host(&agent);
+    agent.must(&["network", "create", "lan", "--uplink", "up0"]);
+    let cmdline = "ip=10.5.0.50 peer=10.5.0.9";
+    create_guest(&agent, "web", cmdline, &["--network", "lan"]);
+    assert!(first.reaches("10.5.0.50"), "{}", agent.log());
+    agent.must(&["network", "edit", "lan", "--uplink", "node1=up1"]);
+    let ports = ["up0", "up1"].map(|port| controller(&agent, port));
+    assert_eq!(ports, ["", "pn-lan"]);
+    assert!(second.reaches("10.5.0.50"), "{}", agent.log());
+    for (flags, expected) in [
+        (["--uplink", "node1=used0"], "it has the host's address"),
+        (
+            ["--bridge", "node1=br7"],
+            "guests of node node1 are connected to pn-lan: web",
+        ),
+        (
+            ["--common-uplink", "node2"],
+            "node2 has no uplink of its own",
+        ),
+    ] {
+        let error = agent.must_refuse(&[&["network", "edit", "lan"], &flags[..]].concat());
+        assert!(error.contains(expected), "{flags:?}: {error}");
+        assert_eq!(controller(&agent, "up1"), "pn-lan");
+    }
+    agent.must(&["network", "edit", "lan", "--no-uplink", "node1"]);
+    assert_eq!(controller(&agent, "up1"), "");
+    agent.must(&["network", "edit", "lan", "--common-uplink", "node1"]);
+    assert!(first.reaches("10.5.0.50"), "{}", agent.log());
+
+    agent.must(&["guest", "delete", "web", "--force", "--yes"]);
+    agent.must(&["network", "edit", "lan", "--bridge", "node1=br7"]);
+    assert_eq!(host(&agent), before);
+    agent.must(&["network", "edit", "lan", "--common-uplink", "node1"]);
+    assert_eq!(controller(&agent, "up0"), "pn-lan");
+    agent.must(&["network", "delete", "lan"]);
+    assert_eq!(host(&agent), before);
+}
