@@ -52,6 +52,7 @@ pub struct Networks {
 
 struct Inner {
     node: String,
+    runs_guests: bool,
     /// Whose bridges they are: the agent's state directory.
     owner: String,
     store: Arc<dyn Store>,
@@ -86,7 +87,8 @@ enum NodeNetworkState {
 
 impl Networks {
     /// Sets up the node's own network, if `config` says so; a failure is in the log, and the node
-    /// runs without it. Those with records follow: see [`Self::keep`].
+    /// runs without it. Those with records follow: see [`Self::keep`]; a node that runs no guests, a
+    /// witness, has none of them.
     ///
     /// # Errors
     /// [`NetworkError::Socket`].
@@ -95,6 +97,7 @@ impl Networks {
         state_dir: &Path,
         config: Option<&NetworkConfig>,
         store: Arc<dyn Store>,
+        runs_guests: bool,
     ) -> Result<Self, NetworkError> {
         let links = Links::open()?;
         let node_network = match config {
@@ -115,6 +118,7 @@ impl Networks {
         Ok(Self {
             inner: Arc::new(Inner {
                 node: node.to_owned(),
+                runs_guests,
                 owner: state_dir.display().to_string(),
                 records: Collection::new(Arc::clone(&store)),
                 store,
@@ -153,6 +157,9 @@ impl Networks {
     }
 
     async fn check(&self, network: &Network) -> Result<(), NetworkError> {
+        if !self.inner.runs_guests {
+            return Ok(());
+        }
         self.bridges().check(network).await
     }
 
@@ -165,6 +172,9 @@ impl Networks {
 
     /// Sets a network up here; what is right already stays.
     async fn apply(&self, network: &Network, _: &Change<'_>) -> Result<(), NetworkError> {
+        if !self.inner.runs_guests {
+            return Ok(());
+        }
         let applied = match self.bridges().apply(network).await {
             Ok(Some(port)) => self.admit_guests(network, &port).await,
             applied => applied.map(|_| ()),

@@ -52,6 +52,9 @@ impl Networks {
     /// How all networks are doing here.
     pub async fn statuses(&self) -> Vec<NetworkStatus> {
         let mut statuses: Vec<NetworkStatus> = self.status_of_node().into_iter().collect();
+        if !self.inner.runs_guests {
+            return statuses;
+        }
         match self.records().all().await {
             Ok(records) => {
                 for record in records {

@@ -127,9 +127,15 @@ impl Node {
         recover_tasks(&tasks, &store).await?;
         let pool = DirPool::open(&state.path("pool"))?;
         let member = records.member.as_ref();
-        let own = config.network.as_ref();
-        let networks =
-            Networks::open(&config.node, &config.state_dir, own, Arc::clone(&store)).await?;
+        let witness = member.is_some_and(|member| member.membership.witness);
+        let networks = Networks::open(
+            &config.node,
+            &config.state_dir,
+            config.network.as_ref(),
+            Arc::clone(&store),
+            !witness,
+        );
+        let networks = networks.await?;
         tokio::spawn(networks.clone().keep());
         let guests = Guests::new(Resources {
             node: config.node.clone(),
@@ -138,7 +144,7 @@ impl Node {
             reserved_memory_mib: config.reserved_memory_mib,
             store: Arc::clone(&store),
             presence: member.map(|member| member.presence.clone()),
-            witness: member.is_some_and(|member| member.membership.witness),
+            witness,
             supervisor: Direct::new(config.vmm.clone()),
             pool: pool.clone(),
             networks,

@@ -77,7 +77,7 @@ fn on_a_lan<T: Future<Output = ()>>(
         runtime.block_on(async {
             let directory = tempfile::tempdir().unwrap();
             let store = SqliteStore::open(&directory.path().join("store.db")).unwrap();
-            let networks = Networks::open("node1", directory.path(), None, Arc::new(store));
+            let networks = Networks::open("node1", directory.path(), None, Arc::new(store), true);
             let networks = networks.await.unwrap();
             let spec: NetworkSpec = serde_json::from_value(json!({ "name": "lan" })).unwrap();
             networks.create(&spec).await.unwrap();
