@@ -204,7 +204,9 @@ impl From<GuestError> for ApiError {
             GuestError::Storage(error) => return error.into(),
             GuestError::NetworkRequest(error) => return error.into(),
             GuestError::Network(ref error) if error.is_refusal() => ErrorCode::Conflict,
-            GuestError::NotFound(_) | GuestError::NoDisk { .. } => ErrorCode::NotFound,
+            GuestError::NotFound(_)
+            | GuestError::NoDisk { .. }
+            | GuestError::NoInterface { .. } => ErrorCode::NotFound,
             GuestError::Changed(_) => ErrorCode::PreconditionFailed,
             GuestError::NoMemory { .. } => ErrorCode::NoMemory,
             GuestError::NameTaken(_)
@@ -242,9 +244,11 @@ impl From<NetworkRequestError> for ApiError {
             NetworkRequestError::Store(error) => return error.into(),
             NetworkRequestError::NotFound(_) => ErrorCode::NotFound,
             NetworkRequestError::Invalid(_) => ErrorCode::InvalidValue,
+            NetworkRequestError::Changed(_) => ErrorCode::PreconditionFailed,
             NetworkRequestError::Exists(_)
             | NetworkRequestError::OfNode(_)
             | NetworkRequestError::InUse { .. }
+            | NetworkRequestError::BridgeInUse { .. }
             | NetworkRequestError::Taken { .. } => ErrorCode::Conflict,
             NetworkRequestError::Apply(ref error) if error.is_refusal() => ErrorCode::Conflict,
             NetworkRequestError::Apply(_) => ErrorCode::Internal,

@@ -8,11 +8,11 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::auth::{Operator, Viewer};
+use super::etag::{etag, is_current};
 use super::extract::{Body, Path, Query};
 use super::idempotency::{Seen, look};
 use super::{Accepted, Api, ApiError, Data, ErrorBody, ErrorCode, GuestView, Listing};
 use crate::domain::{GuestEdit, GuestSpec};
-use crate::store::Revision;
 
 /// Most guests in one answer.
 const PAGE_MAX: usize = 1000;
@@ -120,12 +120,8 @@ pub async fn edit_guest(
     headers: HeaderMap,
     Body(edit): Body<GuestEdit>,
 ) -> Result<Response, ApiError> {
-    let Some(expected) = headers.get(header::IF_MATCH) else {
-        let message = "an edit needs If-Match with the ETag of the guest that you read";
-        return Err(ApiError::new(ErrorCode::PreconditionRequired, message));
-    };
     let stored = api.guests.find(&name).await?;
-    if expected.to_str().ok() != Some(etag(stored.revision).as_str()) {
+    if !is_current(&headers, stored.revision)? {
         let name = stored.value.name.to_string();
         return Err(crate::guests::GuestError::Changed(name).into());
     }
@@ -136,10 +132,6 @@ pub async fn edit_guest(
         restart_needed,
     };
     Ok(([(header::ETAG, etag)], Data { data }).into_response())
-}
-
-fn etag(revision: Revision) -> String {
-    format!("\"{}\"", revision.0)
 }
 
 /// How to delete.

@@ -1,20 +1,21 @@
-//! Networks: list, show, create, delete.
+//! Networks: list, show, create, edit, delete.
 
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::auth::{Admin, Viewer};
+use super::etag::{etag, is_current};
 use super::extract::{Body, Path};
 use super::{Api, ApiError, Data, ErrorBody, Listing};
 use crate::cluster::NodeStatus;
-use crate::domain::{Network, NetworkSpec};
-use crate::network::NetworkStatus;
-use crate::store::Collection;
+use crate::domain::{Network, NetworkEdit, NetworkSpec};
+use crate::network::{NetworkRequestError, NetworkStatus};
+use crate::store::{Collection, Stored};
 
 /// A network, and how it is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -22,6 +23,8 @@ pub struct NetworkView {
     /// What it is.
     #[serde(flatten)]
     pub network: Network,
+    /// Whether guests keep their addresses on it when they move, to whichever of `nodes`.
+    pub follows_a_move: bool,
     /// Guests that are connected to it.
     pub guests: Vec<String>,
     /// How it is doing on each node that says so.
@@ -55,9 +58,11 @@ async fn view(
     let of_network = statuses
         .iter()
         .filter(|(_, status)| status.network == network.name);
+    let nodes: BTreeMap<String, NetworkStatus> = of_network.cloned().collect();
     Ok(NetworkView {
+        follows_a_move: network.follows_a_move(nodes.keys().map(String::as_str)),
         guests: api.guests.networks().guests_on(&network.name).await?,
-        nodes: of_network.cloned().collect(),
+        nodes,
         network,
     })
 }
@@ -92,7 +97,7 @@ pub async fn create_network(
     Ok((StatusCode::CREATED, Data { data }).into_response())
 }
 
-/// One network.
+/// One network. Its `ETag` is what an edit must give as `If-Match`.
 #[utoipa::path(get, path = "/api/v1/networks/{network}", tag = "networks",
     params(("network" = String, Path)),
     responses((status = 200, body = Data<NetworkView>), (status = 404, body = ErrorBody)))]
@@ -100,10 +105,39 @@ pub async fn show_network(
     State(api): State<Api>,
     _: Viewer,
     Path(name): Path<String>,
-) -> Result<Data<NetworkView>, ApiError> {
-    let network = api.guests.networks().find(&name).await?;
-    let data = view(&api, network, &statuses(&api).await?).await?;
-    Ok(Data { data })
+) -> Result<Response, ApiError> {
+    let stored = api.guests.networks().find(&name).await?;
+    answer(&api, stored).await
+}
+
+async fn answer(api: &Api, stored: Stored<Network>) -> Result<Response, ApiError> {
+    let etag = etag(stored.revision);
+    let data = view(api, stored.value, &statuses(api).await?).await?;
+    Ok(([(header::ETAG, etag)], Data { data }).into_response())
+}
+
+/// Changes a network; guests stay connected. `If-Match` must hold the `ETag` of what was read.
+#[utoipa::path(patch, path = "/api/v1/networks/{network}", tag = "networks",
+    request_body = NetworkEdit,
+    params(("network" = String, Path),
+        ("If-Match" = String, Header, description = "The ETag that was read")),
+    responses((status = 200, body = Data<NetworkView>), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 412, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 428, body = ErrorBody)))]
+pub async fn edit_network(
+    State(api): State<Api>,
+    _: Admin,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Body(edit): Body<NetworkEdit>,
+) -> Result<Response, ApiError> {
+    let networks = api.guests.networks();
+    let stored = networks.find(&name).await?;
+    if !is_current(&headers, stored.revision)? {
+        return Err(NetworkRequestError::Changed(stored.value.name).into());
+    }
+    let edited = networks.edit(&stored, &edit).await?;
+    answer(&api, edited).await
 }
 
 /// Removes a network that no guest is connected to.

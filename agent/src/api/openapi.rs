@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, accounts, cluster, console, disks, events, guests, images, metrics, migration, networks,
-    nodes, pools, power, tasks,
+    Api, accounts, cluster, console, disks, events, guests, images, interfaces, metrics, migration,
+    networks, nodes, pools, power, tasks,
 };
 
 #[derive(OpenApi)]
@@ -49,6 +49,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
             guests::delete_guest
         ))
         .routes(routes!(guests::guest_log))
+        .routes(routes!(interfaces::edit_interface))
         .routes(routes!(power::start_guest))
         .routes(routes!(power::stop_guest))
         .routes(routes!(power::reset_guest))
@@ -70,7 +71,11 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(nodes::drain_node))
         .routes(routes!(nodes::undrain_node))
         .routes(routes!(networks::list_networks, networks::create_network))
-        .routes(routes!(networks::show_network, networks::delete_network))
+        .routes(routes!(
+            networks::show_network,
+            networks::edit_network,
+            networks::delete_network
+        ))
         .routes(routes!(cluster::show_cluster))
         .routes(routes!(cluster::init_cluster))
         .routes(routes!(cluster::show_cpu))

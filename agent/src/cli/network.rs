@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use reqwest::Method;
+use reqwest::{Method, header};
 
 use super::guest::{choice, segment};
 use super::output::{Output, properties, table};
-use crate::api::NetworkView;
+use crate::api::{Data, NetworkView};
 use crate::client::Client;
-use crate::domain::{BondMode, LinkName, NetworkName, NetworkSpec, Uplink, is_label};
+use crate::domain::{BondMode, LinkName, NetworkEdit, NetworkName, NetworkSpec, Uplink, is_label};
 use crate::network::NetworkStatus;
 
 /// What guests are connected to.
@@ -25,6 +25,8 @@ pub(super) enum NetworkCommand {
     },
     /// Make a network: a bridge on each node, and what connects it with the rest of the world.
     Create(CreateArguments),
+    /// Change a network's uplinks; guests stay connected.
+    Edit(EditArguments),
     /// Remove a network that no guest is connected to.
     Delete {
         /// The network.
@@ -37,6 +39,31 @@ pub(super) enum NetworkCommand {
 pub(super) struct CreateArguments {
     /// Its name, at most 12 characters.
     name: String,
+    #[command(flatten)]
+    uplinks: UplinkFlags,
+    /// Free text.
+    #[arg(long, default_value = "")]
+    notes: String,
+}
+
+/// What is to change.
+#[derive(Debug, Args)]
+pub(super) struct EditArguments {
+    /// The network.
+    network: String,
+    #[command(flatten)]
+    uplinks: UplinkFlags,
+    /// A node that has no uplink of its own any more, but that of each node. May be repeated.
+    #[arg(long, value_name = "NODE")]
+    common_uplink: Vec<String>,
+    /// Free text.
+    #[arg(long)]
+    notes: Option<String>,
+}
+
+/// How a network leaves the nodes.
+#[derive(Debug, Args)]
+pub(super) struct UplinkFlags {
     /// An interface without addresses that becomes a port of the bridge: on each node, or on one.
     /// May be repeated. Without any uplink only guests of the same node see each other.
     #[arg(long, value_name = "[NODE=]INTERFACE")]
@@ -51,9 +78,9 @@ pub(super) struct CreateArguments {
     /// A bridge of the host's own, which is used as it is: on each node, or on one. May be repeated.
     #[arg(long, value_name = "[NODE=]BRIDGE")]
     bridge: Vec<String>,
-    /// Free text.
-    #[arg(long, default_value = "")]
-    notes: String,
+    /// No uplink: on each node, or on one. May be repeated.
+    #[arg(long, value_name = "NODE", num_args = 0..=1, default_missing_value = "")]
+    no_uplink: Vec<String>,
 }
 
 impl NetworkCommand {
@@ -76,6 +103,7 @@ impl NetworkCommand {
                 let network: NetworkView = client.post("/networks", &spec).await?;
                 output.show(&network, text)
             }
+            Self::Edit(arguments) => arguments.run(client, output).await,
             Self::Delete { network } => {
                 let path = format!("/networks/{}", segment(&network)?);
                 client.send(client.request(Method::DELETE, &path)).await?;
@@ -85,8 +113,9 @@ impl NetworkCommand {
     }
 }
 
-impl CreateArguments {
-    fn into_spec(self) -> anyhow::Result<NetworkSpec> {
+impl UplinkFlags {
+    /// By node; that of each node has no name.
+    fn by_node(&self) -> anyhow::Result<BTreeMap<String, Uplink>> {
         let mut uplinks: BTreeMap<String, Uplink> = BTreeMap::new();
         let mut add = |text: &str, uplink: &dyn Fn(&str) -> anyhow::Result<Uplink>| {
             let (node, rest) = text.split_once('=').unwrap_or(("", text));
@@ -120,11 +149,51 @@ impl CreateArguments {
                 Ok(Uplink::HostBridge { bridge })
             })?;
         }
+        for node in &self.no_uplink {
+            add(&format!("{node}="), &|_| Ok(Uplink::None))?;
+        }
+        Ok(uplinks)
+    }
+}
+
+impl CreateArguments {
+    fn into_spec(self) -> anyhow::Result<NetworkSpec> {
+        let mut uplinks = self.uplinks.by_node()?;
         let name = NetworkName::try_from(self.name).context("cannot create it")?;
         Ok(NetworkSpec {
             name,
             uplink: uplinks.remove("").unwrap_or_default(),
             node_uplinks: uplinks,
+            notes: self.notes,
+        })
+    }
+}
+
+impl EditArguments {
+    async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
+        let path = format!("/networks/{}", segment(&self.network)?);
+        let (view, etag) = client.get_tagged::<NetworkView>(&path).await?;
+        let edit = self.into_edit(view.network.node_uplinks)?;
+        let request = client
+            .request(Method::PATCH, &path)
+            .header(header::IF_MATCH, etag)
+            .json(&edit);
+        let edited: Data<NetworkView> = client.send(request).await?.json().await?;
+        output.show(&edited.data, text)
+    }
+
+    fn into_edit(self, mut of_nodes: BTreeMap<String, Uplink>) -> anyhow::Result<NetworkEdit> {
+        let mut given = self.uplinks.by_node()?;
+        let uplink = given.remove("");
+        let before = of_nodes.clone();
+        for node in &self.common_uplink {
+            let there = of_nodes.remove(node).is_some() && !given.contains_key(node);
+            anyhow::ensure!(there, "node {node} has no uplink of its own");
+        }
+        of_nodes.extend(given);
+        Ok(NetworkEdit {
+            uplink,
+            node_uplinks: (of_nodes != before).then_some(of_nodes),
             notes: self.notes,
         })
     }
@@ -166,6 +235,15 @@ fn text(view: &NetworkView) -> String {
     let mut lines = vec![properties(&[
         ("network", format!("{}{deleting}", network.name)),
         ("kind", network.kind.to_string()),
+        (
+            "moves",
+            if view.follows_a_move {
+                "guests keep their addresses"
+            } else {
+                "guests leave their addresses behind"
+            }
+            .to_owned(),
+        ),
         ("guests", view.guests.join(" ")),
         ("notes", network.notes.clone()),
     ])];
@@ -210,6 +288,29 @@ mod tests {
         let of = |node: &str| spec.node_uplinks[node].to_string();
         assert_eq!(of("node1"), "eno1+eno2 (active-backup)");
         assert_eq!(of("node2"), "the host's bridge br0");
+    }
+
+    #[test]
+    fn edit_keeps_the_nodes_that_it_does_not_name() {
+        #[derive(Debug, Parser)]
+        struct Line {
+            #[command(flatten)]
+            edit: EditArguments,
+        }
+        let edit = |line: &str| {
+            let words = ["x", "lan"].into_iter().chain(line.split_whitespace());
+            let before = spec("lan --uplink node1=eno1 --uplink node2=eno2").unwrap();
+            let line = Line::try_parse_from(words).unwrap();
+            line.edit.into_edit(before.node_uplinks)
+        };
+        let changed = edit("--uplink node3=eno3 --no-uplink node1 --common-uplink node2").unwrap();
+        let uplinks = changed.node_uplinks.unwrap();
+        assert_eq!(uplinks.keys().collect::<Vec<_>>(), ["node1", "node3"]);
+        assert_eq!(uplinks["node1"], Uplink::None);
+        assert_eq!(edit("--no-uplink").unwrap().uplink, Some(Uplink::None));
+        assert_eq!(edit("--notes x").unwrap().node_uplinks, None);
+        let error = edit("--common-uplink node9").unwrap_err().to_string();
+        assert!(error.contains("node9 has no uplink of its own"), "{error}");
     }
 
     #[test]

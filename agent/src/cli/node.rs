@@ -8,6 +8,7 @@ use super::output::{Output, figure, mib, properties, table};
 use super::progress::begin;
 use crate::api::NodeView;
 use crate::client::Client;
+use crate::network::NetworkState;
 use crate::storage::PoolState;
 
 /// Clocks that differ by less are the same, in milliseconds.
@@ -106,6 +107,9 @@ fn health(node: &NodeView) -> String {
     if node.drained {
         words.push("drained".to_owned());
     }
+    let networks = node.networks.iter();
+    let failed = networks.filter(|network| network.state != NetworkState::Ready);
+    words.extend(failed.map(|network| format!("network {} {}", network.network, network.state)));
     match node.clock_ahead_ms {
         Some(ahead) if ahead.abs() >= CLOCK_TOLERATED_MS => {
             let seconds = ahead.abs() as f64 / 1000.0;

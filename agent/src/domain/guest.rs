@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{CloudInit, FileName, GuestName, ImageRef, NetworkName, PoolName, PoolRecord};
+use super::{CloudInit, FileName, GuestName, ImageRef, Interface, PoolName, PoolRecord};
 use crate::store::Record;
 
 /// A guest.
@@ -90,14 +90,14 @@ impl Guest {
         self.disks.iter().find(|disk| disk.id == id)
     }
 
-    /// Whether all its disks are in pools that only its node has, given which pools are shared. A
-    /// pool that nobody knows may be.
+    /// Whether it cannot move: it has disks, and all of them are in pools that only its node has,
+    /// given which pools are shared. A pool that nobody knows may be.
     pub fn is_local(&self, pools: &[PoolRecord]) -> bool {
         let own = |name: &PoolName| {
             let record = pools.iter().find(|pool| pool.name == *name);
             name.is_local() || record.is_some_and(|pool| !pool.source.is_shared())
         };
-        self.disk_pools().into_iter().all(own)
+        !self.disks.is_empty() && self.disk_pools().into_iter().all(own)
     }
 }
 
@@ -160,19 +160,6 @@ pub struct Volume {
     pub pool: PoolName,
     /// The file, in the guest's own directory there.
     pub file: FileName,
-}
-
-/// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Interface {
-    /// Its name in the guest's configuration: `net0`, …
-    pub id: String,
-    /// The network that it is connected to.
-    pub network: NetworkName,
-    /// MAC address, `52:54:00:12:34:56`.
-    pub mac: String,
-    /// The tap on the node that runs it.
-    pub tap: String,
 }
 
 /// Whether and when a guest starts with its node.

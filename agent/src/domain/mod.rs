@@ -1,9 +1,12 @@
 //! What a guest, a pool and a task are, and what may be asked of them. Pure: no file, no clock, no store.
 
+mod cidr;
 mod cloud_init;
 mod edit;
+mod firewall;
 mod guest;
 mod image;
+mod interface;
 mod invalid;
 mod mac;
 mod name;
@@ -12,22 +15,31 @@ mod network_name;
 mod nfs;
 mod placement;
 mod pool;
+mod rate;
 mod spec;
+mod spoof_guard;
 mod task;
+mod vlan;
 
+pub use cidr::Cidr;
 pub use cloud_init::CloudInit;
 pub use edit::GuestEdit;
-pub use guest::{Autostart, Boot, CrashPolicy, Disk, Guest, Interface, NameOwner, Volume, Wanted};
+pub use firewall::{Direction, Firewall, FirewallRule, Policy, PortRange, Protocol};
+pub use guest::{Autostart, Boot, CrashPolicy, Disk, Guest, NameOwner, Volume, Wanted};
 pub use image::ImageRef;
+pub use interface::{Interface, InterfaceEdit, InterfaceSpec};
 pub use invalid::Invalid;
 pub(crate) use invalid::within;
 pub use mac::MacOwner;
 pub use name::{FileName, GuestName, is_label};
-pub use network::{BondMode, Network, NetworkKind, NetworkSpec, Uplink};
+pub use network::{BondMode, Network, NetworkEdit, NetworkKind, NetworkSpec, Uplink};
 pub use network_name::{LinkName, NetworkName};
 pub use placement::PlacementError;
 pub(crate) use pool::overlap;
 pub use pool::{PoolKind, PoolName, PoolRecord, PoolSource, PoolSpec};
+pub use rate::RateLimit;
 pub(crate) use spec::check_notes;
-pub use spec::{DiskSpec, GuestSpec, InterfaceSpec, KernelSpec, Plan};
+pub use spec::{DiskSpec, GuestSpec, KernelSpec, Plan};
+pub use spoof_guard::SpoofGuard;
 pub use task::{Progress, Task, TaskKind, TaskState};
+pub use vlan::{Vlan, VlanRange};

@@ -206,6 +206,43 @@ impl NetworkSpec {
     }
 }
 
+/// What is to change of a network; absent fields stay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkEdit {
+    /// How it leaves each node that `node_uplinks` does not name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<Uplink>,
+    /// How it leaves these nodes, all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_uplinks: Option<BTreeMap<String, Uplink>>,
+    /// Free text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
+}
+
+impl NetworkEdit {
+    /// The network as it is then.
+    ///
+    /// # Errors
+    /// [`Invalid`], naming the field.
+    pub fn apply(&self, network: &Network) -> Result<Network, Invalid> {
+        let uplinks = self.node_uplinks.clone();
+        let spec = NetworkSpec {
+            name: network.name.clone(),
+            uplink: self
+                .uplink
+                .clone()
+                .unwrap_or_else(|| network.uplink.clone()),
+            node_uplinks: uplinks.unwrap_or_else(|| network.node_uplinks.clone()),
+            notes: self.notes.clone().unwrap_or_else(|| network.notes.clone()),
+        };
+        let mut edited = spec.plan(network.created_unix_ms)?;
+        edited.deleting = network.deleting;
+        Ok(edited)
+    }
+}
+
 impl Network {
     /// Each node's own network, which has no record.
     pub fn of_node() -> Self {
@@ -225,11 +262,11 @@ impl Network {
         self.node_uplinks.get(node).unwrap_or(&self.uplink)
     }
 
-    /// Whether a guest on it that moves from one node to another keeps its addresses. On a node's
-    /// own network they stay behind, and so do they on a network that does not leave the node.
-    pub fn follows_a_move(&self, from: &str, to: &str) -> bool {
-        let leaves = |node| *self.uplink_on(node) != Uplink::None;
-        self.kind == NetworkKind::Bridge && leaves(from) && leaves(to)
+    /// Whether a guest on it that moves between these nodes keeps its addresses. On a node's own
+    /// network they stay behind, and so do they on a network that does not leave the node.
+    pub fn follows_a_move<'a>(&self, nodes: impl IntoIterator<Item = &'a str>) -> bool {
+        let mut nodes = nodes.into_iter();
+        self.kind == NetworkKind::Bridge && nodes.all(|node| *self.uplink_on(node) != Uplink::None)
     }
 
     /// An interface of some node that both would take for themselves.
@@ -251,6 +288,15 @@ impl Network {
             (NetworkKind::Nat, _) => None,
             (NetworkKind::Bridge, Uplink::HostBridge { bridge }) => Some(bridge.to_string()),
             (NetworkKind::Bridge, _) => Some(self.own_bridge()),
+        }
+    }
+
+    /// The port of the node's own bridge that is the uplink, if there is one.
+    pub fn uplink_port_on(&self, node: &str) -> Option<String> {
+        match self.uplink_on(node) {
+            Uplink::None | Uplink::HostBridge { .. } => None,
+            Uplink::Interface { interface } => Some(interface.to_string()),
+            Uplink::Bond { .. } => Some(self.own_bond()),
         }
     }
 
@@ -295,10 +341,33 @@ mod tests {
         assert_eq!(network.bridge_on("node1").unwrap(), "pn-lan");
         assert_eq!(network.bridge_on("node2").unwrap(), "br0");
         assert_eq!(network.uplink_on("node9").to_string(), "enp3s0");
-        assert!(network.follows_a_move("node1", "node2"));
-        assert!(!network.follows_a_move("node1", "node3"));
-        assert!(!Network::of_node().follows_a_move("node1", "node2"));
+        assert!(network.follows_a_move(["node1", "node2"]));
+        assert!(!network.follows_a_move(["node1", "node3"]));
+        assert!(!Network::of_node().follows_a_move(["node1", "node2"]));
         assert_eq!(Network::of_node().bridge_on("node1"), None);
+    }
+
+    #[test]
+    fn edit_changes_what_it_names() {
+        let network = plan(json!({
+            "name": "lan",
+            "node_uplinks": {
+                "node1": { "by": "interface", "interface": "eno1" },
+                "node2": { "by": "interface", "interface": "eno1" },
+            },
+            "notes": "old",
+        }))
+        .unwrap();
+        let edit: NetworkEdit = serde_json::from_value(json!({
+            "uplink": { "by": "interface", "interface": "enp3s0" },
+            "node_uplinks": { "node3": { "by": "host_bridge", "bridge": "br0" } },
+        }))
+        .unwrap();
+        let edited = edit.apply(&network).unwrap();
+        let uplinks = ["node1", "node2", "node3"].map(|node| edited.uplink_on(node).to_string());
+        assert_eq!(uplinks, ["enp3s0", "enp3s0", "the host's bridge br0"]);
+        assert_eq!((edited.notes.as_str(), edited.created_unix_ms), ("old", 7));
+        assert_eq!(NetworkEdit::default().apply(&network).unwrap(), network);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::invalid::within;
 use super::mac::{derived_mac, parse_mac};
 use super::{
     Autostart, Boot, CloudInit, CrashPolicy, Disk, FileName, Guest, GuestName, ImageRef, Interface,
-    Invalid, NetworkName, PoolName, Volume, Wanted,
+    InterfaceSpec, Invalid, PoolName, Volume, Wanted,
 };
 
 /// Most disks of a guest.
@@ -111,18 +111,6 @@ fn qcow2() -> DiskFormat {
     DiskFormat::Qcow2
 }
 
-/// An interface of a new guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct InterfaceSpec {
-    /// The network that it is connected to; absent: the node's own.
-    #[serde(default)]
-    pub network: NetworkName,
-    /// MAC address; absent: made from the guest's UUID.
-    #[serde(default)]
-    pub mac: Option<String>,
-}
-
 /// A record, and the images from which its disks are to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -217,12 +205,18 @@ impl GuestSpec {
                 let field = format!("interfaces[{index}].mac");
                 return Err(Invalid::text(field, &mac, "must differ from the others"));
             }
-            planned.push(Interface {
+            let planned_one = Interface {
                 id: format!("net{index}"),
                 network: interface.network.clone(),
                 mac,
                 tap: tap_name(uuid, index),
-            });
+                vlan: interface.vlan.clone(),
+                rate_limit: interface.rate_limit,
+                spoof_guard: interface.spoof_guard.clone(),
+                firewall: interface.firewall.clone(),
+            };
+            planned_one.check(&format!("interfaces[{index}]"))?;
+            planned.push(planned_one);
         }
         Ok(planned)
     }

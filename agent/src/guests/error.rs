@@ -38,6 +38,14 @@ pub enum GuestError {
         /// Where the copy is.
         pool: PoolName,
     },
+    /// It has no such interface.
+    #[error("guest {name} has no interface {id}; `pindah guest interface list {name}` shows them")]
+    NoInterface {
+        /// The guest.
+        name: String,
+        /// The interface.
+        id: String,
+    },
     /// Another guest has the name.
     #[error("there is a guest {0} already; choose another name")]
     NameTaken(String),

@@ -23,6 +23,7 @@ mod delete;
 mod ending;
 mod error;
 mod intent;
+mod interface;
 mod lookup;
 mod machine;
 mod memory;

@@ -1,20 +1,23 @@
 //! A network's bridge on this node, with its uplink.
 //!
-//! What we make carries a mark in its alias, `pindah network NAME of STATE_DIR`: only that is ever
-//! changed or removed. An interface of the host becomes a port if it has no addresses and belongs
+//! What we make carries a mark in its alias, `pindah network NAME of STATE_DIR`, a bridge with what
+//! we have taken for it, ` by INTERFACE+INTERFACE`: only that is ever changed, removed or given back.
+//! An interface of the host becomes a port if it has no addresses and belongs
 //! to nothing else; everything is looked at before anything is made, and what was made before a
 //! failure is removed again.
 
 use std::net::IpAddr;
 
-use rtnetlink::packet_route::link::{BondMode as KernelBondMode, LinkAttribute, LinkMessage};
-use rtnetlink::{LinkBond, LinkBridge, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::packet_route::link::{BondMode as KernelBondMode, LinkMessage};
+use rtnetlink::{LinkBond, LinkBridge, LinkUnspec};
 
+use super::NetworkError;
 use super::link::Link;
 use super::links::Links;
-use super::{NetworkError, vlan};
 use crate::domain::{BondMode, LinkName, Network, Uplink};
 
+/// What stands in a mark before the interfaces that were taken.
+const BY: &str = " by ";
 /// How often a bond looks whether its interfaces have a link, in milliseconds.
 const MIIMON_MS: u32 = 100;
 
@@ -27,8 +30,9 @@ pub(super) struct Bridges<'a> {
 }
 
 impl Bridges<'_> {
-    /// Sets the network up; what is right already stays, with who is connected to it.
-    pub(super) async fn apply(&self, network: &Network) -> Result<(), NetworkError> {
+    /// Sets the network up; what is right already stays, with who is connected to it. Returns the
+    /// port that its uplink is, if it was not there yet.
+    pub(super) async fn apply(&self, network: &Network) -> Result<Option<String>, NetworkError> {
         self.check(network).await?;
         let mut made = Vec::new();
         let applied = self.make(network, &mut made).await;
@@ -115,7 +119,8 @@ impl Bridges<'_> {
         };
         // One that an agent has just made, and not marked before it was killed, is down.
         let unfinished = link.alias.is_none() && !link.up;
-        if unfinished || link.alias == Some(self.mark(network.name.as_str())) {
+        let mark = self.mark(network.name.as_str());
+        if unfinished || split(link.alias.as_deref()).0 == mark {
             return Ok(Some(link));
         }
         Err(NetworkError::Foreign {
@@ -129,30 +134,88 @@ impl Bridges<'_> {
         format!("pindah network {network} of {}", self.owner)
     }
 
-    async fn make(&self, network: &Network, made: &mut Vec<String>) -> Result<(), NetworkError> {
+    async fn make(
+        &self,
+        network: &Network,
+        made: &mut Vec<String>,
+    ) -> Result<Option<String>, NetworkError> {
         let uplink = network.uplink_on(self.node);
-        if matches!(uplink, Uplink::HostBridge { .. }) {
-            return Ok(());
-        }
         let bridge = network.own_bridge();
-        self.ensure(network, &bridge, LinkBridge::new(&bridge).build(), made)
-            .await?;
+        let there = self.ours(network, &bridge).await?;
+        if matches!(uplink, Uplink::HostBridge { .. }) {
+            if there.is_some() {
+                self.remove_bond(network).await?;
+                self.links.remove(&bridge).await?;
+            }
+            return Ok(None);
+        }
+        let wanted: Vec<&str> = uplink.interfaces().iter().map(LinkName::as_str).collect();
+        let before = there.and_then(|link| link.alias);
+        let mut taken: Vec<&str> = split(before.as_deref()).1;
+        taken.retain(|interface| !wanted.contains(interface));
+        let all = [taken.as_slice(), &wanted].concat();
+        let message = (LinkBridge::new(&bridge).build(), "CONFIG_BRIDGE");
+        self.ensure(network, &bridge, message, made).await?;
+        self.note(network, &bridge, &all).await?;
         keep_host_out(&bridge)?;
         let filter = LinkBridge::new(&bridge).vlan_filtering(true).build();
-        let vlans = self.links.try_change(&bridge, filter).await?;
-        let port = match uplink {
-            Uplink::None | Uplink::HostBridge { .. } => return Ok(()),
-            Uplink::Interface { interface } => interface.to_string(),
+        // Without it networks work, and interfaces with VLANs are refused.
+        self.links.try_change(&bridge, filter).await?;
+        for interface in taken {
+            self.give_back(network, interface).await?;
+        }
+        match uplink {
             Uplink::Bond { interfaces, mode } => {
                 self.ensure_bond(network, interfaces, *mode, made).await?;
-                network.own_bond()
             }
+            _ => self.remove_bond(network).await?,
+        }
+        let mut new = false;
+        let port = network.uplink_port_on(self.node);
+        if let Some(port) = &port {
+            new = self.links.connect(port, &bridge).await?;
+        }
+        self.note(network, &bridge, &wanted).await?;
+        Ok(port.filter(|_| new))
+    }
+
+    /// Writes down which interfaces the bridge has taken.
+    async fn note(
+        &self,
+        network: &Network,
+        bridge: &str,
+        taken: &[&str],
+    ) -> Result<(), NetworkError> {
+        let mut mark = self.mark(network.name.as_str());
+        if !taken.is_empty() {
+            mark = format!("{mark}{BY}{}", taken.join("+"));
+        }
+        self.links.set_alias(bridge, mark).await
+    }
+
+    /// An interface that is not the uplink any more is nobody's port.
+    async fn give_back(&self, network: &Network, interface: &str) -> Result<(), NetworkError> {
+        let Some(link) = self.links.find(interface).await? else {
+            return Ok(());
         };
-        self.links.connect(&port, &bridge).await?;
-        if vlans {
-            vlan::carry_all(self.links, &port).await?;
+        for name in [network.own_bridge(), network.own_bond()] {
+            let ours = self.links.find(&name).await?;
+            if ours.is_some_and(|ours| link.controller == Some(ours.index)) {
+                let free = LinkUnspec::new_with_index(link.index).nocontroller();
+                self.links.change(interface, free.build()).await?;
+            }
         }
         Ok(())
+    }
+
+    async fn remove_bond(&self, network: &Network) -> Result<(), NetworkError> {
+        let bond = network.own_bond();
+        // One that is not ours is not asked for either.
+        match self.ours(network, &bond).await {
+            Ok(Some(_)) => self.links.remove(&bond).await,
+            Ok(None) | Err(NetworkError::Foreign { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn ensure_bond(
@@ -171,7 +234,8 @@ impl Bridges<'_> {
             .mode(kernel_mode)
             .miimon(MIIMON_MS)
             .build();
-        self.ensure(network, &bond, message, made).await?;
+        let wanted = (message, "CONFIG_BONDING");
+        self.ensure(network, &bond, wanted, made).await?;
         for interface in interfaces {
             let link = self.links.get(interface.as_str()).await?;
             if link.controller.is_none() {
@@ -189,19 +253,19 @@ impl Bridges<'_> {
         &self,
         network: &Network,
         name: &str,
-        message: LinkMessage,
+        (message, option): (LinkMessage, &'static str),
         made: &mut Vec<String>,
     ) -> Result<(), NetworkError> {
         if self.ours(network, name).await?.is_none() {
-            self.links.add(name, message).await?;
+            self.links.add(name, message, option).await?;
             made.push(name.to_owned());
         }
-        let mark = LinkAttribute::IfAlias(self.mark(network.name.as_str()));
-        let index = self.links.get(name).await?.index;
-        let link: LinkMessageBuilder<LinkUnspec> = LinkUnspec::new_with_index(index);
-        let marked = link.append_extra_attribute(mark).build();
-        self.links.change(name, marked).await?;
-        let up = LinkUnspec::new_with_index(index).up().build();
+        let link = self.links.get(name).await?;
+        if link.alias.is_none() {
+            let mark = self.mark(network.name.as_str());
+            self.links.set_alias(name, mark).await?;
+        }
+        let up = LinkUnspec::new_with_index(link.index).up().build();
         self.links.change(name, up).await
     }
 
@@ -213,15 +277,23 @@ impl Bridges<'_> {
             .collect();
         let (start, end) = ("pindah network ", format!(" of {}", self.owner));
         for link in self.links.all().await? {
-            let stray = link.alias.as_ref().is_some_and(|alias| {
-                alias.starts_with(start) && alias.ends_with(&end) && !marks.contains(alias)
-            });
-            if stray {
+            let mark = split(link.alias.as_deref()).0;
+            let stray = mark.starts_with(start) && mark.ends_with(&end);
+            if stray && !marks.iter().any(|known| known == mark) {
                 tracing::info!("removing {}: its network is gone", link.name);
                 self.links.remove(&link.name).await?;
             }
         }
         Ok(())
+    }
+}
+
+/// A mark, and the interfaces that its bridge has taken.
+fn split(alias: Option<&str>) -> (&str, Vec<&str>) {
+    let alias = alias.unwrap_or_default();
+    match alias.rsplit_once(BY) {
+        Some((mark, taken)) => (mark, taken.split('+').collect()),
+        None => (alias, Vec::new()),
     }
 }
 
@@ -244,5 +316,19 @@ fn keep_host_out(bridge: &str) -> Result<(), NetworkError> {
             path: path.into(),
             source,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mark_tells_what_was_taken() {
+        let mark = "pindah network lan of /var/lib/pindah";
+        assert_eq!(split(Some(mark)), (mark, vec![]));
+        let alias = format!("{mark}{BY}eno1+eno2.10");
+        assert_eq!(split(Some(&alias)), (mark, vec!["eno1", "eno2.10"]));
+        assert_eq!(split(None), ("", vec![]));
     }
 }

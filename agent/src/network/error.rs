@@ -90,6 +90,40 @@ pub enum NetworkError {
         /// The node.
         node: String,
     },
+    /// A bridge that does not look at VLANs.
+    #[error(
+        "network {network} keeps no VLANs apart on node {node}: bridge {bridge} has no VLAN \
+         filtering (a bridge of the host's: switch vlan_filtering on; else the kernel lacks \
+         CONFIG_BRIDGE_VLAN_FILTERING)"
+    )]
+    NoVlans {
+        /// The network.
+        network: NetworkName,
+        /// Its bridge.
+        bridge: String,
+        /// The node.
+        node: String,
+    },
+    /// A kernel that does not know connections on bridges.
+    #[error(
+        "the firewall of {interface} is stateful, and the kernel of node {node} tracks no \
+         connections on bridges (CONFIG_NF_CONNTRACK_BRIDGE); make it stateless, and allow answers \
+         by rules"
+    )]
+    NoTracking {
+        /// The interface.
+        interface: String,
+        /// The node.
+        node: String,
+    },
+    /// A kernel without what is needed.
+    #[error("cannot create {interface}: the kernel lacks what it needs ({option})")]
+    KernelLacks {
+        /// What would be made.
+        interface: String,
+        /// The kernel's option.
+        option: &'static str,
+    },
     /// The records.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -100,7 +134,13 @@ impl NetworkError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::NodeNetworkOff | Self::Gone(_) | Self::Unusable { .. } | Self::Foreign { .. }
+            Self::NodeNetworkOff
+                | Self::Gone(_)
+                | Self::Unusable { .. }
+                | Self::Foreign { .. }
+                | Self::NoVlans { .. }
+                | Self::NoTracking { .. }
+                | Self::KernelLacks { .. }
         )
     }
 }
@@ -124,6 +164,24 @@ pub enum NetworkRequestError {
     InUse {
         /// The network.
         network: NetworkName,
+        /// Their names.
+        guests: String,
+    },
+    /// It has changed since it was read.
+    #[error("network {0} has changed since you read it; read it again, then edit")]
+    Changed(NetworkName),
+    /// Guests would have to be connected to another bridge.
+    #[error(
+        "guests of node {node} are connected to {bridge}: {guests}; connect them to another network \
+         before network {network} gets another bridge there"
+    )]
+    BridgeInUse {
+        /// The network.
+        network: NetworkName,
+        /// The node.
+        node: String,
+        /// Its bridge.
+        bridge: String,
         /// Their names.
         guests: String,
     },

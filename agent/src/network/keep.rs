@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{NetworkError, Networks};
 use crate::causes::chain;
-use crate::domain::Network;
-use crate::store::{Collection, Revision, Watch};
+use crate::domain::{Network, NetworkName};
+use crate::store::{Collection, Revision, StoreError, Watch};
 
 /// How often all of it is looked at when no record changes.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -42,18 +42,17 @@ impl Networks {
 
     /// Once: sets up what has a record, removes what has none any more.
     pub(super) async fn reconcile(&self) {
-        let records = match self.records().all().await {
-            Ok(records) => records,
+        let networks = match self.all_records().await {
+            Ok(networks) => networks,
             Err(error) => {
                 tracing::warn!("the networks' records: {error}");
                 return;
             }
         };
-        let networks: Vec<Network> = records.into_iter().map(|record| record.value).collect();
         for network in &networks {
             let before = self.failure(&network.name);
-            let applied = self.apply(network).await;
-            let now = applied.err().map(|error| chain(&error));
+            let now = self.follow(&network.name).await;
+            let now = now.err().map(|error| chain(&error));
             if let Some(reason) = now.filter(|now| before.as_ref() != Some(now)) {
                 tracing::warn!("network {} is not set up: {reason}", network.name);
             }
@@ -62,15 +61,32 @@ impl Networks {
         if !self.inner.store.settled(Duration::ZERO).await {
             return;
         }
-        if let Err(error) = self.remove_others(&networks).await {
+        if let Err(error) = self.remove_others().await {
             tracing::warn!("{}", chain(&error));
         }
     }
 
-    async fn remove_others(&self, networks: &[Network]) -> Result<(), NetworkError> {
+    async fn all_records(&self) -> Result<Vec<Network>, StoreError> {
+        let records = self.records().all().await?;
+        Ok(records.into_iter().map(|record| record.value).collect())
+    }
+
+    /// Sets a network up as its record is now; it may have gone since it was listed.
+    async fn follow(&self, name: &NetworkName) -> Result<(), NetworkError> {
+        let change = self.change().await;
+        match self.records().get(name.as_str()).await? {
+            Some(network) => self.apply(&network.value, &change).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Removes what no record names.
+    async fn remove_others(&self) -> Result<(), NetworkError> {
+        // Records and bridges change together: both are seen as they are.
+        let _change = self.change().await;
+        let networks = self.all_records().await?;
         self.failures()
             .retain(|name, _| networks.iter().any(|network| network.name == *name));
-        let _one = self.inner.applying.lock().await;
-        self.bridges().remove_others(networks).await
+        self.bridges().remove_others(&networks).await
     }
 }

@@ -59,6 +59,15 @@ impl Link {
         self.kind == Some(InfoKind::Bridge)
     }
 
+    /// The VLAN that a bridge gives to untagged frames of a new port, if it does.
+    pub(super) fn default_pvid(&self) -> Option<u16> {
+        let mut options = self.bridge.iter();
+        options.find_map(|option| match option {
+            InfoBridge::VlanDefaultPvid(id) if *id != 0 => Some(*id),
+            _ => None,
+        })
+    }
+
     /// Whether it is a bridge that looks at VLANs.
     pub(super) fn filters_vlans(&self) -> bool {
         self.bridge.contains(&InfoBridge::VlanFiltering(true))

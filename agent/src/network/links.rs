@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec};
 
 use super::NetworkError;
@@ -108,30 +108,43 @@ impl Links {
         }
     }
 
-    /// A tap, up and at the bridge. One that is there already is kept, with who has it open.
-    pub(super) async fn ensure_tap(&self, tap: &str, bridge: &str) -> Result<(), NetworkError> {
-        if self.find(tap).await?.is_none() {
-            create_tap(tap)?;
+    /// A tap; whether it was not there yet. One that is there is kept, with who has it open.
+    pub(super) async fn ensure_tap(&self, tap: &str) -> Result<bool, NetworkError> {
+        if self.find(tap).await?.is_some() {
+            return Ok(false);
         }
-        self.connect(tap, bridge).await
+        create_tap(tap)?;
+        Ok(true)
     }
 
-    /// The interface, up and a port of the bridge or bond. Nothing happens if it is that already.
-    pub(super) async fn connect(&self, port: &str, to: &str) -> Result<(), NetworkError> {
+    /// The interface, up and a port of the bridge or bond; whether it was not that yet. One that is
+    /// stays as it is: somebody may have switched it off.
+    pub(super) async fn connect(&self, port: &str, to: &str) -> Result<bool, NetworkError> {
         let controller = self.index(to).await?;
-        let port_now = self.get(port).await?;
-        let mut link = LinkUnspec::new_with_index(port_now.index).up();
-        if port_now.controller != Some(controller) {
-            link = link.controller(controller);
+        let now = self.get(port).await?;
+        if now.controller == Some(controller) {
+            return Ok(false);
         }
-        let changed = self.handle.link().change(link.build()).execute().await;
-        changed.map_err(|source| failed("connect", port, source))
+        let link = LinkUnspec::new_with_index(now.index).controller(controller);
+        let changed = self.handle.link().change(link.up().build()).execute().await;
+        changed.map_err(|source| failed("connect", port, source))?;
+        Ok(true)
     }
 
-    /// Makes an interface.
-    pub(super) async fn add(&self, name: &str, message: LinkMessage) -> Result<(), NetworkError> {
-        let added = self.handle.link().add(message).execute().await;
-        added.map_err(|source| failed("create", name, source))
+    /// Makes an interface, of a kind that a kernel without `option` does not know.
+    pub(super) async fn add(
+        &self,
+        name: &str,
+        message: LinkMessage,
+        option: &'static str,
+    ) -> Result<(), NetworkError> {
+        match self.handle.link().add(message).execute().await {
+            Err(error) if code(&error) == Some(NOT_SUPPORTED) => Err(NetworkError::KernelLacks {
+                interface: name.to_owned(),
+                option,
+            }),
+            added => added.map_err(|source| failed("create", name, source)),
+        }
     }
 
     /// Changes an interface.
@@ -142,6 +155,17 @@ impl Links {
     ) -> Result<(), NetworkError> {
         let changed = self.handle.link().change(message).execute().await;
         changed.map_err(|source| failed("change", name, source))
+    }
+
+    /// Sets an interface's alias.
+    pub(super) async fn set_alias(&self, name: &str, alias: String) -> Result<(), NetworkError> {
+        let link = self.get(name).await?;
+        if link.alias.as_ref() == Some(&alias) {
+            return Ok(());
+        }
+        let message = LinkUnspec::new_with_index(link.index);
+        let message = message.append_extra_attribute(LinkAttribute::IfAlias(alias));
+        self.change(name, message.build()).await
     }
 
     /// Changes an interface by what the kernel may lack; whether it has it.

@@ -14,14 +14,17 @@
 mod bridge;
 mod dnsmasq;
 mod error;
+mod filter;
 mod keep;
 mod link;
 mod links;
 mod nat;
 mod node_network;
 mod program;
+mod rate;
 mod records;
 mod status;
+mod tap;
 mod vlan;
 
 use std::collections::BTreeMap;
@@ -49,6 +52,7 @@ pub struct Networks {
 
 struct Inner {
     node: String,
+    runs_guests: bool,
     /// Whose bridges they are: the agent's state directory.
     owner: String,
     store: Arc<dyn Store>,
@@ -59,6 +63,11 @@ struct Inner {
     applying: tokio::sync::Mutex<()>,
     /// Why networks are not set up; those that are, are not in it.
     failures: Mutex<BTreeMap<NetworkName, String>>,
+}
+
+/// The right to change bridges: one has it at a time.
+struct Change<'a> {
+    _held: tokio::sync::MutexGuard<'a, ()>,
 }
 
 /// The node's own network.
@@ -78,7 +87,8 @@ enum NodeNetworkState {
 
 impl Networks {
     /// Sets up the node's own network, if `config` says so; a failure is in the log, and the node
-    /// runs without it. Those with records follow: see [`Self::keep`].
+    /// runs without it. Those with records follow: see [`Self::keep`]; a node that runs no guests, a
+    /// witness, has none of them.
     ///
     /// # Errors
     /// [`NetworkError::Socket`].
@@ -87,6 +97,7 @@ impl Networks {
         state_dir: &Path,
         config: Option<&NetworkConfig>,
         store: Arc<dyn Store>,
+        runs_guests: bool,
     ) -> Result<Self, NetworkError> {
         let links = Links::open()?;
         let node_network = match config {
@@ -107,6 +118,7 @@ impl Networks {
         Ok(Self {
             inner: Arc::new(Inner {
                 node: node.to_owned(),
+                runs_guests,
                 owner: state_dir.display().to_string(),
                 records: Collection::new(Arc::clone(&store)),
                 store,
@@ -145,13 +157,28 @@ impl Networks {
     }
 
     async fn check(&self, network: &Network) -> Result<(), NetworkError> {
+        if !self.inner.runs_guests {
+            return Ok(());
+        }
         self.bridges().check(network).await
     }
 
+    /// The right to change bridges, and records with what follows of them.
+    async fn change(&self) -> Change<'_> {
+        Change {
+            _held: self.inner.applying.lock().await,
+        }
+    }
+
     /// Sets a network up here; what is right already stays.
-    async fn apply(&self, network: &Network) -> Result<(), NetworkError> {
-        let _one = self.inner.applying.lock().await;
-        let applied = self.bridges().apply(network).await;
+    async fn apply(&self, network: &Network, _: &Change<'_>) -> Result<(), NetworkError> {
+        if !self.inner.runs_guests {
+            return Ok(());
+        }
+        let applied = match self.bridges().apply(network).await {
+            Ok(Some(port)) => self.admit_guests(network, &port).await,
+            applied => applied.map(|_| ()),
+        };
         match &applied {
             Ok(()) => self.forget(&network.name),
             Err(error) => {
@@ -161,19 +188,22 @@ impl Networks {
         applied
     }
 
-    /// The bridge of a network, set up.
-    async fn bridge_of(&self, name: &NetworkName) -> Result<String, NetworkError> {
-        if name.is_of_node() {
-            return match &self.inner.node_network {
-                NodeNetworkState::Up(network) => Ok(network.bridge().to_owned()),
-                _ => Err(NetworkError::NodeNetworkOff),
-            };
+    /// A new uplink carries the VLANs of this node's guests: some may run already.
+    async fn admit_guests(&self, network: &Network, port: &str) -> Result<(), NetworkError> {
+        let links = &self.inner.links;
+        let bridge = links.get(&network.own_bridge()).await?;
+        if !bridge.filters_vlans() {
+            return Ok(());
         }
-        let gone = || NetworkError::Gone(name.clone());
-        let record = self.records().get(name.as_str()).await?;
-        let network = record.ok_or_else(gone)?.value;
-        self.apply(&network).await?;
-        network.bridge_on(&self.inner.node).ok_or_else(gone)
+        let guests = Collection::<Guest>::new(Arc::clone(&self.inner.store));
+        for guest in guests.all().await? {
+            let here = guest.value.node == self.inner.node;
+            let interfaces = guest.value.interfaces.iter();
+            for interface in interfaces.filter(|one| here && one.network == network.name) {
+                vlan::admit(links, port, &bridge, &interface.vlan).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the guest's taps and connects them. Those that are there already are kept.
@@ -182,8 +212,7 @@ impl Networks {
     /// [`NetworkError`]; taps made before the failure stay for [`Self::disconnect`].
     pub async fn connect(&self, guest: &Guest) -> Result<(), NetworkError> {
         for interface in &guest.interfaces {
-            let bridge = self.bridge_of(&interface.network).await?;
-            self.inner.links.ensure_tap(&interface.tap, &bridge).await?;
+            self.connect_interface(interface).await?;
         }
         Ok(())
     }
@@ -191,7 +220,7 @@ impl Networks {
     /// Removes the guest's taps. Nothing happens to those that are not there.
     pub async fn disconnect(&self, guest: &Guest) {
         for interface in &guest.interfaces {
-            if let Err(error) = self.inner.links.remove(&interface.tap).await {
+            if let Err(error) = self.disconnect_interface(interface).await {
                 tracing::warn!("{}", chain(&error));
             }
         }

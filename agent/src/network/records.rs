@@ -1,9 +1,11 @@
-//! The networks' records: create, find, list, delete.
+//! The networks' records: create, find, list, edit, delete.
+
+use std::collections::BTreeMap;
 
 use super::{NetworkRequestError, Networks};
 use crate::clock::now_unix_ms;
-use crate::domain::{Guest, Interface, Invalid, Network, NetworkName, NetworkSpec};
-use crate::store::{Collection, Outcome, StoreError, Stored, Transaction};
+use crate::domain::{Guest, Interface, Invalid, Network, NetworkEdit, NetworkName, NetworkSpec};
+use crate::store::{Collection, Outcome, Revision, StoreError, Stored, Transaction};
 
 /// Most names of guests in an error.
 const NAMED: usize = 5;
@@ -24,14 +26,17 @@ impl Networks {
     ///
     /// # Errors
     /// [`NetworkRequestError::NotFound`], [`NetworkRequestError::Store`].
-    pub async fn find(&self, name: &str) -> Result<Network, NetworkRequestError> {
+    pub async fn find(&self, name: &str) -> Result<Stored<Network>, NetworkRequestError> {
         let not_found = || NetworkRequestError::NotFound(name.chars().take(64).collect());
         let name = NetworkName::try_from(name.to_owned()).map_err(|_| not_found())?;
         if name.is_of_node() {
-            return Ok(Network::of_node());
+            return Ok(Stored {
+                value: Network::of_node(),
+                revision: Revision::default(),
+            });
         }
         let found = self.records().get(name.as_str()).await?;
-        found.map(|stored| stored.value).ok_or_else(not_found)
+        found.ok_or_else(not_found)
     }
 
     /// Makes a network. It is there when this returns, and on the other nodes soon after; what
@@ -41,9 +46,27 @@ impl Networks {
     /// [`NetworkRequestError`]; nothing is left then.
     pub async fn create(&self, spec: &NetworkSpec) -> Result<Network, NetworkRequestError> {
         let network = spec.plan(now_unix_ms())?;
+        self.require_free(&network).await?;
+        self.check(&network).await?;
+        let change = self.change().await;
+        let created = self.records().create(network.name.as_str(), &network);
+        match created.await? {
+            Outcome::Committed(_) => {}
+            Outcome::Conflict => return Err(NetworkRequestError::Exists(network.name)),
+        }
+        if let Err(error) = self.apply(&network, &change).await {
+            self.records().delete(network.name.as_str()).await?;
+            self.forget(&network.name);
+            return Err(error.into());
+        }
+        Ok(network)
+    }
+
+    /// Refuses interfaces that another network has.
+    async fn require_free(&self, network: &Network) -> Result<(), NetworkRequestError> {
         for other in self.records().all().await? {
             if other.value.name == network.name {
-                return Err(NetworkRequestError::Exists(network.name));
+                continue;
             }
             if let Some(interface) = network.shares_with(&other.value) {
                 return Err(NetworkRequestError::Taken {
@@ -52,21 +75,72 @@ impl Networks {
                 });
             }
         }
-        self.check(&network).await?;
-        match self
-            .records()
-            .create(network.name.as_str(), &network)
-            .await?
-        {
-            Outcome::Committed(_) => {}
-            Outcome::Conflict => return Err(NetworkRequestError::Exists(network.name)),
+        Ok(())
+    }
+
+    /// Changes a network if its record is still the one of `stored`. Guests stay connected; what
+    /// this node cannot do is refused, and everything stays as it was.
+    ///
+    /// # Errors
+    /// [`NetworkRequestError`].
+    pub async fn edit(
+        &self,
+        stored: &Stored<Network>,
+        edit: &NetworkEdit,
+    ) -> Result<Stored<Network>, NetworkRequestError> {
+        let before = &stored.value;
+        if before.name.is_of_node() {
+            return Err(NetworkRequestError::OfNode(before.name.clone()));
         }
-        if let Err(error) = self.apply(&network).await {
-            self.records().delete(network.name.as_str()).await?;
-            self.forget(&network.name);
+        let edited = edit.apply(before)?;
+        self.require_free(&edited).await?;
+        self.require_same_bridges(before, &edited).await?;
+        self.check(&edited).await?;
+        let change = self.change().await;
+        let revision = self.replace(&edited, stored.revision).await?;
+        if let Err(error) = self.apply(&edited, &change).await {
+            self.replace(before, revision).await?;
+            if let Err(error) = self.apply(before, &change).await {
+                tracing::error!("{}", crate::causes::chain(&error));
+            }
             return Err(error.into());
         }
-        Ok(network)
+        let value = edited;
+        Ok(Stored { value, revision })
+    }
+
+    async fn replace(
+        &self,
+        network: &Network,
+        revision: Revision,
+    ) -> Result<Revision, NetworkRequestError> {
+        let replaced = self
+            .records()
+            .replace(network.name.as_str(), network, revision);
+        match replaced.await? {
+            Outcome::Committed(revision) => Ok(revision),
+            Outcome::Conflict => Err(NetworkRequestError::Changed(network.name.clone())),
+        }
+    }
+
+    async fn require_same_bridges(
+        &self,
+        before: &Network,
+        after: &Network,
+    ) -> Result<(), NetworkRequestError> {
+        for (node, guests) in self.guests_by_node(&before.name).await? {
+            if let Some(bridge) = before.bridge_on(&node)
+                && after.bridge_on(&node).as_ref() != Some(&bridge)
+            {
+                return Err(NetworkRequestError::BridgeInUse {
+                    network: before.name.clone(),
+                    node,
+                    bridge,
+                    guests: named(&guests),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Removes a network that no guest is connected to.
@@ -74,7 +148,7 @@ impl Networks {
     /// # Errors
     /// [`NetworkRequestError`].
     pub async fn delete(&self, name: &str) -> Result<(), NetworkRequestError> {
-        let network = self.find(name).await?;
+        let network = self.find(name).await?.value;
         if network.name.is_of_node() {
             return Err(NetworkRequestError::OfNode(network.name));
         }
@@ -84,13 +158,9 @@ impl Networks {
         let guests = self.guests_on(&network.name).await?;
         if !guests.is_empty() {
             self.mark_deleting(&network.name, false).await?;
-            let mut named: Vec<&str> = guests.iter().map(String::as_str).take(NAMED).collect();
-            if guests.len() > NAMED {
-                named.push("…");
-            }
             return Err(NetworkRequestError::InUse {
                 network: network.name,
-                guests: named.join(", "),
+                guests: named(&guests),
             });
         }
         self.records().delete(network.name.as_str()).await?;
@@ -110,11 +180,24 @@ impl Networks {
     /// # Errors
     /// [`StoreError`].
     pub async fn guests_on(&self, name: &NetworkName) -> Result<Vec<String>, StoreError> {
+        let by_node = self.guests_by_node(name).await?;
+        Ok(by_node.into_values().flatten().collect())
+    }
+
+    async fn guests_by_node(
+        &self,
+        name: &NetworkName,
+    ) -> Result<BTreeMap<String, Vec<String>>, StoreError> {
         let guests = Collection::<Guest>::new(self.inner.store.clone());
-        let guests = guests.all().await?.into_iter();
-        let on = |guest: &Guest| guest.interfaces.iter().any(|one| one.network == *name);
-        let on = guests.filter(|guest| on(&guest.value));
-        Ok(on.map(|guest| guest.value.name.to_string()).collect())
+        let mut by_node: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for guest in guests.all().await? {
+            let guest = guest.value;
+            if guest.interfaces.iter().any(|one| one.network == *name) {
+                let names = by_node.entry(guest.node).or_default();
+                names.push(guest.name.to_string());
+            }
+        }
+        Ok(by_node)
     }
 
     /// The networks of these interfaces; a transaction that writes them holds only while these
@@ -151,4 +234,13 @@ pub fn if_unchanged(mut transaction: Transaction, networks: &[Stored<Network>]) 
         transaction = transaction.if_unchanged(key, network.revision);
     }
     transaction
+}
+
+/// Some of the names.
+fn named(guests: &[String]) -> String {
+    let mut named: Vec<&str> = guests.iter().map(String::as_str).take(NAMED).collect();
+    if guests.len() > NAMED {
+        named.push("…");
+    }
+    named.join(", ")
 }

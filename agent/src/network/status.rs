@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::links::Links;
 use super::{NetworkError, Networks, NodeNetworkState};
 use crate::causes::chain;
-use crate::domain::{Network, NetworkName, Uplink};
+use crate::domain::{Network, NetworkName};
 
 /// How a network is doing on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -52,6 +52,9 @@ impl Networks {
     /// How all networks are doing here.
     pub async fn statuses(&self) -> Vec<NetworkStatus> {
         let mut statuses: Vec<NetworkStatus> = self.status_of_node().into_iter().collect();
+        if !self.inner.runs_guests {
+            return statuses;
+        }
         match self.records().all().await {
             Ok(records) => {
                 for record in records {
@@ -97,11 +100,7 @@ impl Networks {
             status.problem = Some(reason);
             return status;
         }
-        let port = match uplink {
-            Uplink::Interface { interface } => Some(interface.to_string()),
-            Uplink::Bond { .. } => Some(network.own_bond()),
-            Uplink::None | Uplink::HostBridge { .. } => None,
-        };
+        let port = network.uplink_port_on(&self.inner.node);
         match look(&self.inner.links, &bridge, port.as_deref()).await {
             Ok((vlans, None)) => status.vlans = vlans,
             Ok((vlans, Some(problem))) => {

@@ -139,9 +139,15 @@ impl Node {
         });
         let pools = pools.await?;
         let member = records.member.as_ref();
-        let own = config.network.as_ref();
-        let networks =
-            Networks::open(&config.node, &config.state_dir, own, Arc::clone(&store)).await?;
+        let witness = member.is_some_and(|member| member.membership.witness);
+        let networks = Networks::open(
+            &config.node,
+            &config.state_dir,
+            config.network.as_ref(),
+            Arc::clone(&store),
+            !witness,
+        );
+        let networks = networks.await?;
         tokio::spawn(networks.clone().keep());
         let guests = Guests::new(Resources {
             node: config.node.clone(),
@@ -158,7 +164,7 @@ impl Node {
                 keys: member.etcd.directory.clone(),
                 turns: Arc::new(Semaphore::new(config.migrations_at_once)),
             }),
-            witness: member.is_some_and(|member| member.membership.witness),
+            witness,
             supervisor: Direct::new(config.vmm.clone()),
             pools: pools.clone(),
             networks,

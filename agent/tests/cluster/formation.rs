@@ -161,6 +161,11 @@ fn token_that_is_not_good_lets_nobody_in() {
         error.as_ref().unwrap_err().contains("is a witness"),
         "{error:?}"
     );
+    // A network is not its business either.
+    site.must(1, &["network", "create", "lan"]);
+    site.must(2, &["network", "edit", "lan", "--uplink", "node2=none0"]);
+    let node = site.must(2, &["node", "show", "node2"]);
+    assert!(!node.contains("lan"), "{node}");
     site.assert_clean();
 }
 

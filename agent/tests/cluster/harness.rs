@@ -385,7 +385,8 @@ impl Site {
         self.must(number, &["cluster", "join", &address, token.trim()]);
     }
 
-    /// Creates and starts a probe on a node, by way of another. Returns its UUID.
+    /// Creates and starts a probe on a node, which has its disk, by way of another. Returns its
+    /// UUID.
     pub fn create(&self, by: usize, on: usize, name: &str) -> String {
         let probe = programs().join("pindah-probe");
         let probe = probe.to_str().expect("a path in UTF-8");
@@ -398,6 +399,8 @@ impl Site {
                 name,
                 "--memory",
                 "64M",
+                "--disk",
+                "1M",
                 "--no-network",
                 "--kernel",
                 probe,

@@ -36,6 +36,11 @@ fn network_is_on_every_node_and_goes_from_all_when_nobody_uses_it() {
             .unwrap_or_default();
         problem.contains("cannot use none0 on node node2: there is no such interface")
     });
+    site.must(1, &["network", "edit", "lan", "--no-uplink", "node2"]);
+    site.wait(1, "lan is not on node2", || {
+        let lan = site.json(1, &["network", "show", "lan"]);
+        lan["nodes"]["node2"]["state"] == "ready"
+    });
     site.must(2, &["network", "create", "dmz"]);
     site.wait(2, "dmz is not on node1", || has(&site, 1, "pn-dmz"));
 

@@ -8,6 +8,8 @@ mod crash;
 mod disk_move;
 mod guests;
 mod harness;
+mod interface_edit;
+mod interfaces;
 mod metrics;
 mod network;
 mod networks;

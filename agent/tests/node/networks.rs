@@ -4,8 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::harness::{Agent, is_root, kvm_opens, stdout};
-use super::programs::programs;
-use super::wire::Machine;
+use super::wire::{Machine, create_guest};
 
 /// All that the host has set up.
 fn host(agent: &Agent) -> String {
@@ -14,7 +13,10 @@ fn host(agent: &Agent) -> String {
     let rules = stdout(agent, "nft", &["list", "table", "bridge", "theirs"]);
     // Ours may have been made anew, and stand elsewhere then.
     let tables = stdout(agent, "nft", &["list", "tables"]);
-    let mut tables: Vec<&str> = tables.lines().collect();
+    let tables = tables
+        .lines()
+        .filter(|&table| table != "table bridge pindah");
+    let mut tables: Vec<&str> = tables.collect();
     tables.sort_unstable();
     let links: String = links.lines().fold(String::new(), |text, line| {
         // An uplink that was brought up stays up.
@@ -54,15 +56,6 @@ fn controller(agent: &Agent, port: &str) -> String {
     let link = stdout(agent, "ip", &["-o", "link", "show", port]);
     let mut words = link.split(' ').skip_while(|&word| word != "master");
     words.nth(1).unwrap_or_default().to_owned()
-}
-
-fn create_guest(agent: &Agent, name: &str, cmdline: &str, extra: &[&str]) {
-    let probe = programs().join("pindah-probe");
-    let cmdline = format!("ws_mib=4 net=1 {cmdline}");
-    let mut arguments = vec!["guest", "create", name, "--memory", "64M", "--kernel"];
-    arguments.extend([probe.to_str().unwrap(), "--cmdline", &cmdline, "--start"]);
-    arguments.extend(extra);
-    agent.must(&arguments);
 }
 
 #[tokio::test]
@@ -199,6 +192,8 @@ async fn node_tells_what_is_the_matter_with_an_uplink() {
     machine.stdout("ip", &["link", "set", "eth0", "down"]);
     let said = node();
     assert!(said.contains("lan: no carrier: up0 has no link"), "{said}");
+    let said = agent.must(&["node", "list"]);
+    assert!(said.contains("ready, network lan no carrier"), "{said}");
     machine.stdout("ip", &["link", "delete", "eth0"]);
     let said = node();
     assert!(said.contains("there is no interface up0"), "{said}");
@@ -257,19 +252,90 @@ async fn network_that_cannot_be_is_refused() {
 }
 
 #[tokio::test]
-async fn mac_address_is_given_once_and_again_when_its_guest_is_gone() {
-    let agent = Agent::start().await;
-    let guest = |name: &str| {
-        json!({ "name": name, "memory_mib": 64, "disks": [{ "size_mib": 1 }],
-            "interfaces": [{ "mac": "52:54:00:AA:00:01" }] })
+async fn bond_goes_on_when_one_of_its_interfaces_fails() {
+    if !is_root() {
+        return;
+    }
+    let agent = Agent::start_in_namespace("bond").await;
+    let machine = Machine::new("bond-m");
+    let before = host(&agent);
+    for number in ["0", "1"] {
+        let (ours, theirs) = (format!("eth{number}"), format!("up{number}"));
+        machine.plug(&ours, &agent, &theirs, &format!("10.5.{number}.9/24"));
+    }
+    let plugged = host(&agent);
+    let create = ["network", "create", "lan", "--bond", "up0,up1"];
+    let (ok, _, error) = agent.pindah(&create);
+    if !ok {
+        assert!(
+            error.contains("the kernel lacks what it needs (CONFIG_BONDING)"),
+            "{error}"
+        );
+        assert_eq!(host(&agent), plugged);
+        eprintln!("skipped: this kernel has no bonds");
+        return;
+    }
+    assert_eq!(controller(&agent, "up0"), "pd-lan");
+    assert_eq!(controller(&agent, "pd-lan"), "pn-lan");
+    let ready = || {
+        agent
+            .must(&["node", "show", "node1"])
+            .contains("lan: ready")
     };
-    let (web, other) = (guest("web"), guest("db"));
-    let create = |guest| agent.begin(Method::POST, "/guests", Some(guest));
-    assert_eq!(create(&web).await.error, None);
-    let (status, answer) = agent.request(Method::POST, "/guests", Some(&other)).await;
-    let message = answer["error"]["message"].as_str().unwrap_or_default();
-    assert_eq!(status, 409, "{answer}");
-    assert!(message.contains("52:54:00:aa:00:01 already"), "{message}");
-    agent.begin(Method::DELETE, "/guests/web", None).await;
-    assert_eq!(create(&other).await.error, None);
+    assert!(ready());
+    machine.stdout("ip", &["link", "set", "eth0", "down"]);
+    assert!(ready());
+    agent.must(&["network", "delete", "lan"]);
+    assert_eq!(host(&agent), plugged);
+    machine.stdout("ip", &["link", "delete", "eth0"]);
+    machine.stdout("ip", &["link", "delete", "eth1"]);
+    assert_eq!(host(&agent), before);
+}
+
+#[tokio::test]
+async fn network_gets_another_uplink_and_its_guests_stay_connected() {
+    if !(kvm_opens() && is_root()) {
+        return;
+    }
+    let agent = Agent::start_in_namespace("edit").await;
+    let (first, second) = (Machine::new("edit-1"), Machine::new("edit-2"));
+    first.plug("eth0", &agent, "up0", "10.5.0.9/24");
+    second.plug("eth0", &agent, "up1", "10.5.0.9/24");
+    furnish(&agent);
+    let before = host(&agent);
+    agent.must(&["network", "create", "lan", "--uplink", "up0"]);
+    let cmdline = "ip=10.5.0.50 peer=10.5.0.9";
+    create_guest(&agent, "web", cmdline, &["--network", "lan"]);
+    assert!(first.reaches("10.5.0.50"), "{}", agent.log());
+    agent.must(&["network", "edit", "lan", "--uplink", "node1=up1"]);
+    let ports = ["up0", "up1"].map(|port| controller(&agent, port));
+    assert_eq!(ports, ["", "pn-lan"]);
+    assert!(second.reaches("10.5.0.50"), "{}", agent.log());
+    for (flags, expected) in [
+        (["--uplink", "node1=used0"], "it has the host's address"),
+        (
+            ["--bridge", "node1=br7"],
+            "guests of node node1 are connected to pn-lan: web",
+        ),
+        (
+            ["--common-uplink", "node2"],
+            "node2 has no uplink of its own",
+        ),
+    ] {
+        let error = agent.must_refuse(&[&["network", "edit", "lan"], &flags[..]].concat());
+        assert!(error.contains(expected), "{flags:?}: {error}");
+        assert_eq!(controller(&agent, "up1"), "pn-lan");
+    }
+    agent.must(&["network", "edit", "lan", "--no-uplink", "node1"]);
+    assert_eq!(controller(&agent, "up1"), "");
+    agent.must(&["network", "edit", "lan", "--common-uplink", "node1"]);
+    assert!(first.reaches("10.5.0.50"), "{}", agent.log());
+
+    agent.must(&["guest", "delete", "web", "--force", "--yes"]);
+    agent.must(&["network", "edit", "lan", "--bridge", "node1=br7"]);
+    assert_eq!(host(&agent), before);
+    agent.must(&["network", "edit", "lan", "--common-uplink", "node1"]);
+    assert_eq!(controller(&agent, "up0"), "pn-lan");
+    agent.must(&["network", "delete", "lan"]);
+    assert_eq!(host(&agent), before);
 }

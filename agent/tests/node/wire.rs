@@ -1,8 +1,14 @@
 //! Machines at the other end of a cable: network namespaces, and pairs of virtual interfaces.
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::process::Command;
+use std::thread::JoinHandle;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::harness::Agent;
+use super::programs::programs;
 
 /// A machine beside the agent's; it goes with the test.
 pub struct Machine {
@@ -26,6 +32,34 @@ impl Machine {
         ]);
         ip(&["-n", here, "address", "add", address, "dev", ours]);
         ip(&["-n", here, "link", "set", ours, "up"]);
+    }
+
+    /// A cable from its interface `ours` to `theirs` of another machine.
+    pub fn plug_into(&self, ours: &str, other: &Self, theirs: &str) {
+        let (here, there) = (self.namespace.as_str(), other.namespace.as_str());
+        ip(&[
+            "-n", here, "link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", there,
+        ]);
+        ip(&["-n", here, "link", "set", ours, "up"]);
+    }
+
+    /// Runs `ip` there.
+    pub fn ip(&self, arguments: &[&str]) {
+        ip(&[&["-n", &self.namespace], arguments].concat());
+    }
+
+    /// Runs this there, in a thread of its own.
+    pub fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let path = format!("/run/netns/{}", self.namespace);
+        std::thread::spawn(move || {
+            let namespace = File::open(&path).expect("a namespace");
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), kind).expect("we are root");
+            work()
+        })
     }
 
     /// What a program prints there.
@@ -57,4 +91,14 @@ impl Drop for Machine {
 pub fn ip(arguments: &[&str]) {
     let status = Command::new("ip").args(arguments).status();
     assert!(status.expect("ip starts").success(), "ip {arguments:?}");
+}
+
+/// Creates and starts a probe with a network interface.
+pub fn create_guest(agent: &Agent, name: &str, cmdline: &str, extra: &[&str]) {
+    let probe = programs().join("pindah-probe");
+    let cmdline = format!("ws_mib=4 net=1 {cmdline}");
+    let mut arguments = vec!["guest", "create", name, "--memory", "64M", "--kernel"];
+    arguments.extend([probe.to_str().unwrap(), "--cmdline", &cmdline, "--start"]);
+    arguments.extend(extra);
+    agent.must(&arguments);
 }

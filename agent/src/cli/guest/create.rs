@@ -9,6 +9,7 @@ use pindah_vmm_api::{Baseline, DiskFormat};
 use reqwest::Method;
 use serde::Deserialize;
 
+use super::interface::InterfaceFlags;
 use crate::cli::output::Output;
 use crate::cli::progress::begin;
 use crate::cli::size::parse_mib;
@@ -16,7 +17,7 @@ use crate::cli::upload::image_for;
 use crate::client::Client;
 use crate::domain::{
     Autostart, CloudInit, CrashPolicy, DiskSpec, GuestName, GuestSpec, InterfaceSpec, KernelSpec,
-    NetworkName, PoolName,
+    PoolName,
 };
 
 /// A choice by the name that it has in JSON.
@@ -67,15 +68,9 @@ pub struct CreateArguments {
         allow_hyphen_values = true
     )]
     cmdline: String,
-    /// The network that it is connected to [default: the node's own].
-    #[arg(long, conflicts_with = "no_network")]
-    network: Option<String>,
     /// No network interface.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = InterfaceFlags::NAMES)]
     no_network: bool,
-    /// MAC address of its network interface.
-    #[arg(long, conflicts_with = "no_network")]
-    mac: Option<String>,
     /// User data for its cloud-init.
     #[arg(long, value_name = "FILE")]
     user_data: Option<PathBuf>,
@@ -103,6 +98,8 @@ pub struct CreateArguments {
     /// Do not wait; print the task.
     #[arg(long)]
     no_wait: bool,
+    #[command(flatten)]
+    interface: InterfaceFlags,
 }
 
 impl CreateArguments {
@@ -131,15 +128,22 @@ impl CreateArguments {
                 cmdline: self.cmdline.clone(),
             }),
         };
+        let disks = self.disks(client).await?;
+        let cloud_init = self.cloud_init()?;
+        let interfaces = if self.no_network {
+            Vec::new()
+        } else {
+            vec![self.interface.apply(InterfaceSpec::default())?]
+        };
         Ok(GuestSpec {
             name,
             cpus: self.cpus,
             memory_mib: self.memory,
             baseline: self.baseline,
             kernel,
-            disks: self.disks(client).await?,
-            interfaces: self.interfaces()?,
-            cloud_init: self.cloud_init()?,
+            disks,
+            interfaces,
+            cloud_init,
             autostart: Autostart {
                 enabled: self.autostart,
                 ..Autostart::default()
@@ -190,16 +194,5 @@ impl CreateArguments {
             network_config: self.network_config.as_ref().map(read).transpose()?,
         };
         Ok((cloud_init != CloudInit::default()).then_some(cloud_init))
-    }
-
-    fn interfaces(&self) -> anyhow::Result<Vec<InterfaceSpec>> {
-        if self.no_network {
-            return Ok(Vec::new());
-        }
-        let network = self.network.clone().map(NetworkName::try_from);
-        Ok(vec![InterfaceSpec {
-            network: network.transpose()?.unwrap_or_default(),
-            mac: self.mac.clone(),
-        }])
     }
 }

@@ -3,6 +3,7 @@
 mod create;
 mod disk;
 mod edit;
+mod interface;
 mod migrate;
 mod show;
 
@@ -32,6 +33,9 @@ pub(super) enum GuestCommand {
     Show(Name),
     /// Change a guest.
     Edit(edit::EditArguments),
+    /// A guest's network interfaces.
+    #[command(subcommand)]
+    Interface(interface::InterfaceCommand),
     /// Start a guest.
     Start(Begin),
     /// Ask a guest to shut down, and switch it off after a deadline.
@@ -115,6 +119,7 @@ impl GuestCommand {
             Self::List => show::list(client, output).await,
             Self::Show(name) => show::show(client, output, &name.guest).await,
             Self::Edit(arguments) => arguments.run(client, output).await,
+            Self::Interface(command) => command.run(client, output).await,
             Self::Start(arguments) => {
                 let path = path(&arguments.guest, "/start")?;
                 let request = client.request(Method::POST, &path);

@@ -103,7 +103,9 @@ impl Guests {
             let network = &interface.network;
             let follows = !network.is_of_node() && {
                 let network = self.networks().find(network.as_str()).await?;
-                network.follows_a_move(&self.resources().node, to)
+                network
+                    .value
+                    .follows_a_move([self.resources().node.as_str(), to])
             };
             if !follows {
                 return Err(GuestError::Immovable {
