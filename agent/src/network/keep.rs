@@ -10,6 +10,8 @@ use crate::store::{Collection, Revision, StoreError, Watch};
 
 /// How often all of it is looked at when no record changes.
 const PERIOD: Duration = Duration::from_secs(30);
+/// How long a watch that has ended waits for the next one.
+const RETRY: Duration = Duration::from_secs(2);
 
 impl Networks {
     /// Follows the records for ever.
@@ -28,6 +30,7 @@ impl Networks {
             };
             if let Ok(false) = tokio::time::timeout(PERIOD, next).await {
                 changes = None;
+                tokio::time::sleep(RETRY).await;
             }
         }
     }

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pindah_agent::domain::{Guest, GuestSpec, Interface, NetworkSpec};
+use pindah_agent::domain::{Guest, GuestSpec, Interface, NetworkSpec, PoolName};
 use pindah_agent::network::{NetworkError, Networks};
 use pindah_agent::store::SqliteStore;
 use serde_json::{Value, json};
@@ -42,7 +42,10 @@ fn guest(number: usize, extra: &Value) -> Guest {
     let spec = json!({ "name": "web", "memory_mib": 64, "disks": [{ "size_mib": 1 }],
         "interfaces": [extra] });
     let spec: GuestSpec = serde_json::from_value(spec).unwrap();
-    let mut guest = spec.plan(uuid::Uuid::new_v4(), "node1", 0).unwrap().guest;
+    let mut guest = spec
+        .plan(uuid::Uuid::new_v4(), "node1", &PoolName::local(), 0)
+        .unwrap()
+        .guest;
     let interface: &mut Interface = &mut guest.interfaces[0];
     interface.network = "lan".to_owned().try_into().unwrap();
     interface.tap = tap(number);
