@@ -327,7 +327,12 @@ impl Site {
     pub fn wait(&self, number: usize, what: &str, mut condition: impl FnMut() -> bool) {
         let end = Instant::now() + DEADLINE;
         while !condition() {
-            assert!(Instant::now() < end, "{what}:\n{}", self.log(number));
+            if Instant::now() > end {
+                for number in 1..=self.nodes.len() {
+                    eprintln!("node{number} says:\n{}", self.log(number));
+                }
+                panic!("on node{number}: {what}");
+            }
             std::thread::sleep(POLL);
         }
     }
