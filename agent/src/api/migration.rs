@@ -5,7 +5,7 @@ use axum::extract::State;
 use super::auth::{FromPeer, Operator, Viewer};
 use super::extract::{Body, OptionalBody, Path, Query};
 use super::{Accepted, Api, ApiError, Data, ErrorBody};
-use crate::guests::{Arrival, MoveRequest, Offer, Plan, Receiver, Settlement};
+use crate::guests::{Arrival, ArrivalOrder, MoveRequest, Offer, Plan, Receiver, Settlement};
 
 /// Moves a guest to another node while it runs; one that is off changes its node.
 #[utoipa::path(post, path = "/api/v1/guests/{guest}/migrate", tag = "guests",
@@ -72,13 +72,13 @@ pub async fn offer_place(
 }
 
 /// Has this node wait for a guest whose record says that it moves here; for nodes.
-#[utoipa::path(post, path = "/api/v1/arrivals", tag = "nodes", request_body = Arrival,
+#[utoipa::path(post, path = "/api/v1/arrivals", tag = "nodes", request_body = ArrivalOrder,
     responses((status = 200, body = Data<Receiver>), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub async fn receive_guest(
     State(api): State<Api>,
     _: FromPeer,
-    Body(arrival): Body<Arrival>,
+    Body(arrival): Body<ArrivalOrder>,
 ) -> Result<Data<Receiver>, ApiError> {
     let data = api.guests.receive(arrival).await?;
     Ok(Data { data })

@@ -48,7 +48,9 @@ pub use create::Created;
 pub use error::GuestError;
 pub use machine::{GuestState, Status};
 pub use memory::HostMemory;
-pub use migration::{Arrival, MigrationLinks, MoveRequest, Offer, Plan, Receiver, Settlement};
+pub use migration::{
+    Arrival, ArrivalOrder, MigrationLinks, MoveRequest, Offer, Plan, Receiver, Settlement,
+};
 pub use stop::StopRequest;
 
 use crate::cluster::Presence;

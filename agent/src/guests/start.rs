@@ -231,10 +231,8 @@ impl Guests {
         {
             tracing::warn!("cannot remove {}: {error}", directory.display());
         }
-        if let Some(machine) = self.machines().remove(&guest.uuid) {
-            // For who still waits for its end.
-            machine.set(GuestState::Stopped, None);
-        }
+        // Whoever moves it here again waits until nobody has to do with what was here any more.
+        self.machine(guest.uuid).set(GuestState::Stopped, None);
     }
 
     /// Removes what only a running guest needs.

@@ -221,7 +221,8 @@ impl Guests {
     }
 }
 
-async fn has_ended(machine: &Machine, deadline: Duration) -> bool {
+/// Whether it has no process any more, or has none soon.
+pub(super) async fn has_ended(machine: &Machine, deadline: Duration) -> bool {
     let mut status = machine.subscribe();
     let ended = status.wait_for(|status| !status.state.has_process());
     tokio::time::timeout(deadline, ended).await.is_ok()

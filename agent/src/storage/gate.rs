@@ -137,7 +137,7 @@ mod tests {
             let before = Instant::now();
             let error = gate.run(SHORT, stuck).await.unwrap_err();
             assert!(matches!(error, StorageError::Stalled { .. }), "{error}");
-            assert!(before.elapsed() < 10 * SHORT);
+            assert!(before.elapsed() < Duration::from_secs(10));
         }
         assert_eq!(begins.try_iter().count(), THREADS);
         drop(held);
@@ -183,7 +183,7 @@ mod tests {
         let long = Duration::from_secs(60);
         let error = gate.run(long, || Ok(())).await.unwrap_err();
         assert!(error.to_string().contains("pool nas"), "{error}");
-        assert!(before.elapsed() < Duration::from_secs(1));
+        assert!(before.elapsed() < long / 2);
         gate.set_stalled(None);
         gate.run(long, || Ok(())).await.unwrap();
     }

@@ -165,6 +165,12 @@ fn guest_moves_there_and_back_and_tells_how_long_it_stood() {
         .collect();
     assert!(runners.len() > 1, "{runners:?}");
 
+    // What is to change at its next start changes nothing on the way.
+    site.must(1, &["guest", "edit", "web", "--memory", "128M"]);
+    traveller.migrate(1, &["--to", "node2"]);
+    traveller.migrate(1, &["--to", "node3"]);
+    traveller.wait_until_it_beats(3, 2);
+
     refusals(&traveller);
     selftest(&traveller);
 

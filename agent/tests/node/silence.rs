@@ -3,8 +3,13 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// What waits for a pool takes five seconds at least; what does not is quicker than this, on a slow
+/// host too.
+pub const PROMPT: Duration = Duration::from_secs(4);
 
 /// A FUSE file system that nobody serves; what waits for it fails when it goes.
 pub struct Silence {

@@ -8,14 +8,14 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::harness::{Agent, DEADLINE, kvm_opens};
-use super::silence::Silence;
+use super::silence::{PROMPT, Silence};
 
 async fn wait_pool(agent: &Agent, state: &str) -> Value {
     let end = Instant::now() + DEADLINE;
     loop {
         let before = Instant::now();
         let (_, shown) = agent.request(Method::GET, "/pools/nas", None).await;
-        assert!(before.elapsed() < Duration::from_secs(1));
+        assert!(before.elapsed() < PROMPT);
         let here = shown["data"]["nodes"][0].clone();
         if here["state"] == state {
             return here;
@@ -49,7 +49,7 @@ async fn pool_that_stalls_holds_up_nothing_else_and_goes_on() {
         let (status, body) = agent.request(Method::GET, path, None).await;
         assert_eq!(status, 200, "{path}: {body}");
         let took = before.elapsed();
-        assert!(took < Duration::from_secs(1), "{path}: {took:?}");
+        assert!(took < PROMPT, "{path}: {took:?}");
     }
     let stalled = wait_pool(&agent, "stalled").await;
     let reason = stalled["reason"].as_str().unwrap();
@@ -73,7 +73,7 @@ async fn pool_that_stalls_holds_up_nothing_else_and_goes_on() {
         }
     }
     let each = began.elapsed() / 120;
-    assert!(each < Duration::from_millis(300), "{each:?} each");
+    assert!(each < PROMPT, "{each:?} each");
     agent.create_probe("beside", "", json!({})).await;
     let task = agent.begin(Method::POST, "/guests/web/stop", None).await;
     assert_eq!(task.state, TaskState::Done, "{task:?}");
@@ -83,7 +83,7 @@ async fn pool_that_stalls_holds_up_nothing_else_and_goes_on() {
     agent.terminate();
     agent.spawn().await;
     assert!(
-        before.elapsed() < Duration::from_secs(10),
+        before.elapsed() < Duration::from_secs(60),
         "{:?}",
         before.elapsed()
     );

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pindah_vmm_api::RunState;
 use reqwest::Method;
 
-use super::{Arrival, MigrationLinks, Receiver, Settlement};
+use super::{Arrival, ArrivalOrder, MigrationLinks, Receiver, Settlement};
 use crate::causes::chain;
 use crate::domain::{Guest, PlacementError};
 use crate::guests::machine::Operation;
@@ -15,6 +15,8 @@ use crate::supervisor::{Direct, GuestProcess, Purpose};
 
 /// How long the VMM may take to be built.
 const BUILD_DEADLINE: Duration = Duration::from_secs(30);
+/// How long to wait for the end of what is done with the guest here.
+const OPERATION_PATIENCE: Duration = Duration::from_secs(20);
 /// How long it waits for its source to begin.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is asked whether its guest runs.
@@ -32,16 +34,19 @@ impl Guests {
     /// # Errors
     /// [`GuestError::Placement`], [`GuestError::Busy`], [`GuestError::Start`], those of
     /// [`Self::offer`].
-    pub async fn receive(&self, arrival: Arrival) -> Result<Receiver, GuestError> {
+    pub async fn receive(&self, arrival: ArrivalOrder) -> Result<Receiver, GuestError> {
         let links = self.links()?;
-        let guest = self.find(&arrival.guest.to_string()).await?.value;
+        let mut guest = self.find(&arrival.guest.to_string()).await?.value;
         guest.require_move_to(&self.resources().node)?;
         if guest.epoch != arrival.epoch {
             return Err(GuestError::Changed(guest.name.to_string()));
         }
+        (guest.cpus, guest.memory_mib) = (arrival.cpus, arrival.memory_mib);
         self.offer(&guest).await?;
-        let operation = self.operate(&guest)?;
         let machine = self.machine(guest.uuid);
+        // It may have left this node a moment ago.
+        let operation = tokio::time::timeout(OPERATION_PATIENCE, machine.operate()).await;
+        let operation = operation.map_err(|_| GuestError::Busy(guest.name.to_string()))?;
         let reason = format!("it comes from {}", guest.node);
         self.set_state(&guest, &machine, GuestState::Arriving, Some(&reason));
         match self.build(&guest, links).await {

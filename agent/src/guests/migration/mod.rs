@@ -93,6 +93,21 @@ pub struct Arrival {
     pub epoch: u64,
 }
 
+/// A guest that begins to come, and its machine as it is: its record may say what it is to be after
+/// its next start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArrivalOrder {
+    /// Which guest.
+    pub guest: Uuid,
+    /// Its record's epoch since it is on its way.
+    pub epoch: u64,
+    /// Its virtual CPUs.
+    pub cpus: u8,
+    /// Its RAM in MiB.
+    pub memory_mib: u64,
+}
+
 /// Where a guest's VMM finds the one that waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Receiver {

@@ -11,6 +11,7 @@ use super::{Arrival, LEASE_MARGIN, Settlement};
 use crate::causes::chain;
 use crate::domain::{Guest, PlacementError};
 use crate::guests::machine::Operation;
+use crate::guests::stop::has_ended;
 use crate::guests::{GuestError, GuestState, Guests};
 use crate::supervisor::GuestProcess;
 
@@ -135,11 +136,10 @@ impl Guests {
     /// The guest runs elsewhere: what is here ends.
     async fn leave(&self, guest: &Guest) {
         let machine = self.machine(guest.uuid);
-        let mut status = machine.subscribe();
-        let ended = status.wait_for(|status| !status.state.has_process());
-        if tokio::time::timeout(LEAVE_DEADLINE, ended).await.is_err() {
+        if !has_ended(&machine, LEAVE_DEADLINE).await {
             // In doubt it stands still until it is told.
             self.kill(guest);
+            has_ended(&machine, LEAVE_DEADLINE).await;
         }
         self.forget(guest).await;
     }

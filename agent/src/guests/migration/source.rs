@@ -14,7 +14,7 @@ use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Arrival, MigrationLinks, MoveRequest, Plan, Receiver, Settlement};
+use super::{ArrivalOrder, MigrationLinks, MoveRequest, Plan, Receiver, Settlement};
 use crate::causes::chain;
 use crate::domain::{Guest, Task, TaskKind};
 use crate::guests::{GuestError, Guests};
@@ -151,9 +151,12 @@ impl Guests {
         links: &MigrationLinks,
         request: &MoveRequest,
     ) -> Result<(MigrateRequest, Vec<OwnedFd>), GuestError> {
-        let arrival = Arrival {
+        let running = self.client(guest.uuid).info().await?;
+        let arrival = ArrivalOrder {
             guest: guest.uuid,
             epoch: guest.epoch,
+            cpus: running.cpus,
+            memory_mib: running.memory_mib,
         };
         let receiver: Receiver = {
             let asked = links
