@@ -28,6 +28,7 @@ pub mod events;
 pub mod files;
 pub mod guests;
 pub mod metrics;
+mod names;
 pub mod network;
 pub mod node;
 pub mod peer;

@@ -13,7 +13,8 @@ use reqwest::Method;
 use super::output::{Output, properties, table};
 use crate::api::{Data, JoinTokenCreated, NewJoinToken, NodeView};
 use crate::client::{Client, Context};
-use crate::cluster::{Admission, ClusterView, CpuView, InitRequest, named};
+use crate::cluster::{Admission, ClusterView, CpuView, InitRequest};
+use crate::names::some_of;
 
 /// How long a node that begins anew may take to answer.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(60);
@@ -211,7 +212,7 @@ async fn show(client: &Client, output: Output) -> anyhow::Result<()> {
 fn cpus(view: &CpuView) -> String {
     let or_nothing = |features: &[String]| match features {
         [] => "nothing".to_owned(),
-        some => named(some),
+        some => some_of(some),
     };
     let head = ["NODE", "VENDOR", "LACKS", "HAS IN VAIN"];
     let rows = view.nodes.iter().map(|node| {

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::{ClusterError, NodeRecord, Site};
 use crate::clock::now_unix_ms;
+use crate::names::some_of;
 use crate::store::{Collection, Record, Store, StoreError};
 
 /// How long the VMM may take to look at the host.
@@ -24,8 +25,6 @@ const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(5);
 /// The baseline's key: there is one.
 const BASELINE: &str = "cluster";
-/// Most features that a message names.
-const NAMED: usize = 8;
 
 /// What a node's KVM gives to guests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,8 +115,7 @@ async fn tell_once(store: &Arc<dyn Store>, node: &str, told: &NodeCpu) -> Result
     let nodes = Collection::<NodeCpu>::new(Arc::clone(store));
     let before = nodes.get(node).await?;
     if before.as_ref().is_none_or(|before| before.value != *told) {
-        nodes.create(node, told).await?;
-        nodes.update(node, |record| record.clone_from(told)).await?;
+        nodes.put(node, told).await?;
     }
     let baseline = CpuBaseline {
         features: told.features.clone(),
@@ -156,23 +154,11 @@ pub async fn features_of_node(
     Ok(nodes.get(node).await?.map(|node| node.value.features))
 }
 
-/// Some names of many, for a message.
-pub fn named(features: &[String]) -> String {
-    match features.len() {
-        0..=NAMED => features.join(", "),
-        count => format!(
-            "{} and {} more",
-            features[..NAMED].join(", "),
-            count - NAMED
-        ),
-    }
-}
-
 fn lacking(node: &str, lacks: &[String]) -> String {
     format!(
         "node {node} lacks CPU features that guests of this cluster may see, which cannot move to \
          it: {}; `pindah cluster cpu --adopt` has new guests see only what all nodes have",
-        named(lacks)
+        some_of(lacks)
     )
 }
 
@@ -245,9 +231,7 @@ impl Site {
                 since_unix_ms: now_unix_ms(),
             };
             let baselines = Collection::<CpuBaseline>::new(self.store.clone());
-            baselines.create(BASELINE, &baseline).await?;
-            let taken = baselines.update(BASELINE, |record| record.clone_from(&baseline));
-            taken.await?;
+            baselines.put(BASELINE, &baseline).await?;
         }
         self.cpu_view().await
     }

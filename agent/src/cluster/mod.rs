@@ -38,8 +38,7 @@ use uuid::Uuid;
 
 pub use address::{InitRequest, current as current_address, own_names};
 pub use cpu::{
-    CpuView, NodeCpu, NodeCpuView, cpu_baseline, features_of_host, features_of_node, named,
-    tell_features,
+    CpuView, NodeCpu, NodeCpuView, cpu_baseline, features_of_host, features_of_node, tell_features,
 };
 pub use error::ClusterError;
 pub use etcd_process::{Beginning, EtcdConfig, EtcdError, EtcdProcess};

@@ -2,10 +2,8 @@
 
 use super::{GuestError, Guests};
 use crate::domain::{Guest, PoolName, PoolRecord, Wanted};
+use crate::names::some_of;
 use crate::storage::StorageError;
-
-/// Most names that a message repeats.
-const NAMED: usize = 5;
 
 impl Guests {
     /// Forgets a pool; what is in it stays. With `force` also one that guests, which are off then,
@@ -66,8 +64,5 @@ impl Guests {
 
 fn names(guests: &[&Guest]) -> String {
     let names: Vec<&str> = guests.iter().map(|guest| guest.name.as_str()).collect();
-    match names.len() {
-        0..=NAMED => names.join(", "),
-        count => format!("{} and {} more", names[..NAMED].join(", "), count - NAMED),
-    }
+    some_of(&names)
 }

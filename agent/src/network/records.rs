@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use super::{NetworkRequestError, Networks};
 use crate::clock::now_unix_ms;
 use crate::domain::{Guest, Interface, Invalid, Network, NetworkEdit, NetworkName, NetworkSpec};
+use crate::names::some_of;
 use crate::store::{Collection, Outcome, Revision, StoreError, Stored, Transaction};
-
-/// Most names of guests in an error.
-const NAMED: usize = 5;
 
 impl Networks {
     /// Each node's own network, and those that have records, by name.
@@ -136,7 +134,7 @@ impl Networks {
                     network: before.name.clone(),
                     node,
                     bridge,
-                    guests: named(&guests),
+                    guests: some_of(&guests),
                 });
             }
         }
@@ -160,7 +158,7 @@ impl Networks {
             self.mark_deleting(&network.name, false).await?;
             return Err(NetworkRequestError::InUse {
                 network: network.name,
-                guests: named(&guests),
+                guests: some_of(&guests),
             });
         }
         self.records().delete(network.name.as_str()).await?;
@@ -234,13 +232,4 @@ pub fn if_unchanged(mut transaction: Transaction, networks: &[Stored<Network>]) 
         transaction = transaction.if_unchanged(key, network.revision);
     }
     transaction
-}
-
-/// Some of the names.
-fn named(guests: &[String]) -> String {
-    let mut named: Vec<&str> = guests.iter().map(String::as_str).take(NAMED).collect();
-    if guests.len() > NAMED {
-        named.push("…");
-    }
-    named.join(", ")
 }

@@ -189,6 +189,16 @@ impl<T: Record> Collection<T> {
         self.store.commit(transaction).await
     }
 
+    /// Creates or replaces `id`, whatever it was.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn put(&self, id: &str, value: &T) -> Result<(), StoreError> {
+        let key = Self::key(id);
+        let transaction = Transaction::new().put(&key, encode(&key, value)?);
+        self.store.commit(transaction).await.map(|_| ())
+    }
+
     /// Replaces `id`, if it was last changed at `revision`.
     ///
     /// # Errors

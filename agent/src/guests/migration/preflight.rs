@@ -7,9 +7,10 @@ use utoipa::ToSchema;
 
 use super::MoveRequest;
 use crate::causes::chain;
-use crate::cluster::{features_of_node, named};
+use crate::cluster::features_of_node;
 use crate::domain::{Guest, Invalid, within};
 use crate::guests::{GuestError, GuestState, Guests, HostMemory};
+use crate::names::some_of;
 use crate::network::NetworkState;
 
 /// What a node says of a guest that it could take.
@@ -219,7 +220,7 @@ impl Guests {
         Err(GuestError::Cpu {
             name: guest.name.to_string(),
             node: self.resources().node.clone(),
-            lacks: named(&lacks),
+            lacks: some_of(&lacks),
         })
     }
 
