@@ -11,7 +11,6 @@ use uuid::Uuid;
 use super::MoveRequest;
 use crate::api::Accepted;
 use crate::causes::chain;
-use crate::clock::now_unix_ms;
 use crate::domain::{Guest, Task, TaskKind, TaskState};
 use crate::guests::{GuestError, Guests};
 use crate::peer::PeerError;
@@ -30,8 +29,6 @@ pub struct Drain {
     pub node: String,
     /// Guests that have left it for that, and come back after it.
     pub guests: Vec<Uuid>,
-    /// Since when, in milliseconds since the Unix epoch.
-    pub since_unix_ms: u64,
     /// It is over, and guests come back.
     pub over: bool,
 }
@@ -81,7 +78,6 @@ impl Guests {
         let new = Drain {
             node: node.clone(),
             guests: Vec::new(),
-            since_unix_ms: now_unix_ms(),
             over: false,
         };
         self.drains().create(&node, &new).await?;
@@ -149,6 +145,12 @@ impl Guests {
             Err(GuestError::NotFound(_)) => return Ok(()),
             Err(error) => return Err(left(chain(&error))),
         };
+        if now.node != self.resources().node {
+            return Ok(());
+        }
+        if self.require_undrained().await.is_ok() {
+            return Err(left("the drain was ended meanwhile".to_owned()));
+        }
         let request = MoveRequest::default();
         let plan = self.plan_move(&now, &request).await;
         let plan = plan.map_err(|error| left(chain(&error)))?;
