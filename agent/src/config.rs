@@ -328,6 +328,23 @@ mod tests {
     }
 
     #[test]
+    fn migrations_have_a_network_and_a_number_of_their_own() {
+        let config = parse("").unwrap();
+        assert_eq!(
+            (config.migration_address, config.migrations_at_once),
+            (None, 1)
+        );
+        let config = parse("[migration]\naddress = '10.0.1.11'\nat_once = 3").unwrap();
+        assert_eq!(config.migration_address, Some([10, 0, 1, 11].into()));
+        assert_eq!(config.migrations_at_once, 3);
+        for (at_once, error) in [(0, "1 to 16"), (17, "1 to 16")] {
+            let refused = parse(&format!("[migration]\nat_once = {at_once}")).unwrap_err();
+            assert!(refused.contains(error), "{refused}");
+        }
+        assert!(parse("[migration]\naddress = 'lan'").is_err());
+    }
+
+    #[test]
     fn empty_file_gives_a_node_that_works() {
         let config = parse("").unwrap();
         assert_eq!(config.node, "host");
