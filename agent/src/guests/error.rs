@@ -165,7 +165,7 @@ pub enum GuestError {
     },
     /// A VMM that was to take a guest neither has it nor gives it up.
     #[error("guest {0} is on its way here, and its VMM does not say whether it has it")]
-    Unsettled(String),
+    Unsettled(uuid::Uuid),
     /// Another node.
     #[error(transparent)]
     Peer(#[from] PeerError),

@@ -47,8 +47,7 @@ impl Guests {
         // It may have left this node a moment ago.
         let operation = tokio::time::timeout(OPERATION_PATIENCE, machine.operate()).await;
         let operation = operation.map_err(|_| GuestError::Busy(guest.name.to_string()))?;
-        let reason = format!("it comes from {}", guest.node);
-        self.set_state(&guest, &machine, GuestState::Arriving, Some(&reason));
+        self.show_arrival(&guest);
         match self.build(&guest, links).await {
             Ok((process, port)) => {
                 let guests = self.clone();
@@ -63,6 +62,13 @@ impl Guests {
                 Err(error)
             }
         }
+    }
+
+    /// It is on its way here.
+    pub(super) fn show_arrival(&self, guest: &Guest) {
+        let reason = format!("it comes from {}", guest.node);
+        let machine = self.machine(guest.uuid);
+        self.set_state(guest, &machine, GuestState::Arriving, Some(&reason));
     }
 
     async fn build(
@@ -204,24 +210,23 @@ impl Guests {
     /// [`GuestError::Unsettled`], [`GuestError::Store`].
     pub async fn settle_arrival(&self, arrival: Arrival) -> Result<Settlement, GuestError> {
         let node = &self.resources().node;
-        let guest = self.find(&arrival.guest.to_string()).await?.value;
-        if guest.node == *node {
-            return Ok(Settlement::Runs);
-        }
-        // Whatever waits here is told to give up; whether that is still possible it knows itself.
         let settled = async {
-            while self.status(guest.uuid).state == GuestState::Arriving {
-                let _ = self.client(guest.uuid).cancel_migration().await;
+            loop {
+                // Before the record: what runs here by now is written there already.
+                let arrives = self.status(arrival.guest).state == GuestState::Arriving;
+                let now = self.find(&arrival.guest.to_string()).await?.value;
+                if now.node == *node {
+                    return Ok(Settlement::Runs);
+                }
+                if !arrives || now.epoch != arrival.epoch {
+                    return Ok(Settlement::Never);
+                }
+                // Whether it can still be given up its VMM knows.
+                let _ = self.client(arrival.guest).cancel_migration().await;
                 tokio::time::sleep(POLL).await;
             }
         };
         let settled = tokio::time::timeout(SETTLE_DEADLINE, settled).await;
-        settled.map_err(|_| GuestError::Unsettled(guest.name.to_string()))?;
-        let now = self.find(&arrival.guest.to_string()).await?.value;
-        Ok(if now.node == *node {
-            Settlement::Runs
-        } else {
-            Settlement::Never
-        })
+        settled.unwrap_or_else(|_| Err(GuestError::Unsettled(arrival.guest)))
     }
 }

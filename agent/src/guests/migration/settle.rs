@@ -60,6 +60,11 @@ impl Guests {
         to: &str,
         gone_since: &mut Option<Instant>,
     ) -> Result<Option<Settlement>, GuestError> {
+        // What this node remembers without the cluster's majority may be old.
+        if !self.records().settled(Duration::ZERO).await {
+            *gone_since = None;
+            return Ok(None);
+        }
         let now = match self.find(&guest.uuid.to_string()).await {
             Ok(now) => now.value,
             // Who deletes it has ended it first.
@@ -72,20 +77,17 @@ impl Guests {
         if now.moving_to.as_deref() != Some(to) {
             return Ok(Some(Settlement::Never));
         }
-        let peers = &self.links()?.peers;
         let arrival = Arrival {
             guest: guest.uuid,
             epoch: now.epoch,
         };
-        let asked = peers.ask(to, Method::POST, "/arrivals/settle", Some(&arrival));
-        let taken_back = match asked.await {
+        let taken_back = match self.ask_destination(to, arrival).await {
             Ok(Settlement::Runs) => return Ok(Some(Settlement::Runs)),
             Ok(Settlement::Never) => true,
             Err(error) => {
-                let settled = self.records().settled(Duration::ZERO).await;
-                if !settled || peers.is_alive(to).await? {
+                if self.links()?.peers.is_alive(to).await? {
                     *gone_since = None;
-                    return Err(error.into());
+                    return Err(error);
                 }
                 let since = gone_since.get_or_insert_with(Instant::now);
                 since.elapsed() >= LEASE_MARGIN
@@ -106,15 +108,13 @@ impl Guests {
     }
 
     /// The guest's own VMM says that it never gave the guest away.
-    pub(super) async fn give_up_move(&self, guest: &Guest, to: &str) -> Result<(), GuestError> {
+    pub(super) async fn give_up_move(&self, guest: &Guest, to: &str) {
         let arrival = Arrival {
             guest: guest.uuid,
             epoch: guest.epoch,
         };
         // What waits there in vain ends by itself as well, later.
-        let peers = &self.links()?.peers;
-        let told = peers.ask::<_, Settlement>(to, Method::POST, "/arrivals/settle", Some(&arrival));
-        if let Err(error) = told.await {
+        if let Err(error) = self.ask_destination(to, arrival).await {
             tracing::info!("guest {}: {}", guest.name, chain(&error));
         }
         loop {
@@ -130,7 +130,13 @@ impl Guests {
             }
         }
         self.show_state(guest).await;
-        Ok(())
+    }
+
+    /// What the destination's agent says has become of the guest.
+    async fn ask_destination(&self, to: &str, arrival: Arrival) -> Result<Settlement, GuestError> {
+        let peers = &self.links()?.peers;
+        let asked = peers.ask(to, Method::POST, "/arrivals/settle", Some(&arrival));
+        Ok(asked.await?)
     }
 
     /// The guest runs elsewhere: what is here ends.
@@ -206,8 +212,8 @@ impl Guests {
             && let Outcome::Failed(reason) = self.outcome(guest.uuid).await
         {
             tracing::info!("guest {} goes on here: {reason}", guest.name);
-            let given_up = self.give_up_move(guest, &to).await;
-            return given_up.is_ok();
+            self.give_up_move(guest, &to).await;
+            return true;
         }
         self.settle(guest, &to).await == Settlement::Never
     }
@@ -219,9 +225,7 @@ impl Guests {
         process: GuestProcess,
         operation: Operation,
     ) {
-        let machine = self.machine(guest.uuid);
-        let reason = format!("it comes from {}", guest.node);
-        self.set_state(guest, &machine, GuestState::Arriving, Some(&reason));
+        self.show_arrival(guest);
         let (guests, guest) = (self.clone(), guest.clone());
         tokio::spawn(async move { guests.await_guest(guest, process, operation).await });
     }
@@ -234,7 +238,8 @@ impl Guests {
             Err(_) => return false,
         };
         match &now.moving_to {
-            _ if now.node != self.resources().node => true,
+            // What this node remembers without the cluster's majority may be old.
+            _ if now.node != self.resources().node => self.records().settled(Duration::ZERO).await,
             None => false,
             Some(to) => self.ask_until_settled(&now, to).await == Settlement::Runs,
         }

@@ -123,7 +123,7 @@ impl Guests {
                 }))
             }
             Outcome::Failed(reason) => {
-                self.give_up_move(&guest, to).await?;
+                self.give_up_move(&guest, to).await;
                 context.check()?;
                 Err(Failure::Failed(reason))
             }
@@ -158,12 +158,9 @@ impl Guests {
             cpus: running.cpus,
             memory_mib: running.memory_mib,
         };
-        let receiver: Receiver = {
-            let asked = links
-                .peers
-                .ask(to, Method::POST, "/arrivals", Some(&arrival));
-            asked.await?
-        };
+        let peers = &links.peers;
+        let asked = peers.ask::<_, Receiver>(to, Method::POST, "/arrivals", Some(&arrival));
+        let receiver = asked.await?;
         let order = order(request, to);
         let sockets = 2 + usize::from(order.mode == MigrationMode::Hybrid);
         let address = SocketAddr::new(receiver.address, receiver.port);
