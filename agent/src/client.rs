@@ -19,6 +19,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use crate::api::{Accepted, Data, ErrorBody, ErrorCode, ErrorInfo, Listing, NODE};
 use crate::domain::Task;
 
+/// Most of a list that one answer holds.
+const PART_MAX: usize = 1000;
+
 /// Where a node is, how it proves itself, and who we are.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -239,6 +242,33 @@ impl Client {
             };
             request = self.request(Method::GET, path).query(&[("after", next)]);
         }
+    }
+
+    /// The first `limit` of a list, or all if there are fewer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list_first<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        limit: usize,
+    ) -> Result<Vec<T>, ClientError> {
+        let mut first = Vec::new();
+        let mut after: Option<String> = None;
+        while first.len() < limit {
+            let part = (limit - first.len()).min(PART_MAX);
+            let mut request = self.request(Method::GET, path).query(&[("limit", part)]);
+            if let Some(after) = &after {
+                request = request.query(&[("after", after)]);
+            }
+            let part: Listing<T> = self.json(request).await?;
+            first.extend(part.data);
+            if part.next.is_none() {
+                break;
+            }
+            after = part.next;
+        }
+        Ok(first)
     }
 
     /// A command that is done when it is answered.

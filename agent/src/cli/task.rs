@@ -46,8 +46,7 @@ impl TaskCommand {
     pub(super) async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
         match self {
             Self::List { limit } => {
-                let mut tasks: Vec<Task> = client.list("/tasks").await?;
-                tasks.truncate(limit);
+                let tasks: Vec<Task> = client.list_first("/tasks", limit).await?;
                 output.show(&tasks, |tasks| {
                     let head = ["TASK", "WHAT", "SUBJECT", "STATE", "BY", "AGE", "ERROR"];
                     table(&head, tasks.iter().map(row))
