@@ -62,9 +62,24 @@ pub enum EventKind {
         kind: TaskKind,
         /// To what.
         subject: String,
+        /// The guest, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        guest: Option<Uuid>,
         /// How it is doing.
         state: TaskState,
     },
+}
+
+impl EventKind {
+    /// The guest that it is about, if it is about one.
+    pub fn guest(&self) -> Option<Uuid> {
+        match self {
+            Self::GuestState { uuid, .. }
+            | Self::GuestChanged { uuid, .. }
+            | Self::GuestDeleted { uuid, .. } => Some(*uuid),
+            Self::Task { guest, .. } => *guest,
+        }
+    }
 }
 
 /// Where events are told and heard.

@@ -19,15 +19,17 @@ use thiserror::Error;
 
 use crate::api::{Data, ErrorBody};
 use crate::cluster::{NodeAlive, NodeRecord};
-use crate::security::{AuthorityError, NodeCertificate, Principal, Role};
+use crate::security::{AuthorityError, Grants, NodeCertificate, Principal, Role};
 use crate::store::{Collection, Store, StoreError};
 
 /// The node that passes a request on.
 pub const FROM: HeaderName = HeaderName::from_static("pindah-from");
 /// Who asked it.
 pub const USER: HeaderName = HeaderName::from_static("pindah-user");
-/// What that one may do.
+/// What that one may do everywhere; absent: nothing but what is said of single guests.
 pub const ROLE: HeaderName = HeaderName::from_static("pindah-role");
+/// What that one may do with single guests, as JSON; absent: with none.
+pub const GUESTS: HeaderName = HeaderName::from_static("pindah-guests");
 /// By which token it is known.
 pub const TOKEN: HeaderName = HeaderName::from_static("pindah-token");
 
@@ -189,7 +191,10 @@ impl Peers {
         let url = format!("{}/api/v1{path}", self.base(node).await?);
         let as_node = Principal {
             user: format!("{AS_NODE}{}", self.node),
-            role: Role::Admin,
+            grants: Grants {
+                role: Some(Role::Admin),
+                ..Grants::default()
+            },
             token: String::new(),
         };
         let headers = self.headers(&as_node);
@@ -255,13 +260,20 @@ impl Peers {
 
     fn headers(&self, principal: &Principal) -> HeaderMap {
         let mut headers = HeaderMap::new();
+        let grants = &principal.grants;
+        let guests = Some(&grants.guests).filter(|guests| !guests.is_empty());
         for (name, text) in [
-            (FROM, self.node.clone()),
-            (USER, principal.user.clone()),
-            (ROLE, principal.role.to_string()),
-            (TOKEN, principal.token.clone()),
+            (FROM, Some(self.node.clone())),
+            (USER, Some(principal.user.clone())),
+            (ROLE, grants.role.map(|role| role.to_string())),
+            (
+                GUESTS,
+                guests.and_then(|guests| serde_json::to_string(guests).ok()),
+            ),
+            (TOKEN, Some(principal.token.clone())),
         ] {
-            if let Ok(value) = HeaderValue::from_str(&text) {
+            let text = text.as_deref().map(HeaderValue::from_str);
+            if let Some(Ok(value)) = text {
                 headers.insert(name, value);
             }
         }
@@ -285,7 +297,15 @@ impl Peers {
         let client_side = upgrade.then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
-        for name in [header::HOST, header::AUTHORIZATION, FROM, USER, ROLE, TOKEN] {
+        for name in [
+            header::HOST,
+            header::AUTHORIZATION,
+            FROM,
+            USER,
+            ROLE,
+            GUESTS,
+            TOKEN,
+        ] {
             headers.remove(name);
         }
         if !upgrade {

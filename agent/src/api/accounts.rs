@@ -1,5 +1,6 @@
 //! Login, users and tokens.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -8,11 +9,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
-use super::auth::Admin;
 use super::extract::{Body, Path};
+use super::permit::Admin;
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
-use crate::security::{NewToken, NewUser, Token, User};
+use crate::domain::Invalid;
+use crate::security::{GUESTS_MAX, NewToken, NewUser, Role, Token, User};
 
 /// A user who wants a token.
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -55,6 +58,19 @@ pub async fn login(
     Ok(Data { data })
 }
 
+impl Api {
+    /// Refuses roles for guests that do not exist.
+    async fn require_guests(&self, guests: &BTreeMap<Uuid, Role>) -> Result<(), ApiError> {
+        for guest in guests.keys().take(GUESTS_MAX) {
+            if self.guests.by_uuid(*guest).await?.is_none() {
+                let must = "there is no such guest";
+                return Err(Invalid::text("guests", &guest.to_string(), must).into());
+            }
+        }
+        Ok(())
+    }
+}
+
 /// All users.
 #[utoipa::path(get, path = "/api/v1/users", tag = "accounts",
     responses((status = 200, body = Listing<User>)))]
@@ -74,8 +90,22 @@ pub async fn create_user(
     _: Admin,
     Body(new): Body<NewUser>,
 ) -> Result<Response, ApiError> {
+    api.require_guests(&new.guests).await?;
     let data = api.accounts.create_user(new).await?;
     Ok((StatusCode::CREATED, Data { data }).into_response())
+}
+
+/// One user.
+#[utoipa::path(get, path = "/api/v1/users/{user}", tag = "accounts",
+    params(("user" = String, Path)),
+    responses((status = 200, body = Data<User>), (status = 404, body = ErrorBody)))]
+pub async fn show_user(
+    State(api): State<Api>,
+    _: Admin,
+    Path(name): Path<String>,
+) -> Result<Data<User>, ApiError> {
+    let data = api.accounts.user(&name).await?;
+    Ok(Data { data })
 }
 
 /// Removes a user, and ends the logins there are.
@@ -118,9 +148,23 @@ pub async fn create_token(
     _: Admin,
     Body(new): Body<NewToken>,
 ) -> Result<Response, ApiError> {
+    api.require_guests(&new.guests).await?;
     let (token, text) = api.accounts.create_token(&new).await?;
     let data = TokenCreated { token, text };
     Ok((StatusCode::CREATED, Data { data }).into_response())
+}
+
+/// One token.
+#[utoipa::path(get, path = "/api/v1/tokens/{token}", tag = "accounts",
+    params(("token" = String, Path)),
+    responses((status = 200, body = Data<Token>), (status = 404, body = ErrorBody)))]
+pub async fn show_token(
+    State(api): State<Api>,
+    _: Admin,
+    Path(id): Path<String>,
+) -> Result<Data<Token>, ApiError> {
+    let data = api.accounts.token(&id).await?;
+    Ok(Data { data })
 }
 
 /// Revokes a token.

@@ -1,18 +1,17 @@
-//! Who asks, whether that may be, and the line in the audit log.
+//! Who asks, and the line in the audit log.
 
 use std::net::SocketAddr;
 
-use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::AUTHORIZATION;
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::{Api, ApiError, ErrorCode};
+use super::{Api, ApiError};
 use crate::clock::now_unix_ms;
 use crate::peer;
-use crate::security::{AuditEntry, Principal, Role};
+use crate::security::{AuditEntry, Grants, Principal};
 
 /// Marks a request that came to the port that only nodes may talk to: who asked is in its headers.
 #[derive(Clone, Copy)]
@@ -23,10 +22,15 @@ pub(super) struct FromNode;
 async fn passed_on(api: &Api, headers: &HeaderMap) -> Option<Principal> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     api.peers()?.find(text(peer::FROM)?).await.ok()?;
-    let role = serde_json::from_value(text(peer::ROLE)?.into()).ok()?;
+    let role = text(peer::ROLE).map(|role| serde_json::from_value(role.into()));
+    let guests = text(peer::GUESTS).map(serde_json::from_str);
+    let grants = Grants {
+        role: role.transpose().ok()?,
+        guests: guests.transpose().ok()?.unwrap_or_default(),
+    };
     Some(Principal {
         user: text(peer::USER)?.to_owned(),
-        role,
+        grants,
         token: text(peer::TOKEN)?.to_owned(),
     })
 }
@@ -79,69 +83,4 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-fn require(parts: &Parts, role: Role) -> Result<Principal, ApiError> {
-    let Some(principal) = parts.extensions.get::<Principal>() else {
-        let message = "this needs a token: send Authorization: Bearer TOKEN";
-        return Err(ApiError::new(ErrorCode::Unauthorized, message));
-    };
-    if principal.role < role {
-        let message = format!(
-            "this needs the role {role}, and {} has the role {}",
-            principal.user, principal.role
-        );
-        return Err(ApiError::new(ErrorCode::Forbidden, message));
-    }
-    Ok(principal.clone())
-}
-
-/// Another node of the cluster, on its own behalf.
-pub struct FromPeer;
-
-impl<S: Sync> FromRequestParts<S> for FromPeer {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let principal = require(parts, Role::Admin)?;
-        let from_node = parts.extensions.get::<FromNode>().is_some();
-        if from_node && principal.user.starts_with(peer::AS_NODE) {
-            return Ok(Self);
-        }
-        let message = "only a node of the cluster may ask for this";
-        Err(ApiError::new(ErrorCode::Forbidden, message))
-    }
-}
-
-/// Somebody who may look.
-pub struct Viewer;
-
-/// Somebody who may run guests.
-pub struct Operator(pub Principal);
-
-/// Somebody who may do everything.
-pub struct Admin;
-
-impl<S: Sync> FromRequestParts<S> for Viewer {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        require(parts, Role::Viewer).map(|_| Self)
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for Operator {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        require(parts, Role::Operator).map(Self)
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for Admin {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        require(parts, Role::Admin).map(|_| Self)
-    }
 }

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::auth::{Admin, Viewer};
 use super::extract::{Body, OptionalBody};
+use super::permit::{Admin, Viewer};
 use super::{Api, ApiError, Data, ErrorBody};
 use crate::clock::now_unix_ms;
 use crate::cluster::{Admission, ClusterView, CpuView, InitRequest, JoinAnswer, JoinRequest};

@@ -6,8 +6,7 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::auth::Operator;
-use super::extract::Path;
+use super::permit::{GuestFor, Run};
 use super::{Api, ApiError, ErrorBody, ErrorCode};
 use crate::vmm_client::Console;
 
@@ -24,15 +23,14 @@ const CHUNK: usize = 16 << 10;
         (status = 409, body = ErrorBody)))]
 pub async fn guest_console(
     State(api): State<Api>,
-    _: Operator,
-    Path(name): Path<String>,
+    on: GuestFor<Run>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|error| {
         let message = format!("the console is a WebSocket: {}", error.body_text());
         ApiError::new(ErrorCode::BadRequest, message)
     })?;
-    let guest = api.guests.find(&name).await?.value;
+    let guest = on.stored.value;
     let console = api.guests.attach_console(&guest).await?;
     Ok(upgrade
         .max_message_size(MESSAGE_MAX)

@@ -4,8 +4,8 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::auth::Operator;
 use super::extract::{Body, Path};
+use super::permit::{Change, GuestFor};
 use super::{Accepted, Api, ApiError, ErrorBody};
 use crate::domain::PoolName;
 
@@ -27,13 +27,13 @@ pub struct DiskMove {
         (status = 503, body = ErrorBody)))]
 pub async fn move_disk(
     State(api): State<Api>,
-    Operator(principal): Operator,
-    Path((guest, disk)): Path<(String, String)>,
+    on: GuestFor<Change>,
+    Path((_, disk)): Path<(String, String)>,
     Body(target): Body<DiskMove>,
 ) -> Result<Accepted, ApiError> {
-    let guest = api.guests.find(&guest).await?.value;
+    let guest = on.stored.value;
     let task = api
         .guests
-        .move_disk(&guest, &disk, &target.pool, &principal.user);
+        .move_disk(&guest, &disk, &target.pool, &on.principal.user);
     Ok(Accepted { task: task.await? })
 }

@@ -7,13 +7,14 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Sse;
 use axum::response::sse::{self, KeepAlive};
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, future, stream};
 use reqwest::Method;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 use super::Api;
-use super::auth::{FromNode, Viewer};
+use super::auth::FromNode;
+use super::permit::Known;
 use crate::events::Event;
 use crate::peer::Peers;
 
@@ -30,28 +31,36 @@ const LINE_MAX: usize = 64 << 10;
     responses((status = 200, body = Event, content_type = "text/event-stream")))]
 pub async fn stream_events(
     State(api): State<Api>,
-    _: Viewer,
+    Known(principal): Known,
     from_node: Option<Extension<FromNode>>,
 ) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
-    let ours = stream::unfold(api.events.listen(), |mut events| async move {
-        let event = match events.recv().await {
-            Ok(event) => sse::Event::default()
-                .json_data(&event)
-                .unwrap_or_else(|_| sse::Event::default().event("lagged")),
-            Err(RecvError::Lagged(_)) => sse::Event::default().event("lagged").data("{}"),
-            Err(RecvError::Closed) => return None,
-        };
-        Some((event, events))
-    });
     let (sender, theirs) = mpsc::channel(LAG);
     if let (Some(peers), None) = (api.peers(), from_node) {
         tokio::spawn(listen_to_all(peers.clone(), sender));
     }
+    let ours = stream::unfold(api.events.listen(), |mut events| async move {
+        let event = match events.recv().await {
+            Ok(event) => Some(event),
+            Err(RecvError::Lagged(_)) => None,
+            Err(RecvError::Closed) => return None,
+        };
+        Some((event, events))
+    });
     let theirs = stream::unfold(theirs, |mut events: mpsc::Receiver<String>| async move {
         let data = events.recv().await?;
-        Some((sse::Event::default().data(data), events))
+        // Of what a node of another version tells that we do not understand, nobody can say whom
+        // it concerns.
+        Some((serde_json::from_str::<Event>(&data).ok(), events))
     });
-    let events = stream::select(ours, theirs).map(Ok);
+    let seen = move |event: Option<Event>| {
+        let event = match event {
+            Some(event) if !principal.sees_event(&event) => None,
+            Some(event) => sse::Event::default().json_data(&event).ok(),
+            None => Some(sse::Event::default().event("lagged").data("{}")),
+        };
+        future::ready(event)
+    };
+    let events = stream::select(ours, theirs).filter_map(seen).map(Ok);
     Sse::new(events).keep_alive(KeepAlive::default())
 }
 

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::auth::{Operator, Viewer};
 use super::etag::{etag, is_current};
-use super::extract::{Body, Path, Query};
+use super::extract::{Body, Query};
 use super::idempotency::{Seen, look};
+use super::permit::{Change, GuestFor, Known, Look, Operator};
 use super::{Accepted, Api, ApiError, Data, ErrorBody, ErrorCode, GuestView, Listing};
 use crate::domain::{GuestEdit, GuestSpec};
 
@@ -34,7 +34,7 @@ pub struct PageQuery {
     (status = 200, body = Listing<GuestView>), (status = 400, body = ErrorBody)))]
 pub async fn list_guests(
     State(api): State<Api>,
-    _: Viewer,
+    Known(principal): Known,
     Query(query): Query<PageQuery>,
 ) -> Result<Listing<GuestView>, ApiError> {
     let limit = query.limit.unwrap_or(PAGE_MAX);
@@ -42,9 +42,8 @@ pub async fn list_guests(
         let message = format!("limit = {limit}: must be 1 to {PAGE_MAX}");
         return Err(ApiError::new(ErrorCode::BadRequest, message));
     }
-    let (guests, more) = api.guests.list(query.after, limit).await?;
-    let last = guests.last().map(|stored| stored.value.uuid.to_string());
-    let guests = guests.into_iter().map(|stored| stored.value).collect();
+    let (guests, more) = api.visible_guests(&principal, query.after, limit).await?;
+    let last = guests.last().map(|guest| guest.uuid.to_string());
     Ok(Listing {
         data: api.views(guests).await?,
         next: last.filter(|_| more),
@@ -86,12 +85,8 @@ pub async fn create_guest(
 #[utoipa::path(get, path = "/api/v1/guests/{guest}", tag = "guests",
     params(("guest" = String, Path, description = "Name or UUID")),
     responses((status = 200, body = Data<GuestView>), (status = 404, body = ErrorBody)))]
-pub async fn show_guest(
-    State(api): State<Api>,
-    _: Viewer,
-    Path(name): Path<String>,
-) -> Result<Response, ApiError> {
-    let stored = api.guests.find(&name).await?;
+pub async fn show_guest(State(api): State<Api>, on: GuestFor<Look>) -> Result<Response, ApiError> {
+    let stored = on.stored;
     let etag = etag(stored.revision);
     let data = api.view(stored.value).await?;
     Ok(([(header::ETAG, etag)], Data { data }).into_response())
@@ -115,12 +110,11 @@ pub struct GuestEdited {
         (status = 428, body = ErrorBody)))]
 pub async fn edit_guest(
     State(api): State<Api>,
-    _: Operator,
-    Path(name): Path<String>,
+    on: GuestFor<Change>,
     headers: HeaderMap,
     Body(edit): Body<GuestEdit>,
 ) -> Result<Response, ApiError> {
-    let stored = api.guests.find(&name).await?;
+    let stored = on.stored;
     if !is_current(&headers, stored.revision)? {
         let name = stored.value.name.to_string();
         return Err(crate::guests::GuestError::Changed(name).into());
@@ -150,12 +144,11 @@ pub struct DeleteQuery {
         (status = 409, body = ErrorBody)))]
 pub async fn delete_guest(
     State(api): State<Api>,
-    Operator(principal): Operator,
-    Path(name): Path<String>,
+    on: GuestFor<Change>,
     Query(query): Query<DeleteQuery>,
 ) -> Result<Accepted, ApiError> {
-    let guest = api.guests.find(&name).await?.value;
-    let task = api.guests.delete(&guest, query.force, &principal.user);
+    let guest = on.stored.value;
+    let task = api.guests.delete(&guest, query.force, &on.principal.user);
     Ok(Accepted { task: task.await? })
 }
 
@@ -174,11 +167,10 @@ pub struct LogQuery {
         (status = 404, body = ErrorBody)))]
 pub async fn guest_log(
     State(api): State<Api>,
-    _: Viewer,
-    Path(name): Path<String>,
+    on: GuestFor<Look>,
     Query(query): Query<LogQuery>,
 ) -> Result<Vec<u8>, ApiError> {
-    let guest = api.guests.find(&name).await?.value;
+    let guest = on.stored.value;
     let bytes = query.bytes.unwrap_or(64 << 10).min(LOG_MAX);
     Ok(api.guests.read_console_log(guest.uuid, bytes)?)
 }

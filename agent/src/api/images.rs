@@ -11,8 +11,8 @@ use futures_util::future::join_all;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::auth::{Operator, Viewer};
 use super::extract::{Path, Query};
+use super::permit::{Operator, Viewer};
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
 use crate::domain::{FileName, ImageRef, PoolName};
 use crate::storage::{Download, Image, Pool, PoolState, StorageError, Upload};

@@ -4,9 +4,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
-use super::auth::Operator;
 use super::etag::{etag, is_current};
 use super::extract::{Body, Path};
+use super::permit::{Change, GuestFor};
 use super::{Api, ApiError, Data, ErrorBody, GuestEdited};
 use crate::domain::InterfaceEdit;
 
@@ -22,12 +22,12 @@ use crate::domain::InterfaceEdit;
         (status = 422, body = ErrorBody), (status = 428, body = ErrorBody)))]
 pub async fn edit_interface(
     State(api): State<Api>,
-    _: Operator,
-    Path((name, interface)): Path<(String, String)>,
+    on: GuestFor<Change>,
+    Path((_, interface)): Path<(String, String)>,
     headers: HeaderMap,
     Body(edit): Body<InterfaceEdit>,
 ) -> Result<Response, ApiError> {
-    let stored = api.guests.find(&name).await?;
+    let stored = on.stored;
     if !is_current(&headers, stored.revision)? {
         let name = stored.value.name.to_string();
         return Err(crate::guests::GuestError::Changed(name).into());

@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::auth::Viewer;
+use super::permit::Known;
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode};
 use crate::causes::chain;
 use crate::domain::{Guest, GuestName};
 use crate::metrics::{GuestInfo, GuestUsage, NodeUsage};
+use crate::security::Principal;
 
 /// Prometheus's text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,7 +22,7 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct MetricsView {
     /// The node.
     pub node: String,
-    /// What it takes, guests included.
+    /// What it takes, guests included; unknown to who has roles for single guests only.
     pub usage: NodeUsage,
     /// Its guests.
     pub guests: Vec<GuestMetrics>,
@@ -38,11 +39,14 @@ pub struct GuestMetrics {
     pub usage: GuestUsage,
 }
 
-async fn guests_here(api: &Api) -> Result<impl Iterator<Item = Guest> + use<>, ApiError> {
-    let (guests, _) = api.guests.list(None, usize::MAX).await?;
+/// Those that somebody may see.
+async fn guests_here(
+    api: &Api,
+    principal: &Principal,
+) -> Result<impl Iterator<Item = Guest> + use<>, ApiError> {
+    let (guests, _) = api.visible_guests(principal, None, usize::MAX).await?;
     let node = api.node.clone();
-    let guests = guests.into_iter().map(|stored| stored.value);
-    Ok(guests.filter(move |guest| guest.node == node))
+    Ok(guests.into_iter().filter(move |guest| guest.node == node))
 }
 
 /// What the node that answers and its guests take. The figures are at most 10 seconds old.
@@ -50,16 +54,22 @@ async fn guests_here(api: &Api) -> Result<impl Iterator<Item = Guest> + use<>, A
     (status = 200, body = Data<MetricsView>), (status = 401, body = ErrorBody)))]
 pub async fn show_metrics(
     State(api): State<Api>,
-    _: Viewer,
+    Known(principal): Known,
 ) -> Result<Data<MetricsView>, ApiError> {
-    let guests = guests_here(&api).await?.map(|guest| GuestMetrics {
-        uuid: guest.uuid,
-        usage: api.guests.usage(guest.uuid),
-        name: guest.name,
-    });
+    let guests = guests_here(&api, &principal)
+        .await?
+        .map(|guest| GuestMetrics {
+            uuid: guest.uuid,
+            usage: api.guests.usage(guest.uuid),
+            name: guest.name,
+        });
     let data = MetricsView {
         node: api.node.clone(),
-        usage: api.guests.metrics().node(),
+        usage: if principal.sees_all() {
+            api.guests.metrics().node()
+        } else {
+            NodeUsage::default()
+        },
         guests: guests.collect(),
     };
     Ok(Data { data })
@@ -70,8 +80,11 @@ pub async fn show_metrics(
 #[utoipa::path(get, path = "/metrics", tag = "metrics", responses(
     (status = 200, body = String, content_type = "text/plain"),
     (status = 401, body = ErrorBody)))]
-pub async fn prometheus_metrics(State(api): State<Api>, _: Viewer) -> Result<Response, ApiError> {
-    let guests: Vec<GuestInfo> = guests_here(&api)
+pub async fn prometheus_metrics(
+    State(api): State<Api>,
+    Known(principal): Known,
+) -> Result<Response, ApiError> {
+    let guests: Vec<GuestInfo> = guests_here(&api, &principal)
         .await?
         .map(|guest| GuestInfo {
             uuid: guest.uuid,
@@ -80,7 +93,8 @@ pub async fn prometheus_metrics(State(api): State<Api>, _: Viewer) -> Result<Res
             memory_mib: guest.memory_mib,
         })
         .collect();
-    let text = api.guests.metrics().exposition(&api.node, &guests);
+    let metrics = api.guests.metrics();
+    let text = metrics.exposition(&api.node, principal.sees_all(), &guests);
     let text = text.map_err(|error| ApiError::new(ErrorCode::Internal, chain(&error)))?;
     Ok(([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response())
 }

@@ -2,8 +2,8 @@
 
 use axum::extract::State;
 
-use super::auth::{FromPeer, Operator, Viewer};
 use super::extract::{Body, OptionalBody, Path, Query};
+use super::permit::{Change, FromPeer, GuestFor, Look};
 use super::{Accepted, Api, ApiError, Data, ErrorBody};
 use crate::guests::{Arrival, ArrivalOrder, MoveRequest, Offer, Plan, Receiver, Settlement};
 
@@ -15,12 +15,11 @@ use crate::guests::{Arrival, ArrivalOrder, MoveRequest, Offer, Plan, Receiver, S
         (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn migrate_guest(
     State(api): State<Api>,
-    Operator(principal): Operator,
-    Path(name): Path<String>,
+    on: GuestFor<Change>,
     OptionalBody(request): OptionalBody<MoveRequest>,
 ) -> Result<Accepted, ApiError> {
-    let guest = api.guests.find(&name).await?.value;
-    let task = api.guests.migrate(&guest, &request, &principal.user);
+    let guest = on.stored.value;
+    let task = api.guests.migrate(&guest, &request, &on.principal.user);
     Ok(Accepted { task: task.await? })
 }
 
@@ -42,11 +41,10 @@ pub struct PlanQuery {
         (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn plan_migration(
     State(api): State<Api>,
-    _: Viewer,
-    Path(name): Path<String>,
+    on: GuestFor<Look>,
     Query(query): Query<PlanQuery>,
 ) -> Result<Data<Plan>, ApiError> {
-    let guest = api.guests.find(&name).await?.value;
+    let guest = on.stored.value;
     let request = MoveRequest {
         to: query.to,
         force: query.force,

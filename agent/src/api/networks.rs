@@ -8,9 +8,9 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::auth::{Admin, Viewer};
 use super::etag::{etag, is_current};
 use super::extract::{Body, Path};
+use super::permit::{Admin, Viewer};
 use super::{Api, ApiError, Data, ErrorBody, Listing};
 use crate::cluster::NodeStatus;
 use crate::domain::{Network, NetworkEdit, NetworkSpec};

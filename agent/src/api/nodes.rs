@@ -10,8 +10,8 @@ use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::auth::{Admin, Operator, Viewer};
 use super::extract::{Path, Query};
+use super::permit::{Admin, Operator, Viewer};
 use super::{Accepted, Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
 use crate::clock::now_unix_ms;
 use crate::cluster::{NodeRecord, NodeStatus, node_status};

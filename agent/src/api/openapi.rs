@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, accounts, cluster, console, disks, events, guests, images, interfaces, metrics, migration,
-    networks, nodes, pools, power, tasks,
+    Api, accounts, cluster, console, disks, events, grants, guests, images, interfaces, metrics,
+    migration, networks, nodes, pools, power, tasks,
 };
 
 #[derive(OpenApi)]
@@ -105,9 +105,16 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(images::download_image))
         .routes(routes!(accounts::login))
         .routes(routes!(accounts::list_users, accounts::create_user))
-        .routes(routes!(accounts::delete_user))
+        .routes(routes!(accounts::show_user, accounts::delete_user))
+        .routes(routes!(grants::grant_user, grants::revoke_user))
+        .routes(routes!(grants::grant_user_guest, grants::revoke_user_guest))
         .routes(routes!(accounts::list_tokens, accounts::create_token))
-        .routes(routes!(accounts::delete_token))
+        .routes(routes!(accounts::show_token, accounts::delete_token))
+        .routes(routes!(grants::grant_token, grants::revoke_token))
+        .routes(routes!(
+            grants::grant_token_guest,
+            grants::revoke_token_guest
+        ))
 }
 
 /// The OpenAPI 3.1 description, as JSON.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::auth::{Admin, Viewer};
 use super::extract::{Body, Path, Query};
+use super::permit::{Admin, Viewer};
 use super::{Api, ApiError, Data, ErrorBody, Listing};
 use crate::cluster::NodeStatus;
 use crate::domain::{Guest, GuestName, PoolName, PoolRecord, PoolSource, PoolSpec};

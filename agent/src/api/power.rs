@@ -2,8 +2,8 @@
 
 use axum::extract::State;
 
-use super::auth::Operator;
-use super::extract::{OptionalBody, Path};
+use super::extract::OptionalBody;
+use super::permit::{GuestFor, Run};
 use super::{Accepted, Api, ApiError, Data, ErrorBody, GuestView};
 use crate::guests::StopRequest;
 
@@ -12,14 +12,10 @@ use crate::guests::StopRequest;
     params(("guest" = String, Path, description = "Name or UUID")),
     responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody)))]
-pub async fn start_guest(
-    State(api): State<Api>,
-    Operator(principal): Operator,
-    Path(name): Path<String>,
-) -> Result<Accepted, ApiError> {
-    let guest = api.guests.find(&name).await?.value;
+pub async fn start_guest(State(api): State<Api>, on: GuestFor<Run>) -> Result<Accepted, ApiError> {
+    let guest = on.stored.value;
     api.guests.require_undrained().await?;
-    let task = api.guests.start(&guest, &principal.user).await?;
+    let task = api.guests.start(&guest, &on.principal.user).await?;
     Ok(Accepted { task })
 }
 
@@ -31,12 +27,14 @@ pub async fn start_guest(
         (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn stop_guest(
     State(api): State<Api>,
-    Operator(principal): Operator,
-    Path(name): Path<String>,
+    on: GuestFor<Run>,
     OptionalBody(request): OptionalBody<StopRequest>,
 ) -> Result<Accepted, ApiError> {
-    let guest = api.guests.find(&name).await?.value;
-    let task = api.guests.stop(&guest, &request, &principal.user).await?;
+    let guest = on.stored.value;
+    let task = api
+        .guests
+        .stop(&guest, &request, &on.principal.user)
+        .await?;
     Ok(Accepted { task })
 }
 
@@ -47,10 +45,9 @@ pub async fn stop_guest(
         (status = 409, body = ErrorBody)))]
 pub async fn reset_guest(
     State(api): State<Api>,
-    _: Operator,
-    Path(name): Path<String>,
+    on: GuestFor<Run>,
 ) -> Result<Data<GuestView>, ApiError> {
-    let guest = api.guests.find(&name).await?.value;
+    let guest = on.stored.value;
     api.guests.reset(&guest).await?;
     let data = api.view(guest).await?;
     Ok(Data { data })
@@ -63,10 +60,9 @@ pub async fn reset_guest(
         (status = 409, body = ErrorBody)))]
 pub async fn pause_guest(
     State(api): State<Api>,
-    _: Operator,
-    Path(name): Path<String>,
+    on: GuestFor<Run>,
 ) -> Result<Data<GuestView>, ApiError> {
-    let guest = api.guests.find(&name).await?.value;
+    let guest = on.stored.value;
     api.guests.pause(&guest).await?;
     let data = api.view(guest).await?;
     Ok(Data { data })
@@ -79,10 +75,9 @@ pub async fn pause_guest(
         (status = 409, body = ErrorBody)))]
 pub async fn resume_guest(
     State(api): State<Api>,
-    _: Operator,
-    Path(name): Path<String>,
+    on: GuestFor<Run>,
 ) -> Result<Data<GuestView>, ApiError> {
-    let guest = api.guests.find(&name).await?.value;
+    let guest = on.stored.value;
     api.guests.resume(&guest).await?;
     let data = api.view(guest).await?;
     Ok(Data { data })

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::auth::FromNode;
 use super::{Api, ApiError, ErrorCode};
 use crate::peer::PeerError;
-use crate::security::Principal;
+use crate::security::{Principal, Right};
 
 /// The node that is to do what is asked for.
 pub const NODE: HeaderName = HeaderName::from_static("pindah-node");
@@ -64,24 +64,27 @@ async fn target(api: &Api, request: &Parts) -> Result<Option<String>, ApiError> 
     if let Some(node) = named.and_then(|node| node.to_str().ok()) {
         return Ok(Some(node.to_owned()).filter(|node| *node != api.node));
     }
-    if api.peers().is_none() || request.extensions.get::<Principal>().is_none() {
+    let principal = request.extensions.get::<Principal>();
+    let Some(principal) = principal.filter(|_| api.peers().is_some()) else {
         return Ok(None);
-    }
+    };
     let path = request.uri.path();
     let mut parts = path.trim_start_matches("/api/v1/").splitn(3, '/');
     let (noun, subject, rest) = (parts.next(), parts.next(), parts.next());
     let owner = match (noun, subject) {
         (Some("guests"), Some(guest)) if rest.is_none() && request.method == Method::DELETE => {
-            let owner = guest_owner(api, guest).await?;
+            let owner = guest_owner(api, principal, guest).await?;
             // Whose node is gone for good can only be forgotten, and that anybody can do.
             match owner {
                 Some(node) if is_removed(api, &node).await? => None,
                 owner => owner,
             }
         }
-        (Some("guests"), Some(guest)) if rest.is_some() => guest_owner(api, guest).await?,
+        (Some("guests"), Some(guest)) if rest.is_some() => {
+            guest_owner(api, principal, guest).await?
+        }
         (Some("nodes"), Some(node)) if rest.is_some() => Some(node.to_owned()),
-        (Some("tasks"), Some(task)) => task_owner(api, task).await?,
+        (Some("tasks"), Some(task)) => task_owner(api, principal, task).await?,
         _ => None,
     };
     Ok(owner.filter(|node| *node != api.node))
@@ -97,19 +100,32 @@ async fn is_removed(api: &Api, node: &str) -> Result<bool, ApiError> {
     }
 }
 
-/// `None` also if there is no such guest: our own answer says so.
-async fn guest_owner(api: &Api, guest: &str) -> Result<Option<String>, ApiError> {
+/// `None` also if there is no such guest, or none that may be seen: our own answer says so.
+async fn guest_owner(
+    api: &Api,
+    principal: &Principal,
+    guest: &str,
+) -> Result<Option<String>, ApiError> {
     match api.guests.find(guest).await {
-        Ok(stored) => Ok(Some(stored.value.node)),
+        Ok(stored) => {
+            let guest = stored.value;
+            let seen = principal.grants.allow(guest.uuid, Right::Look);
+            Ok(seen.then_some(guest.node))
+        }
         Err(crate::guests::GuestError::NotFound(_)) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-async fn task_owner(api: &Api, task: &str) -> Result<Option<String>, ApiError> {
+async fn task_owner(
+    api: &Api,
+    principal: &Principal,
+    task: &str,
+) -> Result<Option<String>, ApiError> {
     let Ok(id) = Uuid::parse_str(task) else {
         return Ok(None);
     };
     let task = api.tasks.get(id).await?;
+    let task = task.filter(|task| principal.sees_task(task));
     Ok(task.map(|task| task.node))
 }

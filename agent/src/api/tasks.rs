@@ -7,10 +7,11 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::auth::{Operator, Viewer};
 use super::extract::{Path, Query};
+use super::permit::Known;
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
 use crate::domain::Task;
+use crate::security::Principal;
 use crate::tasks::LogLine;
 
 /// Longest wait of one request, in seconds.
@@ -34,7 +35,7 @@ pub struct TasksQuery {
     (status = 200, body = Listing<Task>), (status = 400, body = ErrorBody)))]
 pub async fn list_tasks(
     State(api): State<Api>,
-    _: Viewer,
+    Known(principal): Known,
     Query(query): Query<TasksQuery>,
 ) -> Result<Listing<Task>, ApiError> {
     let limit = query.limit.unwrap_or(PAGE_MAX);
@@ -42,7 +43,9 @@ pub async fn list_tasks(
         let message = format!("limit = {limit}: must be 1 to {PAGE_MAX}");
         return Err(ApiError::new(ErrorCode::BadRequest, message));
     }
-    Ok(page(api.tasks.list().await?, query.after, limit))
+    let mut tasks = api.tasks.list().await?;
+    tasks.retain(|task| principal.sees_task(task));
+    Ok(page(tasks, query.after, limit))
 }
 
 /// Part of `tasks`, the newest first. A task's id tells its age, so that a page goes on rightly
@@ -76,14 +79,22 @@ pub struct WaitQuery {
     responses((status = 200, body = Data<Task>), (status = 404, body = ErrorBody)))]
 pub async fn show_task(
     State(api): State<Api>,
-    _: Viewer,
+    Known(principal): Known,
     Path(id): Path<Uuid>,
     Query(query): Query<WaitQuery>,
 ) -> Result<Data<Task>, ApiError> {
+    seen(&api, &principal, id).await?;
     let patience = Duration::from_secs(query.wait_s.min(WAIT_MAX_S));
     let task = api.tasks.wait(id, patience).await?;
     let data = task.ok_or_else(|| not_found(id))?;
     Ok(Data { data })
+}
+
+/// A task, for somebody who may see it.
+async fn seen(api: &Api, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
+    let task = api.tasks.get(id).await?;
+    let task = task.filter(|task| principal.sees_task(task));
+    task.ok_or_else(|| not_found(id))
 }
 
 fn not_found(id: Uuid) -> ApiError {
@@ -105,11 +116,11 @@ pub struct LinesQuery {
     responses((status = 200, body = Listing<LogLine>), (status = 404, body = ErrorBody)))]
 pub async fn task_log(
     State(api): State<Api>,
-    _: Viewer,
+    Known(principal): Known,
     Path(id): Path<Uuid>,
     Query(query): Query<LinesQuery>,
 ) -> Result<Listing<LogLine>, ApiError> {
-    api.tasks.get(id).await?.ok_or_else(|| not_found(id))?;
+    seen(&api, &principal, id).await?;
     Ok(Listing {
         data: api.tasks.log(id, query.after),
         next: None,
@@ -123,9 +134,11 @@ pub async fn task_log(
         (status = 409, body = ErrorBody)))]
 pub async fn cancel_task(
     State(api): State<Api>,
-    _: Operator,
+    Known(principal): Known,
     Path(id): Path<Uuid>,
 ) -> Result<Data<Task>, ApiError> {
+    let task = seen(&api, &principal, id).await?;
+    principal.require_cancel(&task)?;
     api.tasks.cancel(id).await?;
     let data = api.tasks.get(id).await?.ok_or_else(|| not_found(id))?;
     Ok(Data { data })
@@ -141,6 +154,7 @@ mod tests {
             id: Uuid::from_u128(id),
             kind: TaskKind::CreateGuest,
             subject: "web".to_owned(),
+            guest: None,
             node: "node1".to_owned(),
             user: "root".to_owned(),
             state: TaskState::Done,

@@ -3,6 +3,7 @@
 mod cluster;
 mod console;
 mod download;
+mod grant;
 mod guest;
 mod image;
 mod man;

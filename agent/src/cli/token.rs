@@ -3,10 +3,11 @@
 use clap::Subcommand;
 use reqwest::Method;
 
-use super::output::{Output, age, table};
+use super::grant::{GrantArguments, Names, RevokeArguments, RoleArguments, short};
+use super::output::{Output, age, properties, table};
 use crate::api::TokenCreated;
 use crate::client::Client;
-use crate::security::{NewToken, Role, Token};
+use crate::security::{NewToken, Token};
 
 /// Tokens for programs.
 #[derive(Debug, Subcommand)]
@@ -17,21 +18,23 @@ pub(super) enum TokenCommand {
     Create {
         /// What it is for.
         name: String,
-        /// What it may do: viewer, operator or admin.
-        #[arg(long, default_value = "viewer", value_parser = parse_role)]
-        role: Role,
+        #[command(flatten)]
+        role: RoleArguments,
     },
+    /// Show a token and what it may do.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Give a token a role, for everything or for one guest.
+    Grant(GrantArguments),
+    /// Take a role away from a token.
+    Revoke(RevokeArguments),
     /// Revoke a token.
     Delete {
         /// Its id.
         id: String,
     },
-}
-
-/// A role by its name.
-pub(super) fn parse_role(text: &str) -> Result<Role, String> {
-    let role = serde_json::from_value(text.into());
-    role.map_err(|_| format!("{text:?} is none of viewer, operator and admin"))
 }
 
 impl TokenCommand {
@@ -40,14 +43,33 @@ impl TokenCommand {
             Self::List => {
                 let tokens: Vec<Token> = client.list("/tokens").await?;
                 output.show(&tokens, |tokens| {
-                    table(&["ID", "NAME", "ROLE", "AGE"], tokens.iter().map(row))
+                    table(
+                        &["ID", "NAME", "ROLE", "GUESTS", "AGE"],
+                        tokens.iter().map(row),
+                    )
                 })
             }
             Self::Create { name, role } => {
-                let new = NewToken { name, role };
+                let (role, guests) = role.resolve(client).await?;
+                let new = NewToken { name, role, guests };
                 let created: TokenCreated = client.post("/tokens", &new).await?;
                 output.show(&created, |created| created.text.clone())
             }
+            Self::Show { id } => {
+                let id = super::guest::segment(&id)?;
+                let token: Token = client.get(&format!("/tokens/{id}")).await?;
+                let names = Names::of(client, &token.grants).await?;
+                output.show(&token, |token| {
+                    properties(&[
+                        ("token", token.id.clone()),
+                        ("name", token.name.clone()),
+                        ("may", names.text(&token.grants)),
+                        ("age", age(token.created_unix_ms)),
+                    ])
+                })
+            }
+            Self::Grant(arguments) => arguments.run("tokens", client, output).await,
+            Self::Revoke(arguments) => arguments.run("tokens", client, output).await,
             Self::Delete { id } => {
                 let id = super::guest::segment(&id)?;
                 let request = client.request(Method::DELETE, &format!("/tokens/{id}"));
@@ -59,10 +81,12 @@ impl TokenCommand {
 }
 
 fn row(token: &Token) -> Vec<String> {
+    let [role, guests] = short(&token.grants);
     vec![
         token.id.clone(),
         token.name.clone(),
-        token.role.to_string(),
+        role,
+        guests,
         age(token.created_unix_ms),
     ]
 }

@@ -6,10 +6,10 @@ use clap::Subcommand;
 use reqwest::Method;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-use super::output::{Output, table};
-use super::token::parse_role;
+use super::grant::{GrantArguments, Names, RevokeArguments, RoleArguments, short};
+use super::output::{Output, properties, table};
 use crate::client::Client;
-use crate::security::{NewUser, Role, User};
+use crate::security::{NewUser, User};
 
 /// Users with passwords.
 #[derive(Debug, Subcommand)]
@@ -20,10 +20,18 @@ pub(super) enum UserCommand {
     Create {
         /// The name.
         name: String,
-        /// What the user may do: viewer, operator or admin.
-        #[arg(long, default_value = "viewer", value_parser = parse_role)]
-        role: Role,
+        #[command(flatten)]
+        role: RoleArguments,
     },
+    /// Show a user and what the user may do.
+    Show {
+        /// The name.
+        name: String,
+    },
+    /// Give a user a role, for everything or for one guest.
+    Grant(GrantArguments),
+    /// Take a role away from a user.
+    Revoke(RevokeArguments),
     /// Remove a user.
     Delete {
         /// The name.
@@ -37,20 +45,32 @@ impl UserCommand {
             Self::List => {
                 let users: Vec<User> = client.list("/users").await?;
                 output.show(&users, |users| {
-                    let row = |user: &User| vec![user.name.clone(), user.role.to_string()];
-                    table(&["NAME", "ROLE"], users.iter().map(row))
+                    let row = |user: &User| {
+                        let [role, guests] = short(&user.grants);
+                        vec![user.name.clone(), role, guests]
+                    };
+                    table(&["NAME", "ROLE", "GUESTS"], users.iter().map(row))
                 })
             }
             Self::Create { name, role } => {
+                let (role, guests) = role.resolve(client).await?;
                 let password = read_password()?;
                 let new = NewUser {
                     name,
                     role,
+                    guests,
                     password,
                 };
                 let user: User = client.post("/users", &new).await?;
-                output.show(&user, |user| format!("user {} is {}", user.name, user.role))
+                show(&user, client, output).await
             }
+            Self::Show { name } => {
+                let name = super::guest::segment(&name)?;
+                let user: User = client.get(&format!("/users/{name}")).await?;
+                show(&user, client, output).await
+            }
+            Self::Grant(arguments) => arguments.run("users", client, output).await,
+            Self::Revoke(arguments) => arguments.run("users", client, output).await,
             Self::Delete { name } => {
                 let name = super::guest::segment(&name)?;
                 let request = client.request(Method::DELETE, &format!("/users/{name}"));
@@ -59,6 +79,16 @@ impl UserCommand {
             }
         }
     }
+}
+
+async fn show(user: &User, client: &Client, output: Output) -> anyhow::Result<()> {
+    let names = Names::of(client, &user.grants).await?;
+    output.show(user, |user| {
+        properties(&[
+            ("user", user.name.clone()),
+            ("may", names.text(&user.grants)),
+        ])
+    })
 }
 
 /// One line, which a terminal does not show.

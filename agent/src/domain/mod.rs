@@ -41,5 +41,5 @@ pub use rate::RateLimit;
 pub(crate) use spec::check_notes;
 pub use spec::{DiskSpec, GuestSpec, KernelSpec, Plan};
 pub use spoof_guard::SpoofGuard;
-pub use task::{Progress, Task, TaskKind, TaskState};
+pub use task::{Progress, Task, TaskKind, TaskState, TaskSubject};
 pub use vlan::{Vlan, VlanRange};

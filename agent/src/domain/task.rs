@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::Guest;
 use crate::store::Record;
 
 /// A task. Its id begins with its time, so ids sort by age.
@@ -13,8 +14,11 @@ pub struct Task {
     pub id: Uuid,
     /// What is done.
     pub kind: TaskKind,
-    /// To what: a guest's or an image's name.
+    /// To what: a guest's or a node's name.
     pub subject: String,
+    /// The guest, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Uuid>,
     /// The node that does it.
     pub node: String,
     /// Who asked for it.
@@ -50,6 +54,34 @@ impl Task {
             self.state = state;
             self.error = error;
             self.ended_unix_ms = Some(now_unix_ms);
+        }
+    }
+}
+
+/// What a task does something to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskSubject {
+    /// A guest's or a node's name.
+    pub name: String,
+    /// The guest, if it is one.
+    pub guest: Option<Uuid>,
+}
+
+impl TaskSubject {
+    /// A node.
+    pub fn node(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            guest: None,
+        }
+    }
+}
+
+impl From<&Guest> for TaskSubject {
+    fn from(guest: &Guest) -> Self {
+        Self {
+            name: guest.name.to_string(),
+            guest: Some(guest.uuid),
         }
     }
 }

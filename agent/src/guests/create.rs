@@ -10,6 +10,7 @@ use crate::clock::now_unix_ms;
 use crate::cluster::cpu_baseline;
 use crate::domain::{
     Boot, Guest, GuestSpec, MacOwner, NameOwner, Network, Plan, PoolName, Task, TaskKind,
+    TaskSubject,
 };
 use crate::network::if_unchanged;
 use crate::storage::{Source, StorageError, volume_need_mib, volume_size_mib};
@@ -53,9 +54,9 @@ impl Guests {
         let guests = self.clone();
         let guest = plan.guest.clone();
         let start = spec.start;
-        let name = guest.name.to_string();
+        let subject = TaskSubject::from(&guest);
         let tasks = &self.resources().tasks;
-        let begun = tasks.start(TaskKind::CreateGuest, &name, user, |context| async move {
+        let begun = tasks.start(TaskKind::CreateGuest, subject, user, |context| async move {
             let _operation = operation;
             guests.complete(&plan.guest, &sources, &context).await?;
             if start {

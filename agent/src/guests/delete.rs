@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{GuestError, GuestState, Guests};
-use crate::domain::{Guest, Task, TaskKind};
+use crate::domain::{Guest, Task, TaskKind, TaskSubject};
 
 impl Guests {
     /// Begins to delete a guest: one that is off, or with `force` any.
@@ -18,9 +18,9 @@ impl Guests {
         let operation = self.operate(guest)?;
         let guests = self.clone();
         let guest = guest.clone();
-        let name = guest.name.to_string();
+        let subject = TaskSubject::from(&guest);
         let tasks = &self.resources().tasks;
-        let task = tasks.start(TaskKind::DeleteGuest, &name, user, |context| async move {
+        let task = tasks.start(TaskKind::DeleteGuest, subject, user, |context| async move {
             let _operation = operation;
             guests.stop_now(&guest, None, &context).await?;
             context.log("removing its disks");

@@ -212,3 +212,10 @@ impl From<GuestError> for crate::tasks::Failure {
         }
     }
 }
+
+impl GuestError {
+    /// No guest has this name or UUID, whatever somebody has sent as one.
+    pub fn not_found(name_or_uuid: &str) -> Self {
+        Self::NotFound(name_or_uuid.chars().take(64).collect())
+    }
+}

@@ -24,13 +24,18 @@ impl Guests {
             Err(_) => None,
         };
         let found = match uuid {
-            Some(uuid) => self.records().get(&uuid.to_string()).await?,
+            Some(uuid) => self.by_uuid(uuid).await?,
             None => None,
         };
-        found.ok_or_else(|| {
-            let shown: String = name_or_uuid.chars().take(64).collect();
-            GuestError::NotFound(shown)
-        })
+        found.ok_or_else(|| GuestError::not_found(name_or_uuid))
+    }
+
+    /// The guest with this UUID, if there is one.
+    ///
+    /// # Errors
+    /// [`GuestError::Store`].
+    pub async fn by_uuid(&self, uuid: Uuid) -> Result<Option<Stored<Guest>>, GuestError> {
+        Ok(self.records().get(&uuid.to_string()).await?)
     }
 
     /// At most `limit` guests after this UUID, and whether there are more.

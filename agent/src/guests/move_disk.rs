@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{GuestError, GuestState, Guests};
 use crate::causes::chain;
-use crate::domain::{Disk, Guest, Invalid, PoolName, Task, TaskKind};
+use crate::domain::{Disk, Guest, Invalid, PoolName, Task, TaskKind, TaskSubject};
 use crate::storage::StorageError;
 use crate::store::{Stored, Transaction};
 use crate::tasks::{Failure, TaskContext};
@@ -50,9 +50,9 @@ impl Guests {
         let operation = self.operate(guest)?;
         let (guests, uuid) = (self.clone(), guest.uuid);
         let (id, to) = (id.to_owned(), to.clone());
-        let name = guest.name.as_str();
+        let subject = TaskSubject::from(guest);
         let tasks = &self.resources().tasks;
-        let task = tasks.start(TaskKind::MoveDisk, name, user, |context| async move {
+        let task = tasks.start(TaskKind::MoveDisk, subject, user, |context| async move {
             let _operation = operation;
             guests.move_disk_now(uuid, &id, &to, &context).await?;
             Ok(json!({ "uuid": uuid, "disk": id, "pool": to }))

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::machine::{Machine, Operation};
 use super::{GuestError, GuestState, Guests, seed, vm_config};
 use crate::causes::chain;
-use crate::domain::{Guest, Task, TaskKind, Wanted};
+use crate::domain::{Guest, Task, TaskKind, TaskSubject, Wanted};
 use crate::store::{StoreError, Stored};
 use crate::supervisor::{Direct, GuestProcess, Purpose};
 use crate::tasks::{Failure, TaskContext};
@@ -32,9 +32,9 @@ impl Guests {
         let operation = self.operate(guest)?;
         let guests = self.clone();
         let uuid = guest.uuid;
-        let name = guest.name.as_str();
+        let subject = TaskSubject::from(guest);
         let tasks = &self.resources().tasks;
-        let task = tasks.start(TaskKind::StartGuest, name, user, |context| async move {
+        let task = tasks.start(TaskKind::StartGuest, subject, user, |context| async move {
             let _operation = operation;
             guests.start_now(uuid, &context).await?;
             Ok(json!({ "uuid": uuid }))

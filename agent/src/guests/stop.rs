@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::machine::Machine;
 use super::{GuestError, GuestState, Guests};
 use crate::causes::chain;
-use crate::domain::{Guest, Task, TaskKind, Wanted};
+use crate::domain::{Guest, Task, TaskKind, TaskSubject, Wanted};
 use crate::tasks::{Failure, TaskContext};
 
 /// How long a VMM may take to end when it is switched off.
@@ -51,9 +51,9 @@ impl Guests {
         let operation = self.operate(guest)?;
         let guests = self.clone();
         let guest = guest.clone();
-        let name = guest.name.to_string();
+        let subject = TaskSubject::from(&guest);
         let tasks = &self.resources().tasks;
-        let task = tasks.start(TaskKind::StopGuest, &name, user, |context| async move {
+        let task = tasks.start(TaskKind::StopGuest, subject, user, |context| async move {
             let _operation = operation;
             guests.stop_now(&guest, deadline, &context).await?;
             Ok(json!({ "uuid": guest.uuid }))

@@ -102,9 +102,16 @@ impl Metrics {
     ///
     /// # Errors
     /// [`ExpositionError`].
-    pub fn exposition(&self, node: &str, guests: &[GuestInfo]) -> Result<String, ExpositionError> {
+    pub fn exposition(
+        &self,
+        node: &str,
+        node_too: bool,
+        guests: &[GuestInfo],
+    ) -> Result<String, ExpositionError> {
         let mut page = Page::new();
-        self.write_node(&mut page, node)?;
+        if node_too {
+            self.write_node(&mut page, node)?;
+        }
         let known = self.known();
         for info in guests {
             let uuid = info.uuid.to_string();
@@ -360,7 +367,7 @@ mod tests {
         metrics.guest_on_host((guests[1].uuid, 7), (now, process), (now, interfaces));
         metrics.node_sample(now, NodeSample::default());
 
-        let text = metrics.exposition("node1", &guests).unwrap();
+        let text = metrics.exposition("node1", true, &guests).unwrap();
 
         let value = |start: &str, guest: &str| {
             let label = format!("guest=\"{guest}\"");

@@ -1,5 +1,6 @@
 //! The file by which root on this node need not log in.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -49,7 +50,8 @@ impl AdminContext {
         } else {
             let new = NewToken {
                 name: "root".to_owned(),
-                role: Role::Admin,
+                role: Some(Role::Admin),
+                guests: BTreeMap::new(),
             };
             self.accounts.create_token(&new).await?.1
         };

@@ -3,14 +3,16 @@
 mod accounts;
 mod audit;
 mod authority;
+mod grants;
 mod login_limit;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use accounts::{AccountError, Accounts, NewToken, NewUser, Token, User};
+pub use accounts::{Account, AccountError, Accounts, NewToken, NewUser, Token, User};
 pub use audit::{AuditEntry, AuditLog};
 pub use authority::{Authority, AuthorityError, NodeCertificate, fingerprint};
+pub use grants::{GUESTS_MAX, GrantChange, Grants, Right};
 pub use login_limit::LoginLimit;
 
 /// What somebody may do. Each role may do what those before it may.
@@ -41,7 +43,7 @@ pub struct Principal {
     /// The user, or the token's name.
     pub user: String,
     /// What it may do.
-    pub role: Role,
+    pub grants: Grants,
     /// The token by which we know.
     pub token: String,
 }

@@ -21,7 +21,7 @@ pub use context::{Failure, TaskContext};
 pub use log::LogLine;
 
 use crate::clock::now_unix_ms;
-use crate::domain::{Task, TaskKind, TaskState};
+use crate::domain::{Task, TaskKind, TaskState, TaskSubject};
 use crate::events::{EventKind, Events};
 use crate::store::{Collection, Store, StoreError, Stored};
 
@@ -174,7 +174,7 @@ impl Tasks {
     pub async fn start<F, W>(
         &self,
         kind: TaskKind,
-        subject: &str,
+        subject: TaskSubject,
         user: &str,
         work: W,
     ) -> Result<Task, StoreError>
@@ -185,7 +185,8 @@ impl Tasks {
         let task = Task {
             id: Uuid::now_v7(),
             kind,
-            subject: subject.to_owned(),
+            subject: subject.name,
+            guest: subject.guest,
             node: self.inner.node.clone(),
             user: user.to_owned(),
             state: TaskState::Running,
@@ -267,6 +268,7 @@ impl Tasks {
             id: task.id,
             kind: task.kind,
             subject: task.subject.clone(),
+            guest: task.guest,
             state: task.state,
         });
     }

@@ -22,7 +22,7 @@ async fn task_ends_with_log_progress_and_result() {
     let begun = tasks
         .start(
             TaskKind::CreateGuest,
-            "web",
+            TaskSubject::node("web"),
             "admin",
             |context| async move {
                 context.log("half");
@@ -51,9 +51,12 @@ async fn old_tasks_go_with_their_logs() {
     let tasks = tasks(directory.path());
     let mut ids = Vec::new();
     for _ in 0..4 {
-        let begun = tasks.start(TaskKind::StartGuest, "web", "admin", |_| async {
-            Ok(json!(null))
-        });
+        let begun = tasks.start(
+            TaskKind::StartGuest,
+            TaskSubject::node("web"),
+            "admin",
+            |_| async { Ok(json!(null)) },
+        );
         let id = begun.await.unwrap().id;
         tasks.wait(id, PATIENCE).await.unwrap();
         ids.push(id);
@@ -70,10 +73,15 @@ async fn cancelled_task_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let tasks = tasks(directory.path());
     let begun = tasks
-        .start(TaskKind::StopGuest, "web", "admin", |context| async move {
-            context.cancelled().await;
-            context.check().map(|()| json!(null))
-        })
+        .start(
+            TaskKind::StopGuest,
+            TaskSubject::node("web"),
+            "admin",
+            |context| async move {
+                context.cancelled().await;
+                context.check().map(|()| json!(null))
+            },
+        )
         .await
         .unwrap();
     tasks.cancel(begun.id).await.unwrap();
@@ -91,9 +99,12 @@ async fn task_of_an_agent_that_ended_is_failed_by_the_next() {
     let directory = tempfile::tempdir().unwrap();
     let first = tasks(directory.path());
     let begun = first
-        .start(TaskKind::StartGuest, "web", "admin", |_| {
-            std::future::pending()
-        })
+        .start(
+            TaskKind::StartGuest,
+            TaskSubject::node("web"),
+            "admin",
+            |_| std::future::pending(),
+        )
         .await
         .unwrap();
     let second = tasks(directory.path());

@@ -14,6 +14,7 @@ mod metrics;
 mod network;
 mod networks;
 mod nfs;
+mod permissions;
 mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;

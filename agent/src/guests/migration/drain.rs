@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::MoveRequest;
 use crate::api::Accepted;
 use crate::causes::chain;
-use crate::domain::{Guest, Task, TaskKind, TaskState};
+use crate::domain::{Guest, Task, TaskKind, TaskState, TaskSubject};
 use crate::guests::{GuestError, Guests};
 use crate::peer::PeerError;
 use crate::store::{Collection, Record};
@@ -87,9 +87,12 @@ impl Guests {
             .await?;
         let guests = self.clone();
         let tasks = &self.resources().tasks;
-        let task = tasks.start(TaskKind::DrainNode, &node, user, |context| async move {
-            guests.empty_node(&context).await
-        });
+        let task = tasks.start(
+            TaskKind::DrainNode,
+            TaskSubject::node(&node),
+            user,
+            |context| async move { guests.empty_node(&context).await },
+        );
         Ok(task.await?)
     }
 
@@ -187,9 +190,12 @@ impl Guests {
             .value;
         let guests = self.clone();
         let tasks = &self.resources().tasks;
-        let task = tasks.start(TaskKind::UndrainNode, &node, user, |context| async move {
-            guests.bring_back(&drain.guests, &context).await
-        });
+        let task = tasks.start(
+            TaskKind::UndrainNode,
+            TaskSubject::node(&node),
+            user,
+            |context| async move { guests.bring_back(&drain.guests, &context).await },
+        );
         Ok(task.await?)
     }
 

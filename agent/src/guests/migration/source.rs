@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{ArrivalOrder, MigrationLinks, MoveRequest, Plan, Receiver, Settlement};
 use crate::causes::chain;
-use crate::domain::{Guest, Task, TaskKind};
+use crate::domain::{Guest, Task, TaskKind, TaskSubject};
 use crate::guests::{GuestError, Guests};
 use crate::tasks::{Failure, TaskContext};
 
@@ -49,12 +49,17 @@ impl Guests {
         let plan = self.plan_move(guest, request).await?;
         let operation = self.operate(guest)?;
         let (guests, uuid, request) = (self.clone(), guest.uuid, request.clone());
-        let name = guest.name.to_string();
+        let subject = TaskSubject::from(guest);
         let tasks = &self.resources().tasks;
-        let task = tasks.start(TaskKind::MigrateGuest, &name, user, |context| async move {
-            let _operation = operation;
-            guests.move_now(uuid, &plan, &request, &context).await
-        });
+        let task = tasks.start(
+            TaskKind::MigrateGuest,
+            subject,
+            user,
+            |context| async move {
+                let _operation = operation;
+                guests.move_now(uuid, &plan, &request, &context).await
+            },
+        );
         Ok(task.await?)
     }
 

@@ -30,6 +30,9 @@ pub enum AccountError {
         /// Its name.
         name: String,
     },
+    /// A login has what its user has.
+    #[error("token {0} is a login; change what its user may do")]
+    Login(String),
     /// The host has no randomness, or argon2 fails.
     #[error("cannot make a secret: {0}")]
     Crypto(String),

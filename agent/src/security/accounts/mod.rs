@@ -1,6 +1,7 @@
 //! Users with passwords, and tokens. Of a token only a hash is kept; of a password argon2's.
 
 mod error;
+mod granting;
 mod password;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Semaphore;
 
 pub use error::AccountError;
+pub use granting::Account;
 pub use token::{NewToken, Token};
 pub use user::{NewUser, User};
 
@@ -61,6 +63,11 @@ fn check_name(name: &str) -> Result<(), Invalid> {
     }
     let must = "must be 1 to 63 lower-case letters, digits and hyphens, from a letter on";
     Err(Invalid::text("name", name, must))
+}
+
+fn not_found(kind: &'static str, name: &str) -> AccountError {
+    let name = name.chars().take(64).collect();
+    AccountError::NotFound { kind, name }
 }
 
 fn random<const N: usize>() -> Result<[u8; N], AccountError> {

@@ -1,13 +1,17 @@
 //! Tokens: a random secret each, of which only a hash is kept.
 
+use std::collections::BTreeMap;
+
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
-use super::{AccountError, Accounts, check_name, random};
+use super::user::login_of;
+use super::{AccountError, Accounts, check_name, not_found, random};
 use crate::clock::now_unix_ms;
-use crate::security::{Principal, Role, hex};
+use crate::security::{Grants, Principal, Role, hex};
 use crate::store::Record;
 
 /// What all tokens begin with, so that they are known when they leak.
@@ -22,8 +26,9 @@ pub struct Token {
     pub id: String,
     /// What it is for.
     pub name: String,
-    /// What it may do.
-    pub role: Role,
+    /// What it may do; of a login, what its user might when it was made, and may since.
+    #[serde(flatten)]
+    pub grants: Grants,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_unix_ms: u64,
 }
@@ -45,8 +50,21 @@ impl Record for TokenRecord {
 pub struct NewToken {
     /// What it is for: 1 to 63 lower-case letters, digits and hyphens.
     pub name: String,
-    /// What it may do.
-    pub role: Role,
+    /// What it may do everywhere; absent: nothing but what `guests` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// What it may do with single guests, by their UUIDs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub guests: BTreeMap<Uuid, Role>,
+}
+
+impl NewToken {
+    fn grants(&self) -> Grants {
+        Grants {
+            role: self.role,
+            guests: self.guests.clone(),
+        }
+    }
 }
 
 impl Accounts {
@@ -56,7 +74,9 @@ impl Accounts {
     /// [`AccountError`].
     pub async fn create_token(&self, new: &NewToken) -> Result<(Token, String), AccountError> {
         check_name(&new.name)?;
-        let (record, text) = make_token(&new.name, new.role)?;
+        let grants = new.grants();
+        grants.check()?;
+        let (record, text) = make_token(&new.name, grants)?;
         self.tokens.create(&record.token.id, &record).await?;
         Ok((record.token, text))
     }
@@ -70,18 +90,26 @@ impl Accounts {
         Ok(all.into_iter().map(|stored| stored.value.token).collect())
     }
 
+    /// A token by its id.
+    ///
+    /// # Errors
+    /// [`AccountError::NotFound`], [`AccountError::Store`].
+    pub async fn token(&self, id: &str) -> Result<Token, AccountError> {
+        let found = if is_id(id) {
+            self.tokens.get(id).await?
+        } else {
+            None
+        };
+        let found = found.map(|stored| stored.value.token);
+        found.ok_or_else(|| not_found("token", id))
+    }
+
     /// Revokes a token.
     ///
     /// # Errors
     /// [`AccountError::NotFound`], [`AccountError::Store`].
     pub async fn delete_token(&self, id: &str) -> Result<(), AccountError> {
-        if !is_id(id) || self.tokens.get(id).await?.is_none() {
-            let name = id.chars().take(64).collect();
-            return Err(AccountError::NotFound {
-                kind: "token",
-                name,
-            });
-        }
+        self.token(id).await?;
         Ok(self.tokens.delete(id).await?)
     }
 
@@ -105,9 +133,17 @@ impl Accounts {
             return Err(AccountError::Denied);
         }
         let token = record.value.token;
+        // What a login may do is what its user may now.
+        let grants = match login_of(&token.name) {
+            Some(user) => {
+                let user = self.users.get(user).await?;
+                user.ok_or(AccountError::Denied)?.value.user.grants
+            }
+            None => token.grants,
+        };
         Ok(Principal {
             user: token.name,
-            role: token.role,
+            grants,
             token: token.id,
         })
     }
@@ -117,14 +153,17 @@ fn is_id(id: &str) -> bool {
     id.len() == 16 && id.chars().all(|c| c.is_ascii_hexdigit())
 }
 
-pub(super) fn make_token(name: &str, role: Role) -> Result<(TokenRecord, String), AccountError> {
+pub(super) fn make_token(
+    name: &str,
+    grants: Grants,
+) -> Result<(TokenRecord, String), AccountError> {
     let id = hex(&random::<8>()?);
     let secret = hex(&random::<SECRET_BYTES>()?);
     let text = format!("{TOKEN_PREFIX}_{id}_{secret}");
     let token = Token {
         id,
         name: name.to_owned(),
-        role,
+        grants,
         created_unix_ms: now_unix_ms(),
     };
     let sha256 = hash(&secret);

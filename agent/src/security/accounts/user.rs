@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::password::{self, PASSWORD_MAX};
 use super::token::{TokenRecord, make_token};
-use super::{AccountError, Accounts, check_name};
+use super::{AccountError, Accounts, check_name, not_found};
 use crate::domain::{Invalid, is_label};
-use crate::security::Role;
+use crate::security::{Grants, Role};
 use crate::store::{Collection, Outcome, Record, Transaction, encode};
 
 /// How long a login is good.
 const SESSION: Duration = Duration::from_secs(12 * 3600);
+/// What the names of logins begin with.
+const LOGIN: &str = "user:";
 /// Shortest password, in characters.
 const PASSWORD_MIN: usize = 10;
 
@@ -24,12 +27,13 @@ pub struct User {
     /// The name.
     pub name: String,
     /// What the user may do.
-    pub role: Role,
+    #[serde(flatten)]
+    pub grants: Grants,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct UserRecord {
-    user: User,
+    pub(super) user: User,
     password: String,
 }
 
@@ -44,8 +48,12 @@ impl Record for UserRecord {
 pub struct NewUser {
     /// The name: 1 to 63 lower-case letters, digits and hyphens.
     pub name: String,
-    /// What the user may do.
-    pub role: Role,
+    /// What the user may do everywhere; absent: nothing but what `guests` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// What the user may do with single guests, by their UUIDs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub guests: BTreeMap<Uuid, Role>,
     /// 10 to 256 characters.
     pub password: String,
 }
@@ -62,10 +70,15 @@ impl Accounts {
             let must = "must have 10 to 256 characters";
             return Err(Invalid::text("password", "…", must).into());
         }
+        let grants = Grants {
+            role: new.role,
+            guests: new.guests,
+        };
+        grants.check()?;
         let password = self.hash(move || password::hash(&new.password)).await?;
         let user = User {
             name: new.name,
-            role: new.role,
+            grants,
         };
         let record = UserRecord {
             user: user.clone(),
@@ -89,15 +102,26 @@ impl Accounts {
         Ok(all.into_iter().map(|stored| stored.value.user).collect())
     }
 
+    /// A user.
+    ///
+    /// # Errors
+    /// [`AccountError::NotFound`], [`AccountError::Store`].
+    pub async fn user(&self, name: &str) -> Result<User, AccountError> {
+        let found = if is_label(name) {
+            self.users.get(name).await?
+        } else {
+            None
+        };
+        let found = found.map(|stored| stored.value.user);
+        found.ok_or_else(|| not_found("user", name))
+    }
+
     /// Removes a user, and ends what logins there are.
     ///
     /// # Errors
     /// [`AccountError::NotFound`], [`AccountError::Store`].
     pub async fn delete_user(&self, name: &str) -> Result<(), AccountError> {
-        if !is_label(name) || self.users.get(name).await?.is_none() {
-            let name = name.chars().take(64).collect();
-            return Err(AccountError::NotFound { kind: "user", name });
-        }
+        self.user(name).await?;
         let sessions: BTreeMap<String, String> = self
             .tokens()
             .await?
@@ -134,7 +158,7 @@ impl Accounts {
         {
             return Err(AccountError::Denied);
         }
-        let (record, text) = make_token(&login_name(&user.user.name), user.user.role)?;
+        let (record, text) = make_token(&login_name(&user.user.name), user.user.grants)?;
         let key = Collection::<TokenRecord>::key(&record.token.id);
         let lease = self.store.grant_lease(SESSION).await?;
         let value = encode(&key, &record)?;
@@ -146,5 +170,10 @@ impl Accounts {
 
 /// Tokens of logins carry the user's name in a form that no other token can have.
 fn login_name(user: &str) -> String {
-    format!("user:{user}")
+    format!("{LOGIN}{user}")
+}
+
+/// The user whose login has this name.
+pub(super) fn login_of(token: &str) -> Option<&str> {
+    token.strip_prefix(LOGIN)
 }
