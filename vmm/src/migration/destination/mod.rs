@@ -43,10 +43,6 @@ use postcopy::{Fetching, Missing, Starter};
 const SILENCE: Duration = Duration::from_secs(60);
 /// Acknowledge at least each so many bytes.
 const ACK_BYTES: u64 = 256 << 10;
-/// How long to wait for the right to run the guest. The source has given it up before COMMIT: if
-/// somebody has it now, that may be the source, which heard no answer and won it back. Whoever
-/// waited would get it when that guest ends, and run an older one on its disks.
-const PATIENCE: Duration = Duration::ZERO;
 /// How long a source that goes may take to say why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -188,7 +184,7 @@ impl<'a> Arrival<'a> {
             ..Running::default()
         };
         let mut lap = Instant::now();
-        self.machine.take(PATIENCE)?;
+        self.machine.take()?;
         running.ownership_us = next_lap(&mut lap);
         if let Err(error) = self.machine.restore(&state, commit.clock_ahead_ns) {
             self.machine.give_back();
