@@ -200,13 +200,12 @@ impl<'a> Precopy<'a> {
                 self.show_remaining();
                 sender.send(&runs)?;
                 unsent -= runs.iter().map(|&(_, pages)| u64::from(pages)).sum::<u64>();
-                let ahead = sender.pages_ahead();
                 let so_far = RoundReport {
-                    pages: pages - unsent - ahead,
+                    pages: pages - unsent - sender.pages_ahead(),
                     wire_bytes: sender.sent() - before,
                     duration_us: 0,
                 };
-                if let Some(ending) = self.look(unsent + ahead, so_far, sender)? {
+                if let Some(ending) = self.look(unsent, so_far, sender)? {
                     self.end_round(sender, start, before, pages - unsent)?;
                     return Ok(Some(ending));
                 }
@@ -255,8 +254,10 @@ impl<'a> Precopy<'a> {
         let wire_bytes_per_page = last.map_or(PAGE_SIZE as f64, |round| {
             round.wire_bytes as f64 / round.pages as f64
         });
+        // Those that are being encoded are pending no more.
+        let unsent_on_wire = (unsent_pages + sender.pages_ahead()) as f64;
         Observation {
-            unsent_bytes: (unsent_pages as f64 * wire_bytes_per_page) as u64,
+            unsent_bytes: (unsent_on_wire * wire_bytes_per_page) as u64,
             dirty_pages: self.pending.count() - unsent_pages,
             dirty_pages_per_s: self.dirty_pages_per_s,
             wire_bytes_per_page,
