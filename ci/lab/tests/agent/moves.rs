@@ -13,17 +13,19 @@ use crate::office::Office;
 const ADDRESS: &str = "10.9.0.130";
 const MAC: &str = "52:54:00:09:01:30";
 const PAGE: &str = "It moves, and keeps its word";
+/// The image has no locales to choose from.
 const USER_DATA: &str = "#cloud-config
+locale: false
 write_files:
   - path: /var/www/html/index.html
-    content: It moves, and keeps its word
+    content: PAGE
 ";
 const NETWORK_CONFIG: &str = "version: 2
 ethernets:
   lan0:
-    match: { macaddress: '52:54:00:09:01:30' }
+    match: { macaddress: 'MAC' }
     set-name: lan0
-    addresses: [10.9.0.130/24]
+    addresses: [ADDRESS/24]
 ";
 const WORKLOAD: &str = include_str!("../../assets/guest-workload");
 const GAP_WATCH: &str = include_str!("../../assets/guest-gap-watch");
@@ -48,8 +50,11 @@ fn create(office: &Office) -> Result<Console> {
         "image upload {image} --name debian.qcow2 --pool nas"
     ))?;
     let server = first.server();
-    server.put("/root/user-data", USER_DATA.as_bytes())?;
-    server.put("/root/network-config", NETWORK_CONFIG.as_bytes())?;
+    let user_data = USER_DATA.replace("PAGE", PAGE);
+    server.put("/root/user-data", user_data.as_bytes())?;
+    let network_config = NETWORK_CONFIG.replace("MAC", MAC);
+    let network_config = network_config.replace("ADDRESS", ADDRESS);
+    server.put("/root/network-config", network_config.as_bytes())?;
     first.pindah(&format!(
         "guest create web --memory 320M --pool nas --image nas/debian.qcow2 --network lan \
          --mac {MAC} --address {ADDRESS} --user-data /root/user-data \
@@ -191,10 +196,9 @@ impl Traveller<'_> {
     }
 }
 
-#[test]
-#[ignore = "lab"]
-fn debian_guest_moves_under_load_by_the_agent() {
-    let office = Office::new("agent-moves").unwrap();
+/// The guest moves by each command, to that node.
+fn guest_moves_under_load(name: &str, journey: &[(&str, &str)]) {
+    let office = Office::new(name).unwrap();
     office.create_pool().unwrap();
     let mut console = create(&office).unwrap();
     let boot = "cat /proc/sys/kernel/random/boot_id";
@@ -212,10 +216,26 @@ fn debian_guest_moves_under_load_by_the_agent() {
         console,
         observers: &mut observers,
     };
-    guest
-        .travel("guest migrate web --to node2", "node2")
-        .unwrap();
-    guest.travel("node drain node2", "node1").unwrap();
-    guest.travel("node undrain node2", "node2").unwrap();
+    for (command, to) in journey {
+        guest.travel(command, to).unwrap();
+    }
     assert_eq!(check(&mut guest.console, boot).unwrap(), booted);
+}
+
+#[test]
+#[ignore = "lab"]
+fn debian_guest_moves_under_load_by_the_agent() {
+    let journey = [("guest migrate web --to node2", "node2")];
+    guest_moves_under_load("agent-moves", &journey);
+}
+
+#[test]
+#[ignore = "lab"]
+fn full_debian_guest_moves_under_load_and_its_node_is_drained() {
+    let journey = [
+        ("guest migrate web --to node2", "node2"),
+        ("node drain node2", "node1"),
+        ("node undrain node2", "node2"),
+    ];
+    guest_moves_under_load("agent-drain", &journey);
 }

@@ -45,8 +45,7 @@ impl Worker {
     }
 
     fn round(&mut self) -> Result<u64> {
-        let look =
-            "cat /tmp/bad 2>/dev/null; dmesg | grep -i 'i/o error'; cat /tmp/round || echo 0";
+        let look = "cat /tmp/bad 2>/dev/null; dmesg | grep -i 'i/o error'; cat /tmp/round 2>/dev/null || echo 0";
         let said = self.console.run(look, ACTION_LIMIT)?.ok()?;
         let said = said.text();
         let round = said.trim().parse();
