@@ -17,8 +17,6 @@ mod node;
 mod office;
 #[path = "agent/site.rs"]
 mod site;
-#[path = "agent/stall.rs"]
-mod stall;
 
 /// Servers use up the host: one site at a time.
 static TURN: Mutex<()> = Mutex::new(());

@@ -5,7 +5,7 @@ use pindah_lab::nas::EXPORT;
 use pindah_lab::network::HOST_ADDRESS;
 
 use crate::node::{ACTION_LIMIT, Node};
-use crate::office::{Office, start_small};
+use crate::office::{Office, create_small, start_small};
 
 /// What must be said of the mount in `/proc/mounts`.
 const OPTIONS: [&str; 8] = [
@@ -71,7 +71,7 @@ fn nas_is_one_pool_for_both_nodes() {
 
     // What comes by one node is there on the other one.
     office.upload_small(second, "nas").unwrap();
-    office.create_small(second, "web", "node1", "nas").unwrap();
+    create_small(second, "web", "node1", "nas").unwrap();
     let mut console = start_small(first, "web").unwrap();
     let write = "head -c 1000000 /dev/urandom >/root/data && sync && echo 3 >/proc/sys/vm/drop_caches \
                  && md5sum /root/data";

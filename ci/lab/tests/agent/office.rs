@@ -20,10 +20,9 @@ const CLOCK_AHEAD_S: u32 = 5;
 pub struct Office {
     /// The two.
     pub nodes: [Node; 2],
-    /// The NAS.
-    pub nas: Nas,
     /// The lab around it.
     pub lab: Lab,
+    _nas: Nas,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -41,8 +40,8 @@ impl Office {
         })?;
         let office = Self {
             nodes,
-            nas,
             lab,
+            _nas: nas,
             _turn: turn,
         };
         office.form()?;
@@ -65,16 +64,11 @@ impl Office {
         first.pindah(&format!(
             "pool create nas --kind nfs --server {HOST_ADDRESS} --export {EXPORT}"
         ))?;
-        self.wait_pool(first, "node1", "ready")?;
-        self.wait_pool(second, "node2", "ready")
+        wait_pool(first, "node1", "ready")?;
+        wait_pool(second, "node2", "ready")
     }
 
-    /// Waits until the node at `by` shows the pool of node `of` in this state.
-    pub fn wait_pool(&self, by: &Node, of: &str, state: &str) -> Result<()> {
-        by.wait_line("pool list", &format!("^nas .* {of} *{state}"))
-    }
-
-    /// Uploads, at the node `by`, what [`Self::create_small`] makes guests of.
+    /// Uploads, at the node `by`, what [`create_small`] makes guests of.
     pub fn upload_small(&self, by: &Node, pool: &str) -> Result<()> {
         let artifacts = self.lab.artifacts();
         let kernel = artifacts.kernel("6.12", Cloud)?;
@@ -89,16 +83,21 @@ impl Office {
         }
         Ok(())
     }
+}
 
-    /// Creates, at the node `by`, a guest that boots in moments, with all that it needs in `pool`.
-    pub fn create_small(&self, by: &Node, name: &str, on: &str, pool: &str) -> Result<()> {
-        by.pindah(&format!(
-            "guest create {name} --memory 128M --no-network --node {on} --pool {pool} \
-             --image {pool}/small.raw --kernel {pool}/vmlinuz --initrd {pool}/initramfs \
-             --cmdline 'console=ttyS0 quiet panic=-1 root=/dev/vda rw'"
-        ))?;
-        Ok(())
-    }
+/// Waits until the node at `by` shows the pool of node `of` in this state.
+fn wait_pool(by: &Node, of: &str, state: &str) -> Result<()> {
+    by.wait_line("pool list", &format!("^nas .* {of} *{state}"))
+}
+
+/// Creates, at the node `by`, a guest that boots in moments, with all that it needs in `pool`.
+pub fn create_small(by: &Node, name: &str, on: &str, pool: &str) -> Result<()> {
+    by.pindah(&format!(
+        "guest create {name} --memory 128M --no-network --node {on} --pool {pool} \
+         --image {pool}/small.raw --kernel {pool}/vmlinuz --initrd {pool}/initramfs \
+         --cmdline 'console=ttyS0 quiet panic=-1 root=/dev/vda rw'"
+    ))?;
+    Ok(())
 }
 
 /// Starts a guest at its node, and waits until it listens.
