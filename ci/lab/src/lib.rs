@@ -36,6 +36,7 @@ pub mod nas;
 pub mod network;
 mod output;
 mod paths;
+pub mod ping;
 mod process;
 mod server;
 pub mod wire;
