@@ -10,6 +10,7 @@ mod guests;
 mod harness;
 mod interface_edit;
 mod interfaces;
+mod iscsi;
 mod metrics;
 mod network;
 mod networks;
