@@ -76,6 +76,18 @@ impl Agent {
         agent
     }
 
+    /// An agent whose state directory is a file system of this size, which the caller unmounts.
+    pub async fn start_on_small_state(size_mib: u64) -> Self {
+        let mut agent = Self::make("network.enabled = false", None);
+        let state = agent.path("state");
+        fs::create_dir(&state).expect("a directory");
+        let size = format!("size={size_mib}m");
+        let mut mount = Command::new("mount");
+        run(mount.args(["-t", "tmpfs", "-o", &size, "small"]).arg(state));
+        agent.spawn().await;
+        agent
+    }
+
     fn put_programs(&mut self, scripts: &[(&str, &str)]) {
         let programs = self.path("programs");
         fs::create_dir(&programs).expect("a directory");

@@ -6,6 +6,7 @@
 mod accounts;
 mod crash;
 mod disk_move;
+mod full_disk;
 mod guests;
 mod harness;
 mod interface_edit;
