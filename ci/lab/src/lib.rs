@@ -10,6 +10,7 @@
 //!           │
 //!           ├─ Artifacts       kernels, disks, initramfs; cached in .cache/lab
 //!           ├─ Nas             NFS 4 on the switch, where servers share disks
+//!           ├─ San             an iSCSI target there, with a LUN
 //!           └─ Server ─ QEMU   serial log in target/lab/<lab>/<server>.log
 //!                └─ Channel ═ virtio-serial ═ agent ─ commands
 //! ```
@@ -37,6 +38,7 @@ pub mod network;
 mod output;
 mod paths;
 mod process;
+pub mod san;
 mod server;
 pub mod wire;
 
