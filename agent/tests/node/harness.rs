@@ -1,5 +1,6 @@
 //! Starts `pindahd`, talks to it, and leaves nothing behind.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use pindah_agent::supervisor::{Direct, Identity};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::programs::programs;
+use super::programs::{pindah, pindahd, programs};
 
 /// How long a condition may take on the slowest host before the test has failed.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -152,7 +153,7 @@ impl Agent {
             .append(true)
             .create(true)
             .open(self.path("log"));
-        let mut command = self.command(env!("CARGO_BIN_EXE_pindahd"));
+        let mut command = self.command(pindahd());
         command
             .arg("--config")
             .arg(self.path("pindahd.toml"))
@@ -206,12 +207,12 @@ impl Agent {
         }
     }
 
-    fn command(&self, program: &str) -> Command {
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
         match &self.namespace {
             None => Command::new(program),
             Some(namespace) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace, program]);
+                command.args(["netns", "exec", namespace]).arg(program);
                 command
             }
         }
@@ -245,7 +246,7 @@ impl Agent {
     /// Runs `pindah`, and returns its exit status and what it printed.
     pub fn pindah(&self, arguments: &[&str]) -> (bool, String, String) {
         let output = self
-            .command(env!("CARGO_BIN_EXE_pindah"))
+            .command(pindah())
             .args(arguments)
             .env("PINDAH_CONTEXT", self.context())
             .stdin(Stdio::null())

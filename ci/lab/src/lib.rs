@@ -37,6 +37,7 @@ pub mod nas;
 pub mod network;
 mod output;
 mod paths;
+pub mod ping;
 mod process;
 pub mod san;
 mod server;
