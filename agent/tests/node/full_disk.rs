@@ -109,7 +109,7 @@ async fn what_is_copied_into_a_pool_that_fills_up_leaves_nothing() {
     assert_failed(&agent.begin(Method::POST, "/guests", Some(&body)).await);
     let (status, _) = agent.request(Method::GET, "/guests/web", None).await;
     assert_eq!(status, 404);
-    assert_eq!(small.files("volumes"), [PathBuf::new(); 0]);
+    assert!(small.files("volumes").is_empty());
 
     // While it is full, arithmetic says so before anything is begun.
     let (status, body) = agent.request(Method::POST, "/guests", Some(&body)).await;
@@ -129,7 +129,7 @@ async fn what_is_copied_into_a_pool_that_fills_up_leaves_nothing() {
     let disk = &shown["data"]["disks"][0];
     assert_eq!(disk["volume"]["pool"], "local", "{disk}");
     assert!(disk["spare"].is_null(), "{disk}");
-    assert_eq!(small.files("volumes"), [PathBuf::new(); 0]);
+    assert!(small.files("volumes").is_empty());
     small.make_room();
     fs::remove_file(agent.path("filling")).unwrap();
     let task = agent.begin(Method::POST, path, Some(&to)).await;
