@@ -35,7 +35,7 @@ fn active(node: &Node) -> Result<String> {
 fn is_active_on(node: &Node, other: &Node, volume: &str) -> Result<()> {
     let here = active(node)?;
     ensure!(here == volume, "{} has {here:?}", node.name());
-    let gone = "! ls /dev/pindah-san";
+    let gone = "test -z \"$(ls /dev/pindah-san 2>/dev/null)\"";
     let waited = other.server().wait_until("it inactive", ACTION_LIMIT, gone);
     other.explain(waited).map(drop)
 }
