@@ -9,6 +9,7 @@ use crate::artifacts::Artifacts;
 use crate::nas::Nas;
 use crate::network::Network;
 use crate::paths;
+use crate::san::San;
 use crate::server::{Server, ServerBuilder};
 
 /// Products of ours that every server has beside the agent, if they are built.
@@ -57,6 +58,14 @@ impl Lab {
     /// If nfs-ganesha does not start.
     pub fn nas(&self) -> Result<Nas> {
         Nas::start(self)
+    }
+
+    /// A SAN on its switch; one a lab.
+    ///
+    /// # Errors
+    /// If tgt does not start.
+    pub fn san(&self) -> Result<San> {
+        San::start(self)
     }
 
     /// The switch that its servers are on.

@@ -10,6 +10,7 @@
 //!           │
 //!           ├─ Artifacts       kernels, disks, initramfs; cached in .cache/lab
 //!           ├─ Nas             NFS 4 on the switch, where servers share disks
+//!           ├─ San             an iSCSI target there, with a LUN
 //!           └─ Server ─ QEMU   serial log in target/lab/<lab>/<server>.log
 //!                └─ Channel ═ virtio-serial ═ agent ─ commands
 //! ```
@@ -38,6 +39,7 @@ mod output;
 mod paths;
 pub mod ping;
 mod process;
+pub mod san;
 mod server;
 pub mod wire;
 

@@ -15,6 +15,8 @@ mod nas_pool;
 mod node;
 #[path = "agent/office.rs"]
 mod office;
+#[path = "agent/san_pool.rs"]
+mod san_pool;
 #[path = "agent/site.rs"]
 mod site;
 
