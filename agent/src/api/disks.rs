@@ -17,6 +17,34 @@ pub struct DiskMove {
     pub pool: PoolName,
 }
 
+/// How large a disk is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiskGrowth {
+    /// Its new size in MiB: more than it has.
+    pub size_mib: u64,
+}
+
+/// Makes a disk larger. A guest that runs sees that at once; its file systems are its own affair.
+#[utoipa::path(post, path = "/api/v1/guests/{guest}/disks/{disk}/resize", tag = "guests",
+    request_body = DiskGrowth,
+    params(("guest" = String, Path, description = "Name or UUID"), ("disk" = String, Path)),
+    responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody),
+        (status = 503, body = ErrorBody)))]
+pub async fn resize_disk(
+    State(api): State<Api>,
+    Operator(principal): Operator,
+    Path((guest, disk)): Path<(String, String)>,
+    Body(growth): Body<DiskGrowth>,
+) -> Result<Accepted, ApiError> {
+    let guest = api.guests.find(&guest).await?.value;
+    let task = api
+        .guests
+        .resize_disk(&guest, &disk, growth.size_mib, &principal.user);
+    Ok(Accepted { task: task.await? })
+}
+
 /// Moves a disk of a guest that is off to another pool. Cancelled, or cut short in whatever way, it
 /// leaves the disk where it was.
 #[utoipa::path(post, path = "/api/v1/guests/{guest}/disks/{disk}/move", tag = "guests",

@@ -37,7 +37,7 @@ use axum::extract::DefaultBodyLimit;
 
 pub use accounts::{Login, LoginAnswer, TokenCreated};
 pub use cluster::{JoinTokenCreated, NewJoinToken};
-pub use disks::DiskMove;
+pub use disks::{DiskGrowth, DiskMove};
 pub use envelope::{Accepted, Data, Listing};
 pub use error::{ApiError, ErrorBody, ErrorCode, ErrorInfo};
 pub use guests::GuestEdited;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{CloudInit, FileName, GuestName, ImageRef, Interface, PoolName, PoolRecord};
+use super::invalid::within;
+use super::{CloudInit, FileName, GuestName, ImageRef, Interface, Invalid, PoolName, PoolRecord};
 use crate::store::Record;
 
 /// A guest.
@@ -151,6 +152,35 @@ pub struct Disk {
     /// way, or that was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spare: Option<PoolName>,
+    /// Size that it is growing to, in MiB, while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growing_to_mib: Option<u64>,
+}
+
+/// Largest disk, in MiB.
+const SIZE_MAX_MIB: u64 = 64 << 20;
+
+/// Refuses a size that no disk can have.
+pub(super) fn check_disk_size(field: &str, mib: u64) -> Result<(), Invalid> {
+    within(field, mib, 1..=SIZE_MAX_MIB, " MiB")
+}
+
+impl Disk {
+    /// Refuses a size to which it cannot grow.
+    ///
+    /// # Errors
+    /// [`Invalid`]: smaller than it is, or more than a disk can have.
+    pub fn check_growth(&self, to_mib: u64) -> Result<(), Invalid> {
+        check_disk_size("size_mib", to_mib)?;
+        if to_mib > self.size_mib {
+            return Ok(());
+        }
+        let must = format!(
+            "must be more than the {} MiB that {} has: disks grow and do not shrink",
+            self.size_mib, self.id
+        );
+        Err(Invalid::number("size_mib", to_mib, must))
+    }
 }
 
 /// A file in a pool that belongs to a guest.
@@ -193,4 +223,32 @@ pub enum Wanted {
     Running,
     /// Be off.
     Stopped,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_grows_and_never_shrinks() {
+        let disk: Disk = serde_json::from_str(
+            r#"{"id": "disk0", "volume": {"pool": "local", "file": "disk0.raw"},
+                "format": "raw", "size_mib": 8192}"#,
+        )
+        .unwrap();
+        assert_eq!(disk.check_growth(8193), Ok(()));
+        assert_eq!(disk.check_growth(SIZE_MAX_MIB), Ok(()));
+        for (to_mib, expected) in [
+            (
+                8192,
+                "size_mib = 8192: must be more than the 8192 MiB that disk0 has",
+            ),
+            (1, "size_mib = 1: must be more than the 8192 MiB"),
+            (0, "size_mib = 0: must be 1 to 67108864 MiB"),
+            (u64::MAX, "must be 1 to 67108864 MiB"),
+        ] {
+            let error = disk.check_growth(to_mib).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 }

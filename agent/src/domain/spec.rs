@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::guest::check_disk_size;
 use super::invalid::within;
 use super::mac::{derived_mac, parse_mac};
 use super::{
@@ -237,7 +238,7 @@ fn at_most(field: &str, count: usize, most: usize) -> Result<(), Invalid> {
 fn plan_disk(index: usize, disk: &DiskSpec, default_pool: &PoolName) -> Result<Disk, Invalid> {
     let field = format!("disks[{index}].size_mib");
     match (disk.size_mib, &disk.image) {
-        (Some(size), _) => within(&field, size, 1..=64 << 20, " MiB")?,
+        (Some(size), _) => check_disk_size(&field, size)?,
         (None, Some(_)) => {}
         (None, None) => {
             let must = "must say a size, or the disk name an image";
@@ -256,6 +257,7 @@ fn plan_disk(index: usize, disk: &DiskSpec, default_pool: &PoolName) -> Result<D
         format: disk.format,
         size_mib: disk.size_mib.unwrap_or(0),
         spare: None,
+        growing_to_mib: None,
     })
 }
 

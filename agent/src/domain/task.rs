@@ -68,6 +68,8 @@ pub enum TaskKind {
     DeleteGuest,
     /// Moves a guest's disk to another pool.
     MoveDisk,
+    /// Makes a guest's disk larger.
+    ResizeDisk,
     /// Moves a guest to another node.
     MigrateGuest,
     /// Moves all guests of a node to others.
@@ -91,6 +93,7 @@ impl std::fmt::Display for TaskKind {
             Self::StopGuest => "stop guest",
             Self::DeleteGuest => "delete guest",
             Self::MoveDisk => "move disk",
+            Self::ResizeDisk => "resize disk",
             Self::MigrateGuest => "migrate guest",
             Self::DrainNode => "drain node",
             Self::UndrainNode => "undrain node",

@@ -90,6 +90,42 @@ impl Pool {
         self.sync_volume(guest, disk).await
     }
 
+    /// Makes a guest's disk, which nobody uses, larger.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the disk then has its old size.
+    pub async fn grow_volume(
+        &self,
+        guest: Uuid,
+        disk: &Disk,
+        to_mib: u64,
+    ) -> Result<(), StorageError> {
+        self.require_volume(guest, disk).await?;
+        let path = self.volume_path(guest, disk);
+        qemu_img::grow(&path, format_name(disk.format), to_mib << 20).await?;
+        self.sync_volume(guest, disk).await
+    }
+
+    /// Size that a guest has of its disk, which nobody uses, in MiB: what its file says.
+    ///
+    /// # Errors
+    /// [`StorageError::QemuImg`], and those of every look at a pool.
+    pub async fn volume_size_mib(&self, guest: Uuid, disk: &Disk) -> Result<u64, StorageError> {
+        let file = disk.volume.file.clone();
+        let look = move |directory: &Directory| directory.volume(guest, &file);
+        let volume = self.on(DEADLINE, look).await?;
+        let path = self.volume_path(guest, disk);
+        let bytes = match disk.format {
+            DiskFormat::Raw => volume.bytes,
+            DiskFormat::Qcow2 => {
+                qemu_img::info(&path, ImageFormat::Qcow2)
+                    .await?
+                    .virtual_size
+            }
+        };
+        Ok(bytes >> 20)
+    }
+
     /// Refuses if there is a file where a guest's disk would be.
     ///
     /// # Errors
@@ -232,6 +268,15 @@ pub fn volume_need_mib(disk: &Disk, source: Option<&Image>) -> u64 {
             ImageFormat::Raw => image.file_bytes,
         }
         .div_ceil(1 << 20),
+    }
+}
+
+/// Space that growing it to `to_mib` takes at once, in MiB: the rest of a raw disk may be written
+/// at any moment.
+pub fn growth_need_mib(disk: &Disk, to_mib: u64) -> u64 {
+    match disk.format {
+        DiskFormat::Raw => to_mib.saturating_sub(disk.size_mib),
+        DiskFormat::Qcow2 => 1,
     }
 }
 

@@ -165,8 +165,10 @@ fn guest_moves_there_and_back_and_tells_how_long_it_stood() {
         .collect();
     assert!(runners.len() > 1, "{runners:?}");
 
-    // What is to change at its next start changes nothing on the way.
+    // What is to change at its next start changes nothing on the way, and what has grown comes along.
     site.must(1, &["guest", "edit", "web", "--memory", "128M"]);
+    site.must(2, &["guest", "disk", "resize", "web", "disk0", "64M"]);
+    assert_eq!(traveller.show(2)["disks"][0]["size_mib"], 64);
     traveller.migrate(1, &["--to", "node2"]);
     traveller.migrate(1, &["--to", "node3"]);
     traveller.wait_until_it_beats(3, 2);

@@ -6,6 +6,7 @@
 mod accounts;
 mod crash;
 mod disk_move;
+mod disk_resize;
 mod guests;
 mod harness;
 mod interface_edit;

@@ -52,7 +52,7 @@ pub(super) enum GuestCommand {
     Console(Name),
     /// Print what a guest wrote last on its serial port.
     Log(LogArguments),
-    /// Move its disks.
+    /// A guest's disks.
     #[command(subcommand)]
     Disk(disk::DiskCommand),
     /// Delete a guest and its disks.
