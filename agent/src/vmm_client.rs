@@ -16,7 +16,8 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use pindah_vmm_api::{
-    DiskResize, ErrorBody, Event, Metrics, MigrateRequest, MigrationStatus, ResumeRequest, VmInfo,
+    BalloonTarget, DiskResize, ErrorBody, Event, Metrics, MigrateRequest, MigrationStatus,
+    ResumeRequest, VmInfo,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -141,6 +142,19 @@ impl VmmClient {
         let path = format!("/api/v1/disks/{id}");
         self.order(Method::PATCH, &path, &DiskResize { size_bytes })
             .await
+    }
+
+    /// Asks the guest to give back `target_mib` of its RAM.
+    ///
+    /// # Errors
+    /// [`VmmError`].
+    pub async fn set_balloon(&self, target_mib: u64) -> Result<(), VmmError> {
+        self.order(
+            Method::PUT,
+            "/api/v1/balloon",
+            &BalloonTarget { target_mib },
+        )
+        .await
     }
 
     /// Begins to move the guest over these connected sockets, and files with TLS's keys: in the

@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, accounts, cluster, console, disks, events, guests, images, interfaces, metrics, migration,
-    networks, nodes, pools, power, tasks,
+    Api, accounts, cluster, console, disks, events, guests, images, interfaces, memory, metrics,
+    migration, networks, nodes, pools, power, tasks,
 };
 
 #[derive(OpenApi)]
@@ -55,6 +55,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(power::reset_guest))
         .routes(routes!(power::pause_guest))
         .routes(routes!(power::resume_guest))
+        .routes(routes!(memory::set_memory_target))
         .routes(routes!(migration::migrate_guest, migration::plan_migration))
         .routes(routes!(migration::offer_place))
         .routes(routes!(migration::receive_guest))

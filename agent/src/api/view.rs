@@ -47,6 +47,9 @@ pub struct GuestView {
     pub cpus: u8,
     /// RAM in MiB.
     pub memory_mib: u64,
+    /// RAM that it is asked to keep to, in MiB; absent: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_target_mib: Option<u64>,
     /// CPU features that it may see.
     #[schema(value_type = String, example = "host")]
     pub baseline: Baseline,
@@ -179,6 +182,7 @@ impl GuestView {
             incomplete: guest.incomplete,
             cpus: guest.cpus,
             memory_mib: guest.memory_mib,
+            memory_target_mib: guest.memory_target_mib,
             baseline: guest.baseline,
             cluster_baseline: guest.cpu_features.is_some(),
             boot: guest.boot,

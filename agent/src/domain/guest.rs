@@ -22,6 +22,9 @@ pub struct Guest {
     pub cpus: u8,
     /// RAM in MiB.
     pub memory_mib: u64,
+    /// RAM that it is asked to keep to, in MiB; absent: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_target_mib: Option<u64>,
     /// CPU features that it may see.
     pub baseline: Baseline,
     /// Of these only what its cluster's nodes had in common when it was created.
@@ -91,6 +94,25 @@ impl Guest {
         self.disks.iter().find(|disk| disk.id == id)
     }
 
+    /// Refuses RAM to which it cannot be asked to keep.
+    ///
+    /// # Errors
+    /// [`Invalid`].
+    pub fn check_memory_target(&self, target_mib: u64) -> Result<(), Invalid> {
+        within(
+            "target_mib",
+            target_mib,
+            MEMORY_MIN_MIB..=self.memory_mib,
+            " MiB",
+        )
+    }
+
+    /// What it is asked to give back of `memory_mib` of RAM, in MiB.
+    pub fn balloon_mib(&self, memory_mib: u64) -> u64 {
+        let target_mib = self.memory_target_mib.unwrap_or(memory_mib);
+        memory_mib.saturating_sub(target_mib)
+    }
+
     /// Whether it cannot move: it has disks, and all of them are in pools that only its node has,
     /// given which pools are shared. A pool that nobody knows may be.
     pub fn is_local(&self, pools: &[PoolRecord]) -> bool {
@@ -157,6 +179,8 @@ pub struct Disk {
     pub growing_to_mib: Option<u64>,
 }
 
+/// Least RAM, in MiB.
+pub(super) const MEMORY_MIN_MIB: u64 = 16;
 /// Largest disk, in MiB.
 const SIZE_MAX_MIB: u64 = 64 << 20;
 
@@ -249,6 +273,26 @@ mod tests {
         ] {
             let error = disk.check_growth(to_mib).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn guest_gives_back_what_is_beyond_its_target() {
+        let spec: crate::domain::GuestSpec = serde_json::from_str(
+            r#"{"name": "web", "memory_mib": 512, "disks": [{"size_mib": 1}]}"#,
+        )
+        .unwrap();
+        let plan = spec.plan(Uuid::nil(), "n", &PoolName::local(), 0).unwrap();
+        let mut guest = plan.guest;
+        assert_eq!(guest.balloon_mib(512), 0);
+        guest.memory_target_mib = Some(200);
+        assert_eq!(guest.balloon_mib(512), 312);
+        // It runs with less than it will have.
+        assert_eq!(guest.balloon_mib(128), 0);
+        assert!(guest.check_memory_target(512).is_ok());
+        for refused in [0, 15, 513] {
+            let error = guest.check_memory_target(refused).unwrap_err().to_string();
+            assert!(error.contains("must be 16 to 512 MiB"), "{error}");
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::guest::check_disk_size;
+use super::guest::{MEMORY_MIN_MIB, check_disk_size};
 use super::invalid::within;
 use super::mac::{derived_mac, parse_mac};
 use super::{
@@ -149,6 +149,7 @@ impl GuestSpec {
             name: self.name.clone(),
             cpus: self.cpus,
             memory_mib: self.memory_mib,
+            memory_target_mib: None,
             baseline: self.baseline.unwrap_or_default(),
             cpu_features: None,
             boot: self.boot()?,
@@ -268,7 +269,7 @@ pub(super) fn check_cpus(cpus: u8) -> Result<(), Invalid> {
 
 /// Refuses a size of RAM that no guest can have.
 pub(super) fn check_memory(mib: u64) -> Result<(), Invalid> {
-    within("memory_mib", mib, 16..=1 << 20, " MiB")
+    within("memory_mib", mib, MEMORY_MIN_MIB..=1 << 20, " MiB")
 }
 
 /// Refuses labels and text that do not fit.

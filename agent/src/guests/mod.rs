@@ -17,6 +17,7 @@
 //! looking at the processes.
 
 mod backoff;
+mod balloon;
 mod console_log;
 mod create;
 mod delete;

@@ -169,6 +169,7 @@ fn guest_moves_there_and_back_and_tells_how_long_it_stood() {
     site.must(1, &["guest", "edit", "web", "--memory", "128M"]);
     site.must(2, &["guest", "disk", "resize", "web", "disk0", "64M"]);
     assert_eq!(traveller.show(2)["disks"][0]["size_mib"], 64);
+    site.must(2, &["guest", "memory", "web", "90M"]);
     traveller.migrate(1, &["--to", "node2"]);
     traveller.migrate(1, &["--to", "node3"]);
     traveller.wait_until_it_beats(3, 2);

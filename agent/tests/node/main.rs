@@ -11,6 +11,7 @@ mod guests;
 mod harness;
 mod interface_edit;
 mod interfaces;
+mod memory;
 mod metrics;
 mod network;
 mod networks;

@@ -4,6 +4,7 @@ mod create;
 mod disk;
 mod edit;
 mod interface;
+mod memory;
 mod migrate;
 mod show;
 
@@ -33,6 +34,8 @@ pub(super) enum GuestCommand {
     Show(Name),
     /// Change a guest.
     Edit(edit::EditArguments),
+    /// Ask a guest to keep to a part of its RAM, and to give the rest back.
+    Memory(memory::MemoryArguments),
     /// A guest's network interfaces.
     #[command(subcommand)]
     Interface(interface::InterfaceCommand),
@@ -119,6 +122,7 @@ impl GuestCommand {
             Self::List => show::list(client, output).await,
             Self::Show(name) => show::show(client, output, &name.guest).await,
             Self::Edit(arguments) => arguments.run(client, output).await,
+            Self::Memory(arguments) => arguments.run(client, output).await,
             Self::Interface(command) => command.run(client, output).await,
             Self::Start(arguments) => {
                 let path = path(&arguments.guest, "/start")?;

@@ -73,6 +73,20 @@ fn takes(guest: &GuestView) -> String {
     )
 }
 
+/// Its RAM, and what it is asked to give back of it and has.
+fn memory(guest: &GuestView) -> String {
+    let all = mib(guest.memory_mib);
+    let returned = guest.usage.memory_returned_mib.unwrap_or(0);
+    match guest.memory_target_mib {
+        None => all,
+        Some(target) => format!(
+            "{all}, asked to keep to {}, {} given back",
+            mib(target),
+            mib(returned)
+        ),
+    }
+}
+
 fn text(guest: &GuestView) -> String {
     let disks: Vec<String> = guest
         .disks
@@ -120,7 +134,7 @@ fn text(guest: &GuestView) -> String {
         ),
         ("crashes", guest.crashes.to_string()),
         ("cpus", guest.cpus.to_string()),
-        ("memory", mib(guest.memory_mib)),
+        ("memory", memory(guest)),
         ("takes", takes(guest)),
         ("boots", boot),
         ("disks", disks.join(", ")),
