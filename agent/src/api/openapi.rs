@@ -48,6 +48,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
             guests::edit_guest,
             guests::delete_guest
         ))
+        .routes(routes!(guests::clone_guest))
+        .routes(routes!(guests::make_template, guests::unmake_template))
         .routes(routes!(guests::guest_log))
         .routes(routes!(interfaces::edit_interface))
         .routes(routes!(power::start_guest))

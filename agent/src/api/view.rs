@@ -43,6 +43,9 @@ pub struct GuestView {
     pub crashes: u32,
     /// Its disks are still being made.
     pub incomplete: bool,
+    /// It is what others are copied from, and does not start.
+    #[serde(default)]
+    pub template: bool,
     /// Virtual CPUs.
     pub cpus: u8,
     /// RAM in MiB.
@@ -180,6 +183,7 @@ impl GuestView {
             pid: status.pid,
             crashes: status.crashes,
             incomplete: guest.incomplete,
+            template: guest.template,
             cpus: guest.cpus,
             memory_mib: guest.memory_mib,
             memory_target_mib: guest.memory_target_mib,

@@ -58,6 +58,9 @@ pub struct Guest {
     pub epoch: u64,
     /// Its disks are being made: it cannot start, and goes if that fails.
     pub incomplete: bool,
+    /// It is what others are copied from, and does not start.
+    #[serde(default)]
+    pub template: bool,
     /// When it was created, in milliseconds since the Unix epoch.
     pub created_unix_ms: u64,
 }

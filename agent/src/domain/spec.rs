@@ -165,6 +165,7 @@ impl GuestSpec {
             moving_to: None,
             epoch: 0,
             incomplete: true,
+            template: false,
             created_unix_ms: now_unix_ms,
         };
         let sources = self.disks.iter().map(|disk| disk.image.clone()).collect();
@@ -296,7 +297,7 @@ pub(crate) fn check_notes(notes: &str) -> Result<(), Invalid> {
 }
 
 /// At most 15 bytes, as the kernel wants it.
-fn tap_name(uuid: Uuid, index: usize) -> String {
+pub(super) fn tap_name(uuid: Uuid, index: usize) -> String {
     // 40 bits of it: two guests of one node with the same ones are not to be expected.
     let short = uuid.as_u128() >> 88;
     format!("pt{short:010x}n{index}")

@@ -60,6 +60,8 @@ impl Task {
 pub enum TaskKind {
     /// Makes a guest and its disks.
     CreateGuest,
+    /// Copies a guest and its disks.
+    CloneGuest,
     /// Starts a guest.
     StartGuest,
     /// Stops a guest.
@@ -89,6 +91,7 @@ impl std::fmt::Display for TaskKind {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {
             Self::CreateGuest => "create guest",
+            Self::CloneGuest => "clone guest",
             Self::StartGuest => "start guest",
             Self::StopGuest => "stop guest",
             Self::DeleteGuest => "delete guest",

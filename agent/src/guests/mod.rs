@@ -18,6 +18,7 @@
 
 mod backoff;
 mod balloon;
+mod clone;
 mod console_log;
 mod create;
 mod delete;
@@ -37,6 +38,7 @@ mod resize_disk;
 mod seed;
 mod start;
 mod stop;
+mod template;
 mod usage;
 mod vm_config;
 

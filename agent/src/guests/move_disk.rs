@@ -147,7 +147,8 @@ impl Guests {
         context.log(&text);
         let progress = |percent| context.progress(percent, &text);
         let to = pools.get(to).await?;
-        to.copy_volume(guest.uuid, disk, &from, progress).await?;
+        to.copy_volume((guest.uuid, disk), (&from, guest.uuid, disk), progress)
+            .await?;
         Ok(())
     }
 

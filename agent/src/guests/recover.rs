@@ -90,7 +90,7 @@ impl Guests {
                 self.finish_move_later(guest);
                 continue;
             }
-            let autostart = host_restarted && guest.autostart.enabled;
+            let autostart = host_restarted && guest.autostart.enabled && !guest.template;
             if self.wanted(&guest) == Wanted::Running || autostart {
                 to_start.push(guest);
             }

@@ -62,27 +62,23 @@ impl Pool {
         self.sync_volume(guest, disk).await
     }
 
-    /// Copies a guest's disk, which nobody writes to, from another pool to this one. It is complete
-    /// and kept when this returns; what is half-made when this fails goes with
-    /// [`Self::remove_volume`].
+    /// Copies a guest's disk, which nobody writes to, to one in this pool. It is complete and kept
+    /// when this returns; what is half-made when this fails goes with [`Self::remove_volume`].
     ///
     /// # Errors
     /// [`StorageError`].
     pub async fn copy_volume(
         &self,
-        guest: Uuid,
-        disk: &Disk,
-        from: &Self,
+        (guest, disk): (Uuid, &Disk),
+        (from, from_guest, from_disk): (&Self, Uuid, &Disk),
         progress: impl FnMut(u8) + Send,
     ) -> Result<(), StorageError> {
-        let format = match disk.format {
-            DiskFormat::Raw => ImageFormat::Raw,
-            DiskFormat::Qcow2 => ImageFormat::Qcow2,
-        };
-        self.require_space(from.copy_need_mib(guest, disk).await?)
-            .await?;
-        let (source, path) = (from.volume_path(guest, disk), self.volume_path(guest, disk));
-        require_whole(&source, &disk.volume.file, format).await?;
+        let format = image_format(from_disk.format);
+        let needed_mib = from.copy_need_mib(from_guest, from_disk).await?;
+        self.require_space(needed_mib).await?;
+        let source = from.volume_path(from_guest, from_disk);
+        let path = self.volume_path(guest, disk);
+        require_whole(&source, &from_disk.volume.file, format).await?;
         let prepare = move |directory: &Directory| directory.make_guest_directory(guest);
         self.on(DEADLINE, prepare).await?;
         let to = (&*path, format_name(disk.format));
@@ -277,6 +273,13 @@ pub fn growth_need_mib(disk: &Disk, to_mib: u64) -> u64 {
     match disk.format {
         DiskFormat::Raw => to_mib.saturating_sub(disk.size_mib),
         DiskFormat::Qcow2 => 1,
+    }
+}
+
+fn image_format(format: DiskFormat) -> ImageFormat {
+    match format {
+        DiskFormat::Raw => ImageFormat::Raw,
+        DiskFormat::Qcow2 => ImageFormat::Qcow2,
     }
 }
 

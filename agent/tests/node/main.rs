@@ -4,6 +4,7 @@
 //! `/dev/kvm` does not open, tests that need a guest say so and end.
 
 mod accounts;
+mod clone;
 mod crash;
 mod disk_move;
 mod disk_resize;

@@ -37,6 +37,8 @@ pub(super) async fn show(client: &Client, output: Output, name: &str) -> anyhow:
 fn row(guest: &GuestView) -> Vec<String> {
     let state = if guest.incomplete {
         "creating".to_owned()
+    } else if guest.template {
+        "template".to_owned()
     } else {
         guest.state.to_string()
     };
@@ -122,6 +124,10 @@ fn text(guest: &GuestView) -> String {
     properties(&[
         ("name", guest.name.to_string()),
         ("uuid", guest.uuid.to_string()),
+        (
+            "template",
+            if guest.template { "yes" } else { "" }.to_owned(),
+        ),
         (
             "state",
             format!("{} for {}", guest.state, age(guest.since_unix_ms)),
