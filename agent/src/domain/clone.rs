@@ -59,7 +59,7 @@ mod tests {
     fn clone_has_the_settings_and_an_identity_of_its_own() {
         let spec: GuestSpec = serde_json::from_str(
             r#"{"name": "web", "memory_mib": 512, "notes": "n", "disks": [{"size_mib": 1}],
-                "interfaces": [{"mac": "52:54:00:00:00:01"}, {}]}"#,
+                "interfaces": [{"mac": "52:54:00:00:00:09"}, {}]}"#,
         )
         .unwrap();
         let local = PoolName::local();

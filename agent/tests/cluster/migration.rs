@@ -213,7 +213,7 @@ fn clones(traveller: &Traveller) {
     let disks = ["--disk", "8M", "--pool", "nas", "--node", "node1"];
     site.must(1, &[&create[..], &disks].concat());
     site.must(2, &["guest", "template", "golden"]);
-    site.must(3, &["guest", "clone", "golden", "copy", "--node", "node2"]);
+    site.must(3, &["guest", "clone", "golden", "copy", "--to", "node2"]);
     let copy = site.json(3, &["guest", "show", "copy"]);
     assert_eq!(
         (&copy["node"], &copy["incomplete"]),
@@ -223,9 +223,9 @@ fn clones(traveller: &Traveller) {
     assert!(error.contains("guest golden is a template"), "{error}");
     let clone = ["guest", "clone", "golden", "other"];
     for (more, message) in [
-        (["--node", "node9", "--pool", "nas"], "node9"),
+        (["--to", "node9", "--pool", "nas"], "node9"),
         (
-            ["--node", "node2", "--pool", "local"],
+            ["--to", "node2", "--pool", "local"],
             "which no other node has",
         ),
     ] {

@@ -20,8 +20,8 @@ pub(in crate::cli) struct CloneArguments {
     #[arg(long)]
     pool: Option<String>,
     /// The node that it is to be on, if its disks go to shared pools [default: the original's].
-    #[arg(long)]
-    node: Option<String>,
+    #[arg(long, value_name = "NODE")]
+    to: Option<String>,
 }
 
 impl CloneArguments {
@@ -29,7 +29,7 @@ impl CloneArguments {
         let spec = CloneSpec {
             name: GuestName::try_from(self.name)?,
             pool: self.pool.map(PoolName::try_from).transpose()?,
-            node: self.node,
+            node: self.to,
         };
         // Sent again by whoever repeats the request, it is carried out once.
         let key = uuid::Uuid::new_v4().to_string();
