@@ -6,7 +6,7 @@ use super::path;
 use crate::api::GuestView;
 use crate::cli::output::{Output, age, figure, mib, properties, table, used};
 use crate::client::Client;
-use crate::domain::{Boot, CrashPolicy};
+use crate::domain::{Autostart, Boot, CrashPolicy};
 
 pub(super) async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     let mut guests: Vec<GuestView> = client.list("/guests").await?;
@@ -89,6 +89,18 @@ fn memory(guest: &GuestView) -> String {
     }
 }
 
+/// Whether it starts with its node, and when.
+fn autostart(autostart: &Autostart) -> String {
+    if !autostart.enabled {
+        return "no".to_owned();
+    }
+    let mut text = format!("yes, order {}", autostart.order);
+    if autostart.delay_s > 0 {
+        text += &format!(", the next one waits {} s", autostart.delay_s);
+    }
+    text
+}
+
 fn text(guest: &GuestView) -> String {
     let disks: Vec<String> = guest
         .disks
@@ -146,10 +158,7 @@ fn text(guest: &GuestView) -> String {
         ("disks", disks.join(", ")),
         ("interfaces", interfaces.join(", ")),
         ("addresses", guest.addresses.join(" ")),
-        (
-            "autostart",
-            if guest.autostart.enabled { "yes" } else { "no" }.to_owned(),
-        ),
+        ("autostart", autostart(&guest.autostart)),
         ("on crash", on_crash.to_owned()),
         ("tags", tags.join(" ")),
         ("notes", guest.notes.clone()),
