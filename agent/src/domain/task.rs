@@ -72,6 +72,8 @@ pub enum TaskKind {
     MoveDisk,
     /// Makes a guest's disk larger.
     ResizeDisk,
+    /// Sends a guest's disk to who asked for it.
+    ExportDisk,
     /// Moves a guest to another node.
     MigrateGuest,
     /// Moves all guests of a node to others.
@@ -97,6 +99,7 @@ impl std::fmt::Display for TaskKind {
             Self::DeleteGuest => "delete guest",
             Self::MoveDisk => "move disk",
             Self::ResizeDisk => "resize disk",
+            Self::ExportDisk => "export disk",
             Self::MigrateGuest => "migrate guest",
             Self::DrainNode => "drain node",
             Self::UndrainNode => "undrain node",

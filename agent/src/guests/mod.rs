@@ -25,6 +25,7 @@ mod delete;
 mod disk_record;
 mod ending;
 mod error;
+mod export;
 mod intent;
 mod interface;
 mod lookup;
@@ -51,6 +52,7 @@ use uuid::Uuid;
 
 pub use create::Created;
 pub use error::GuestError;
+pub use export::Export;
 pub use machine::{GuestState, Status};
 pub use memory::HostMemory;
 pub use migration::{

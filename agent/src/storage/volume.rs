@@ -73,16 +73,16 @@ impl Pool {
         (from, from_guest, from_disk): (&Self, Uuid, &Disk),
         progress: impl FnMut(u8) + Send,
     ) -> Result<(), StorageError> {
-        let format = image_format(from_disk.format);
+        from.require_whole_volume(from_guest, from_disk).await?;
         let needed_mib = from.copy_need_mib(from_guest, from_disk).await?;
         self.require_space(needed_mib).await?;
         let source = from.volume_path(from_guest, from_disk);
         let path = self.volume_path(guest, disk);
-        require_whole(&source, &from_disk.volume.file, format).await?;
         let prepare = move |directory: &Directory| directory.make_guest_directory(guest);
         self.on(DEADLINE, prepare).await?;
         let to = (&*path, format_name(disk.format));
-        qemu_img::convert((&source, format), to, Copying::Direct, progress).await?;
+        let source = (&*source, image_format(from_disk.format));
+        qemu_img::convert(source, to, Copying::Direct, progress).await?;
         self.sync_volume(guest, disk).await
     }
 
@@ -120,6 +120,22 @@ impl Pool {
             }
         };
         Ok(bytes >> 20)
+    }
+
+    /// Sees that a guest's disk needs no other file.
+    ///
+    /// # Errors
+    /// [`StorageError::BadImage`], and those of every look at a pool.
+    pub(super) async fn require_whole_volume(
+        &self,
+        guest: Uuid,
+        disk: &Disk,
+    ) -> Result<(), StorageError> {
+        self.require_volume(guest, disk).await?;
+        let path = self.volume_path(guest, disk);
+        let format = image_format(disk.format);
+        require_whole(&path, &disk.volume.file, format).await?;
+        Ok(())
     }
 
     /// Refuses if there is a file where a guest's disk would be.

@@ -8,6 +8,7 @@ mod clone;
 mod crash;
 mod disk_move;
 mod disk_resize;
+mod export;
 mod guests;
 mod harness;
 mod interface_edit;

@@ -4,6 +4,7 @@ mod clone;
 mod create;
 mod disk;
 mod edit;
+mod export;
 mod interface;
 mod memory;
 mod migrate;
@@ -33,6 +34,8 @@ pub(super) enum GuestCommand {
     Clone(clone::CloneArguments),
     /// Make a guest that is off a template, which does not start and which others are copied from.
     Template(TemplateArguments),
+    /// Download a disk of a guest that is off.
+    Export(export::ExportArguments),
     /// List all guests.
     List,
     /// Show a guest.
@@ -136,6 +139,7 @@ impl GuestCommand {
             Self::Create(arguments) => arguments.run(client, output).await,
             Self::Clone(arguments) => arguments.run(client, output).await,
             Self::Template(arguments) => arguments.run(client, output).await,
+            Self::Export(arguments) => arguments.run(client, output).await,
             Self::List => show::list(client, output).await,
             Self::Show(name) => show::show(client, output, &name.guest).await,
             Self::Edit(arguments) => arguments.run(client, output).await,
