@@ -17,6 +17,7 @@ use crate::store::Collection;
 
 /// A guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[allow(clippy::struct_excessive_bools)]
 pub struct GuestView {
     /// Never changes.
     pub uuid: Uuid,

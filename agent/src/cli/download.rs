@@ -27,7 +27,7 @@ pub(super) async fn download(
     let mut digest = Digest::new(&SHA256);
     let received = into_new_file(to, async |file| {
         receive(client, &path, name.as_str(), file, |piece| {
-            digest.update(piece)
+            digest.update(piece);
         })
         .await?;
         let same = hex(digest.finish().as_ref()) == image.sha256;

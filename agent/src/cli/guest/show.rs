@@ -94,11 +94,11 @@ fn autostart(autostart: &Autostart) -> String {
     if !autostart.enabled {
         return "no".to_owned();
     }
-    let mut text = format!("yes, order {}", autostart.order);
-    if autostart.delay_s > 0 {
-        text += &format!(", the next one waits {} s", autostart.delay_s);
+    let order = autostart.order;
+    match autostart.delay_s {
+        0 => format!("yes, order {order}"),
+        delay_s => format!("yes, order {order}, the next one waits {delay_s} s"),
     }
-    text
 }
 
 fn text(guest: &GuestView) -> String {
