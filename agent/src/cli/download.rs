@@ -59,12 +59,11 @@ async fn into_new_file<T>(
     fill: impl AsyncFnOnce(File) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let created = File::options().write(true).create_new(true).open(to).await;
-    let file = created.with_context(|| to.display().to_string())?;
-    let filled = fill(file).await;
-    if filled.is_err() {
+    let received = fill(created.with_context(|| to.display().to_string())?).await;
+    if received.is_err() {
         std::fs::remove_file(to).with_context(|| to.display().to_string())?;
     }
-    filled
+    received
 }
 
 /// Writes what is at `path` into the file, in which zeroes are holes.
