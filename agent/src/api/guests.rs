@@ -63,11 +63,12 @@ pub async fn create_guest(
     headers: HeaderMap,
     Body(spec): Body<GuestSpec>,
 ) -> Result<Accepted, ApiError> {
-    let begin = async {
+    // Large as a future: on the heap.
+    let begin = Box::pin(async {
         api.guests.require_undrained().await?;
         let created = api.guests.create(&spec, &principal.user).await?;
         Ok::<_, GuestError>(created.task)
-    };
+    });
     begin_once(&api, &headers, &principal, &spec, begin).await
 }
 
@@ -87,10 +88,10 @@ pub async fn clone_guest(
     Body(spec): Body<CloneSpec>,
 ) -> Result<Accepted, ApiError> {
     let original = api.guests.find(&name).await?.value;
-    let begin = async {
+    let begin = Box::pin(async {
         let cloning = api.guests.clone_guest(&original, &spec, &principal.user);
         Ok::<_, GuestError>(cloning.await?.task)
-    };
+    });
     let request = (original.uuid, &spec);
     begin_once(&api, &headers, &principal, &request, begin).await
 }
