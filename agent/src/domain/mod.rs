@@ -1,13 +1,16 @@
 //! What a guest, a pool and a task are, and what may be asked of them. Pure: no file, no clock, no store.
 
 mod cidr;
+mod clone;
 mod cloud_init;
 mod edit;
 mod firewall;
+mod fit_disks;
 mod guest;
 mod image;
 mod interface;
 mod invalid;
+mod iscsi;
 mod mac;
 mod name;
 mod network;
@@ -15,6 +18,7 @@ mod network_name;
 mod nfs;
 mod placement;
 mod pool;
+mod pool_spec;
 mod rate;
 mod spec;
 mod spoof_guard;
@@ -22,10 +26,13 @@ mod task;
 mod vlan;
 
 pub use cidr::Cidr;
+pub use clone::CloneSpec;
 pub use cloud_init::CloudInit;
 pub use edit::GuestEdit;
 pub use firewall::{Direction, Firewall, FirewallRule, Policy, PortRange, Protocol};
-pub use guest::{Autostart, Boot, CrashPolicy, Disk, Guest, NameOwner, Volume, Wanted};
+pub use guest::{
+    Autostart, Boot, CrashPolicy, Disk, Guest, NameOwner, Volume, Wanted, format_name,
+};
 pub use image::ImageRef;
 pub use interface::{Interface, InterfaceEdit, InterfaceSpec};
 pub use invalid::Invalid;
@@ -35,8 +42,9 @@ pub use name::{FileName, GuestName, is_label};
 pub use network::{BondMode, Network, NetworkEdit, NetworkKind, NetworkSpec, Uplink};
 pub use network_name::{LinkName, NetworkName};
 pub use placement::PlacementError;
-pub(crate) use pool::overlap;
-pub use pool::{PoolKind, PoolName, PoolRecord, PoolSource, PoolSpec};
+pub(crate) use pool::{EXTENT_MIB, overlap};
+pub use pool::{PoolKind, PoolName, PoolRecord, PoolSource, Secret};
+pub use pool_spec::PoolSpec;
 pub use rate::RateLimit;
 pub(crate) use spec::check_notes;
 pub use spec::{DiskSpec, GuestSpec, KernelSpec, Plan};

@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::guest::{MEMORY_MIN_MIB, check_disk_size};
 use super::invalid::within;
 use super::mac::{derived_mac, parse_mac};
 use super::{
     Autostart, Boot, CloudInit, CrashPolicy, Disk, FileName, Guest, GuestName, ImageRef, Interface,
-    InterfaceSpec, Invalid, PoolName, Volume, Wanted,
+    InterfaceSpec, Invalid, PoolName, Volume, Wanted, format_name,
 };
 
 /// Most disks of a guest.
@@ -101,14 +102,11 @@ pub struct DiskSpec {
     /// The pool to keep it in; absent: the node's default, `local` if nothing else is set.
     #[serde(default)]
     pub pool: Option<PoolName>,
-    /// Format to keep it in: `qcow2` grows as it is written, `raw` is faster.
-    #[serde(default = "qcow2")]
-    #[schema(value_type = String, example = "qcow2")]
-    pub format: DiskFormat,
-}
-
-fn qcow2() -> DiskFormat {
-    DiskFormat::Qcow2
+    /// Format to keep it in: `qcow2` grows as it is written, `raw` is faster; absent: `qcow2`, or
+    /// `raw` in a pool that holds nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "qcow2")]
+    pub format: Option<DiskFormat>,
 }
 
 /// A record, and the images from which its disks are to be made.
@@ -148,6 +146,7 @@ impl GuestSpec {
             name: self.name.clone(),
             cpus: self.cpus,
             memory_mib: self.memory_mib,
+            memory_target_mib: None,
             baseline: self.baseline.unwrap_or_default(),
             cpu_features: None,
             boot: self.boot()?,
@@ -163,6 +162,7 @@ impl GuestSpec {
             moving_to: None,
             epoch: 0,
             incomplete: true,
+            template: false,
             created_unix_ms: now_unix_ms,
         };
         let sources = self.disks.iter().map(|disk| disk.image.clone()).collect();
@@ -237,25 +237,24 @@ fn at_most(field: &str, count: usize, most: usize) -> Result<(), Invalid> {
 fn plan_disk(index: usize, disk: &DiskSpec, default_pool: &PoolName) -> Result<Disk, Invalid> {
     let field = format!("disks[{index}].size_mib");
     match (disk.size_mib, &disk.image) {
-        (Some(size), _) => within(&field, size, 1..=64 << 20, " MiB")?,
+        (Some(size), _) => check_disk_size(&field, size)?,
         (None, Some(_)) => {}
         (None, None) => {
             let must = "must say a size, or the disk name an image";
             return Err(Invalid::number(field, "null", must));
         }
     }
-    let extension = match disk.format {
-        DiskFormat::Raw => "raw",
-        DiskFormat::Qcow2 => "qcow2",
-    };
-    let file = FileName::try_from(format!("disk{index}.{extension}"))?;
+    let format = disk.format.unwrap_or(DiskFormat::Qcow2);
+    let file = FileName::try_from(format!("disk{index}.{}", format_name(format)))?;
     let pool = disk.pool.as_ref().unwrap_or(default_pool).clone();
     Ok(Disk {
         id: format!("disk{index}"),
         volume: Volume { pool, file },
-        format: disk.format,
+        format,
         size_mib: disk.size_mib.unwrap_or(0),
         spare: None,
+        spare_format: None,
+        growing_to_mib: None,
     })
 }
 
@@ -266,7 +265,7 @@ pub(super) fn check_cpus(cpus: u8) -> Result<(), Invalid> {
 
 /// Refuses a size of RAM that no guest can have.
 pub(super) fn check_memory(mib: u64) -> Result<(), Invalid> {
-    within("memory_mib", mib, 16..=1 << 20, " MiB")
+    within("memory_mib", mib, MEMORY_MIN_MIB..=1 << 20, " MiB")
 }
 
 /// Refuses labels and text that do not fit.
@@ -293,7 +292,7 @@ pub(crate) fn check_notes(notes: &str) -> Result<(), Invalid> {
 }
 
 /// At most 15 bytes, as the kernel wants it.
-fn tap_name(uuid: Uuid, index: usize) -> String {
+pub(super) fn tap_name(uuid: Uuid, index: usize) -> String {
     // 40 bits of it: two guests of one node with the same ones are not to be expected.
     let short = uuid.as_u128() >> 88;
     format!("pt{short:010x}n{index}")

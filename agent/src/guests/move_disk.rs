@@ -10,24 +10,19 @@
 //! Whatever happens, the pool in the record has the whole disk, and what the spare pool has of it
 //! is removed sooner or later.
 
-use std::time::Duration;
-
 use serde_json::json;
 use uuid::Uuid;
 
+use super::disk_record::find_disk;
 use super::{GuestError, GuestState, Guests};
 use crate::causes::chain;
 use crate::domain::{Disk, Guest, Invalid, PoolName, Task, TaskKind, TaskSubject};
 use crate::storage::StorageError;
-use crate::store::{Stored, Transaction};
+use crate::store::Stored;
 use crate::tasks::{Failure, TaskContext};
 
 const OFF: [GuestState; 2] = [GuestState::Stopped, GuestState::Crashed];
 const HINT: &str = "stop it first: its disks move while it is off";
-/// How often a change is tried that others have come before.
-const ATTEMPTS: usize = 10;
-/// How long a failure to remove a spare copy waits for the next try, and one wait for the majority.
-const RETRY: Duration = Duration::from_secs(10);
 
 impl Guests {
     /// Begins to move a guest's disk to another pool.
@@ -44,8 +39,8 @@ impl Guests {
         let disk = self.movable(guest, id, to)?;
         let pools = &self.resources().pools;
         let from = pools.get(&disk.volume.pool).await?;
-        let needed_mib = from.copy_need_mib(guest.uuid, disk).await?;
-        self.require_vacant(guest.uuid, disk, to).await?;
+        let copy = self.vacant_copy(guest.uuid, disk, to).await?;
+        let needed_mib = from.copy_need_mib(guest.uuid, disk, copy.format).await?;
         pools.get(to).await?.require_space(needed_mib).await?;
         let operation = self.operate(guest)?;
         let (guests, uuid) = (self.clone(), guest.uuid);
@@ -71,10 +66,7 @@ impl Guests {
         if guest.incomplete {
             return Err(GuestError::Incomplete(guest.name.to_string()));
         }
-        let disk = guest.disk(id).ok_or_else(|| GuestError::NoDisk {
-            guest: guest.name.to_string(),
-            disk: id.chars().take(64).collect(),
-        })?;
+        let disk = find_disk(guest, id)?;
         if disk.volume.pool == *to {
             let must = "must differ from the pool that the disk is in";
             return Err(Invalid::text("pool", to.as_str(), must).into());
@@ -100,8 +92,11 @@ impl Guests {
         let guest = self.find(&uuid.to_string()).await?.value;
         let disk = self.movable(&guest, id, to)?;
         // From here on what is there is a copy that may be removed.
-        self.require_vacant(uuid, disk, to).await?;
-        let begun = self.change_disk(uuid, id, |disk| disk.spare = Some(to.clone()));
+        let copy = self.vacant_copy(uuid, disk, to).await?;
+        let begun = self.change_disk(uuid, id, |disk| {
+            disk.spare = Some(to.clone());
+            disk.spare_format = (copy.format != disk.format).then_some(copy.format);
+        });
         let moved = match begun.await {
             Ok(guest) => {
                 let copied = tokio::select! {
@@ -109,7 +104,10 @@ impl Guests {
                     () = context.cancelled() => Err(GuestError::Cancelled),
                 };
                 match copied {
-                    Ok(()) => self.change_disk(uuid, id, switch).await.map(|_| ()),
+                    Ok(()) => {
+                        let switched = self.change_disk(uuid, id, Disk::switch_to_spare);
+                        switched.await.map(|_| ())
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -122,19 +120,23 @@ impl Guests {
         }
         if let Err(error) = self.remove_spares(uuid).await {
             context.log(&format!("a copy is left and goes later: {}", chain(&error)));
-            self.remove_spares_later(uuid);
+            self.settle_disks_later(uuid);
         }
         Ok(moved?)
     }
 
-    async fn require_vacant(
+    /// The disk as another pool is to hold it, which has nothing in its place.
+    async fn vacant_copy(
         &self,
         uuid: Uuid,
         disk: &Disk,
         to: &PoolName,
-    ) -> Result<(), GuestError> {
+    ) -> Result<Disk, GuestError> {
         let target = self.resources().pools.get(to).await?;
-        Ok(target.require_vacant(uuid, disk).await?)
+        let only = target.record().source.disk_format();
+        let copy = disk.in_format(only.unwrap_or(disk.format));
+        target.require_vacant(uuid, &copy).await?;
+        Ok(copy)
     }
 
     async fn copy_disk(
@@ -143,57 +145,29 @@ impl Guests {
         id: &str,
         context: &TaskContext,
     ) -> Result<(), GuestError> {
-        let Some((disk, to)) = guest
+        let Some((disk, copy)) = guest
             .disk(id)
-            .and_then(|disk| Some((disk, disk.spare.as_ref()?)))
+            .and_then(|disk| Some((disk, disk.spare_copy()?)))
         else {
             return Err(GuestError::Changed(guest.name.to_string()));
         };
         let pools = &self.resources().pools;
         let from = pools.get(&disk.volume.pool).await?;
-        let text = format!("copying {id} from pool {} to pool {to}", from.name());
+        let to = pools.get(&copy.volume.pool).await?;
+        let text = format!(
+            "copying {id} from pool {} to pool {}",
+            from.name(),
+            to.name()
+        );
         context.log(&text);
         let progress = |percent| context.progress(percent, &text);
-        let to = pools.get(to).await?;
-        to.copy_volume(guest.uuid, disk, &from, progress).await?;
+        to.copy_volume((guest.uuid, &copy), (&from, guest.uuid, disk), progress)
+            .await?;
         Ok(())
     }
 
-    /// Changes a disk's record, as the node that owns the guest and has its lease.
-    async fn change_disk(
-        &self,
-        uuid: Uuid,
-        id: &str,
-        change: impl Fn(&mut Disk),
-    ) -> Result<Guest, GuestError> {
-        let mut attempt = 0;
-        loop {
-            let Stored {
-                value: mut guest,
-                revision,
-            } = self.find(&uuid.to_string()).await?;
-            guest.may_start_on(&self.resources().node)?;
-            let disk = guest.disks.iter_mut().find(|disk| disk.id == id);
-            if let Some(disk) = disk {
-                change(disk);
-            }
-            // A pool that goes takes no disk.
-            let pools = &self.resources().pools;
-            let guard = pools.guard(Transaction::new(), &guest).await?;
-            attempt += 1;
-            match self.swap_under_lease_if(guard, &guest, revision).await {
-                Ok(_) => {
-                    self.tell_changed(&guest);
-                    return Ok(guest);
-                }
-                Err(GuestError::Changed(_)) if attempt < ATTEMPTS => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     /// Removes what does not count of the guest's disks. The caller holds the guest's operation.
-    async fn remove_spares(&self, uuid: Uuid) -> Result<(), GuestError> {
+    pub(super) async fn remove_spares(&self, uuid: Uuid) -> Result<(), GuestError> {
         let Stored { value, revision } = self.find(&uuid.to_string()).await?;
         if value.disks.iter().all(|disk| disk.spare.is_none()) {
             return Ok(());
@@ -202,9 +176,11 @@ impl Guests {
         // An old record would name the wrong copy: only the one that can be written counts.
         self.swap_under_lease(&value, revision).await?;
         for disk in &value.disks {
-            let Some(spare) = &disk.spare else { continue };
-            match self.resources().pools.get(spare).await {
-                Ok(pool) => pool.remove_volume(uuid, disk).await?,
+            let Some(copy) = disk.spare_copy() else {
+                continue;
+            };
+            match self.resources().pools.get(&copy.volume.pool).await {
+                Ok(pool) => pool.remove_volume(uuid, &copy).await?,
                 // It was forgotten with all that is in it.
                 Err(StorageError::NoPool(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -213,36 +189,11 @@ impl Guests {
             let updated = self.records().update(&key, |guest| {
                 let same = guest.disks.iter_mut().find(|one| one.id == disk.id);
                 if let Some(same) = same {
-                    same.spare = None;
+                    (same.spare, same.spare_format) = (None, None);
                 }
             });
             updated.await?;
         }
         Ok(())
-    }
-
-    /// Until it is done, or the guest is gone.
-    pub(super) fn remove_spares_later(&self, uuid: Uuid) {
-        let guests = self.clone();
-        tokio::spawn(async move {
-            loop {
-                let operation = guests.machine(uuid).operate().await;
-                match guests.remove_spares(uuid).await {
-                    Ok(()) | Err(GuestError::NotFound(_) | GuestError::Placement(_)) => return,
-                    Err(error) => {
-                        tracing::warn!("guest {uuid}: a copy of a disk is left: {}", chain(&error));
-                    }
-                }
-                drop(operation);
-                tokio::time::sleep(RETRY).await;
-            }
-        });
-    }
-}
-
-/// The copy counts now, and what was copied does not.
-fn switch(disk: &mut Disk) {
-    if let Some(spare) = &mut disk.spare {
-        std::mem::swap(spare, &mut disk.volume.pool);
     }
 }

@@ -11,8 +11,9 @@ use pindah_vmm::config::Config;
 use pindah_vmm::devices::chardev::terminal;
 use pindah_vmm::migration::jobs;
 use pindah_vmm::migration::priority::Priority;
+use pindah_vmm::migration::source::EncodingThread;
 use pindah_vmm::migration::worker::Migrator;
-use pindah_vmm::sandbox::{self, Landlock, SeccompMode, ThreadKind};
+use pindah_vmm::sandbox::{self, Landlock, SeccompMode, ThreadKind, User};
 use pindah_vmm::startup;
 use pindah_vmm::vm::Vm;
 use pindah_vmm::vm::machine::ExitReason;
@@ -42,6 +43,10 @@ pub struct ProcessArguments {
     /// pass and has the kernel's audit log name them, off allows all.
     #[arg(long, default_value_t, value_name = "MODE")]
     seccomp: SeccompMode,
+    /// Run as this user and group once everything is open, as in 990:990: what the guest has then
+    /// broken out to owns nothing. Only root can change its user.
+    #[arg(long, value_name = "UID:GID")]
+    user: Option<User>,
     /// Write to this file, when the machine has been switched off, the event that tells by whom;
     /// it is emptied at the start and stays empty if the guest ends in any other way.
     #[arg(long, value_name = "FILE")]
@@ -84,7 +89,7 @@ pub fn prepare(config: &Config, process: &ProcessArguments) -> anyhow::Result<Pr
     let end_file = end_file.transpose()?;
     let resources = Resources::open(config)?;
     let priority = Priority::of_host();
-    let report = sandbox::restrict(process.seccomp, terminal::restore)?;
+    let report = sandbox::restrict(process.seccomp, process.user, terminal::restore)?;
     if report.landlock == Landlock::Missing {
         tracing::warn!("{report}");
     } else {
@@ -105,8 +110,9 @@ pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<Built> {
     let vm = Vm::build(config, prepared.resources)?;
     let machine = Arc::clone(&vm);
     let priority = prepared.priority;
+    let encoding = EncodingThread::spawn().context("cannot start the thread that encodes")?;
     let migrator = Migrator::spawn(move |job, progress| {
-        jobs::perform(&machine, job, priority, progress);
+        jobs::perform(&machine, job, (&encoding, priority), progress);
     })
     .context("cannot start the thread that migrates")?;
     let server = prepared

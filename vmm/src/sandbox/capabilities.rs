@@ -22,18 +22,29 @@ struct Sets {
     inheritable: u32,
 }
 
-/// Empties all five sets of the calling thread; threads that it starts have none either.
+/// Empties the ambient and the bounding set of the calling thread: no program that it might start
+/// gets any; threads that it starts have none either.
 ///
 /// The bounding set can only be emptied by who has CAP_SETPCAP. Without it there is nothing that
 /// `no_new_privs` would let through it.
 ///
 /// # Errors
 /// [`SandboxError::Capabilities`].
-pub(super) fn drop_all() -> Result<(), SandboxError> {
-    let failed = |set| move |source| SandboxError::Capabilities { set, source };
+pub(super) fn drop_ambient_and_bounding() -> Result<(), SandboxError> {
     clear_ambient().map_err(failed("ambient"))?;
-    clear_bounding().map_err(failed("bounding"))?;
+    clear_bounding().map_err(failed("bounding"))
+}
+
+/// Empties the other three: from here on the calling thread has none.
+///
+/// # Errors
+/// [`SandboxError::Capabilities`].
+pub(super) fn drop_own() -> Result<(), SandboxError> {
     clear_others().map_err(failed("permitted"))
+}
+
+fn failed(set: &'static str) -> impl Fn(io::Error) -> SandboxError {
+    move |source| SandboxError::Capabilities { set, source }
 }
 
 fn clear_ambient() -> io::Result<()> {

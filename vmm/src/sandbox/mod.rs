@@ -11,6 +11,7 @@
 //! | layer | scope | what it keeps from whoever runs code in here |
 //! |---|---|---|
 //! | `no_new_privs` | process | set-user-id programs and file capabilities |
+//! | a user of its own ([`user`]), if one is named | process | what belongs to root without any capability: files, and what the kernel lets their owner do |
 //! | no capabilities ([`capabilities`]) | process | all that root may do: mount, ptrace others, raw network, kernel interfaces; none comes back, the bounding set is empty |
 //! | Landlock ([`landlock`]) | process | every file by path (open, create, rename, remove, execute, resize), TCP, abstract sockets, signals to other processes; io_uring cannot go around it as it can around seccomp |
 //! | io_uring restrictions (the block device) | ring | all but reading and writing the image it was made for |
@@ -27,16 +28,18 @@
 //! restored, is looked at.
 //!
 //! What it costs: paths. Sockets that the VMM made stay in the file system when it ends; the next
-//! one that wants the path finds that nobody listens and replaces them. The process stays
-//! dumpable: its memory is protected from its peers by Landlock, which forbids tracing to who is
-//! in a sandbox, and `gdb`, `perf` and `/proc` go on serving the people who run it. Guest RAM is
-//! left out of core dumps by `MADV_DONTDUMP`.
+//! one that wants the path finds that nobody listens and replaces them. Who has become another user
+//! is not dumpable any more (prctl(2), `PR_SET_DUMPABLE`), so that the VMMs of other guests, which
+//! may be the same user's, cannot trace it; root still can. Without that its memory is protected
+//! from its peers by Landlock, which forbids tracing to who is in a sandbox. Guest RAM is left out
+//! of core dumps by `MADV_DONTDUMP`.
 
 mod capabilities;
 mod ioctls;
 mod landlock;
 mod rules;
 mod seccomp;
+mod user;
 mod violation;
 
 use std::fmt::{Display, Formatter};
@@ -48,6 +51,7 @@ use std::thread::{Builder, JoinHandle};
 use thiserror::Error;
 
 pub use landlock::Landlock;
+pub use user::{ParseUserError, User};
 pub use violation::EXIT_CODE;
 
 /// The kinds of threads, each with a filter of its own.
@@ -69,13 +73,15 @@ pub enum ThreadKind {
     Operation,
     /// Carries the guest to another machine, or takes one in.
     Migration,
+    /// Makes frames of guest RAM for the thread that migrates.
+    Encoding,
     /// Fetches the pages of a guest that runs already, and gives them to who waits for them.
     Postcopy,
 }
 
 impl ThreadKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Control,
         Self::Vcpu,
         Self::Block,
@@ -84,6 +90,7 @@ impl ThreadKind {
         Self::Api,
         Self::Operation,
         Self::Migration,
+        Self::Encoding,
         Self::Postcopy,
     ];
 
@@ -98,6 +105,7 @@ impl ThreadKind {
             Self::Api => "api",
             Self::Operation => "operation",
             Self::Migration => "migration",
+            Self::Encoding => "encoding",
             Self::Postcopy => "postcopy",
         }
     }
@@ -171,6 +179,15 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// The user cannot be changed.
+    #[error("cannot become user {user}, which takes root's rights")]
+    User {
+        /// Who.
+        user: User,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Landlock is there but fails.
     #[error("cannot enforce Landlock")]
     Landlock(#[from] ::landlock::RulesetError),
@@ -215,7 +232,8 @@ impl Display for SandboxReport {
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Closes the sandbox around the whole process. Call once, with everything open that has a path,
-/// before the first thread.
+/// and every limit raised that only root may raise, before the first thread. It runs as `user` from
+/// then on, if there is one.
 ///
 /// `last_words` runs before a forbidden call ends the process, on the thread that made it and in a
 /// signal handler: it must be async-signal-safe and keep to what every filter allows. It is there
@@ -223,11 +241,19 @@ static CLOSED: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// [`SandboxError`]. Some layers may be in force then: the process cannot go on.
-pub fn restrict(mode: SeccompMode, last_words: fn()) -> Result<SandboxReport, SandboxError> {
+pub fn restrict(
+    mode: SeccompMode,
+    user: Option<User>,
+    last_words: fn(),
+) -> Result<SandboxReport, SandboxError> {
     refuse_threads()?;
     use_one_malloc_arena();
     set_no_new_privs().map_err(SandboxError::NoNewPrivs)?;
-    capabilities::drop_all()?;
+    capabilities::drop_ambient_and_bounding()?;
+    if let Some(user) = user {
+        user.become_it()?;
+    }
+    capabilities::drop_own()?;
     if mode != SeccompMode::Off {
         seccomp::check_support().map_err(SandboxError::NoSeccomp)?;
         violation::handle(last_words).map_err(SandboxError::Handler)?;
@@ -334,7 +360,7 @@ mod tests {
     fn restrict_beside_other_threads_is_refused() {
         let (end, wait) = std::sync::mpsc::channel::<()>();
         let other = std::thread::spawn(move || wait.recv());
-        let refused = restrict(SeccompMode::Off, || ());
+        let refused = restrict(SeccompMode::Off, None, || ());
         assert!(matches!(refused, Err(SandboxError::Threads(2..))));
         assert!(!is_closed());
         drop(end);

@@ -5,7 +5,7 @@
 //! ```text
 //! config::load(path) -> Config            validated once
 //! Resources::open(&config) -> Resources   every file, tap and socket, by path, before the sandbox
-//! sandbox::restrict(mode, …)              no paths, no capabilities from here on
+//! sandbox::restrict(mode, …)              no paths, no capabilities, its own user from here on
 //! Vm::build(&config, resources) -> Arc<Vm>
 //! Migrator::spawn(…)                      the thread that may move it
 //! Server::spawn(listener, vm.clone(), …)  the API, with its threads

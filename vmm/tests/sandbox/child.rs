@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
-use pindah_vmm::sandbox::{self, SeccompMode, ThreadKind};
+use pindah_vmm::sandbox::{self, SeccompMode, ThreadKind, User};
 
 /// Written to standard error before the sandbox ends the process.
 pub const LAST_WORDS: &str = "last words\n";
@@ -94,13 +94,18 @@ pub fn run(case: &str) {
         }
         ["paths"] => paths(),
         ["capabilities"] => capabilities(),
+        ["user"] => user(),
         ["open"] => open(),
         _ => panic!("no such case: {case}"),
     }
 }
 
 fn close(mode: SeccompMode) {
-    sandbox::restrict(mode, last_words).expect("the sandbox closes");
+    close_as(mode, None);
+}
+
+fn close_as(mode: SeccompMode, user: Option<User>) {
+    sandbox::restrict(mode, user, last_words).expect("the sandbox closes");
     assert!(sandbox::is_closed());
 }
 
@@ -301,6 +306,37 @@ fn capabilities() {
     // SAFETY: the path is a C string.
     let result = unsafe { libc::chroot(c"/".as_ptr()) };
     assert_eq!(result, -1, "chroot is for who has CAP_SYS_CHROOT");
+}
+
+/// Another user from there on, in every thread, with nothing of root's but what was open.
+fn user() {
+    let mut status = File::open("/proc/thread-self/status").expect("/proc is mounted");
+    let mut roots = tempfile::tempfile().expect("a file of root's");
+    close_as(
+        SeccompMode::Off,
+        Some("64990:64991".parse().expect("a user")),
+    );
+    roots.write_all(b"on").expect("it is still open");
+    let mut text = String::new();
+    status.read_to_string(&mut text).expect("it can be read");
+    assert_user(&text);
+    // SAFETY: takes nothing, and always succeeds.
+    within("operation", || assert_eq!(unsafe { libc::getuid() }, 64990));
+}
+
+/// `Uid` and `Gid` are the real, the effective, the saved and the file system's (proc(5)).
+fn assert_user(status: &str) {
+    for line in [
+        "Uid:\t64990\t64990\t64990\t64990",
+        "Gid:\t64991\t64991\t64991\t64991",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+    ] {
+        assert!(status.lines().any(|one| one == line), "{line} in {status}");
+    }
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    assert_eq!(groups.map(str::trim), Some(""), "{status}");
 }
 
 /// What was opened before works as before, under the filter of a thread that uses it.

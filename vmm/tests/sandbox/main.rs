@@ -26,6 +26,7 @@ fn main() {
         Trial::test("closed_sandbox_has_no_paths_and_no_peers", no_paths),
         Trial::test("closed_sandbox_has_no_capabilities", no_capabilities),
         Trial::test("closed_sandbox_keeps_what_is_open", open_files),
+        Trial::test("closed_sandbox_runs_as_its_user", as_user),
     ];
     for kind in ThreadKind::ALL {
         let name = |what: &str| format!("{what}_{}_thread", kind.name());
@@ -120,6 +121,15 @@ fn no_paths() -> Result<(), Failed> {
 
 fn no_capabilities() -> Result<(), Failed> {
     expect_success(&start("capabilities"))
+}
+
+fn as_user() -> Result<(), Failed> {
+    if rustix::process::geteuid().is_root() {
+        expect_success(&start("user"))
+    } else {
+        eprintln!("skipped: only root can become another user");
+        Ok(())
+    }
 }
 
 fn open_files() -> Result<(), Failed> {

@@ -51,9 +51,9 @@ pub struct CreateArguments {
     /// The pool that disks are kept in [default: as the node says, local].
     #[arg(long)]
     pool: Option<String>,
-    /// How disks are kept: qcow2 or raw.
-    #[arg(long, default_value = "qcow2", value_parser = choice::<DiskFormat>)]
-    format: DiskFormat,
+    /// How disks are kept: qcow2 or raw [default: qcow2, raw in a pool that holds nothing else].
+    #[arg(long, value_parser = choice::<DiskFormat>)]
+    format: Option<DiskFormat>,
     /// A kernel to boot, in the place of the first disk's boot loader.
     #[arg(long, value_name = "FILE|[POOL/]IMAGE")]
     kernel: Option<String>,
@@ -86,6 +86,12 @@ pub struct CreateArguments {
     /// Start it with its node.
     #[arg(long)]
     autostart: bool,
+    /// When it starts among the others of its node: smaller ones first.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    autostart_order: u16,
+    /// How long the next one waits, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    autostart_delay: u16,
     /// A free label. May be repeated.
     #[arg(long)]
     tag: Vec<String>,
@@ -146,7 +152,8 @@ impl CreateArguments {
             cloud_init,
             autostart: Autostart {
                 enabled: self.autostart,
-                ..Autostart::default()
+                order: self.autostart_order,
+                delay_s: self.autostart_delay,
             },
             on_crash: self.on_crash,
             tags: self.tag.into_iter().collect::<BTreeSet<_>>(),
