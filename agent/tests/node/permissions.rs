@@ -131,7 +131,7 @@ enum Fate {
 
 /// Levels: 0 none, 1 viewer, 2 operator, 3 admin; of everything and of the guest in the path.
 fn expected(rule: Rule, of_all: u8, of_guest: u8) -> Fate {
-    let role = |needed: u8| {
+    let by_role = |needed: u8| {
         if of_all >= needed {
             Fate::Let
         } else {
@@ -149,9 +149,9 @@ fn expected(rule: Rule, of_all: u8, of_guest: u8) -> Fate {
     };
     match rule {
         Open | Known => Fate::Let,
-        Viewer => role(1),
-        Operator => role(2),
-        Admin => role(3),
+        Viewer => by_role(1),
+        Operator => by_role(2),
+        Admin => by_role(3),
         Node => Fate::Forbidden,
         Look => right(1, 1),
         Run => right(2, 2),

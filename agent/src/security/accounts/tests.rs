@@ -98,7 +98,7 @@ async fn login_may_do_what_its_user_may_now() {
         accounts
             .change(Account::User("anna"), change)
             .await
-            .unwrap()
+            .unwrap();
     };
     change(GrantChange::Guest(web, Some(Role::Operator))).await;
     assert!(allowed(Right::Run).await);
