@@ -174,21 +174,26 @@ impl From<StorageError> for ApiError {
             | StorageError::BuiltIn
             | StorageError::Deleting(_)
             | StorageError::InUse(_)
+            | StorageError::Locked { .. }
             | StorageError::Cancelled => ErrorCode::Conflict,
             StorageError::BadImage { .. }
             | StorageError::TooSmall { .. }
             | StorageError::BadPath { .. }
+            | StorageError::Unfit { .. }
             | StorageError::Invalid(_) => ErrorCode::InvalidValue,
-            StorageError::Unavailable { .. } | StorageError::Stalled { .. } => {
-                ErrorCode::Unavailable
-            }
+            StorageError::Unavailable { .. }
+            | StorageError::Stalled { .. }
+            | StorageError::NoVolume(_) => ErrorCode::Unavailable,
             StorageError::NoSpace { .. } => ErrorCode::NoSpace,
             StorageError::Io { ref source, .. }
                 if source.kind() == std::io::ErrorKind::StorageFull =>
             {
                 ErrorCode::NoSpace
             }
-            StorageError::Io { .. } | StorageError::QemuImg { .. } => ErrorCode::Internal,
+            StorageError::Io { .. }
+            | StorageError::QemuImg { .. }
+            | StorageError::Lvm { .. }
+            | StorageError::Zero { .. } => ErrorCode::Internal,
         };
         Self::of(code, &error)
     }

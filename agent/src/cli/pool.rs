@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 
@@ -9,14 +10,14 @@ use super::guest::choice;
 use super::output::{Output, mib, properties, table};
 use crate::api::{PoolOnNode, PoolView, VolumeView};
 use crate::client::Client;
-use crate::domain::{PoolKind, PoolName, PoolSource, PoolSpec};
+use crate::domain::{PoolKind, PoolName, PoolSource, PoolSpec, Secret};
 use crate::storage::PoolState;
 
 /// Where images and disks are kept.
 #[derive(Debug, Subcommand)]
 pub(super) enum PoolCommand {
     /// Make a pool.
-    Create(CreateArguments),
+    Create(Box<CreateArguments>),
     /// List all pools.
     List,
     /// Show a pool, and how it does on each node.
@@ -41,10 +42,11 @@ pub(super) enum PoolCommand {
 
 /// A new pool.
 #[derive(Debug, Args)]
+#[command(disable_version_flag = true)]
 pub(super) struct CreateArguments {
     /// Its name.
     name: String,
-    /// What it is: dir or nfs.
+    /// What it is: dir, nfs or iscsi.
     #[arg(long, default_value = "dir", value_parser = choice::<PoolKind>)]
     kind: PoolKind,
     /// dir: its directory on every node.
@@ -53,7 +55,7 @@ pub(super) struct CreateArguments {
     /// dir: the directory is the same one on all nodes, as on a NAS that is mounted there.
     #[arg(long)]
     shared: bool,
-    /// nfs: the server's name or address; it must speak version 4.1 or newer.
+    /// nfs: the server's name or address.
     #[arg(long)]
     server: Option<String>,
     /// nfs: what it exports, as in /srv/vm.
@@ -62,21 +64,64 @@ pub(super) struct CreateArguments {
     /// nfs: mount options beside those that are always set, as in nconnect=4,sec=krb5p.
     #[arg(long)]
     options: Option<String>,
+    /// nfs: what is exported are images, which are only read: no disk can be kept there.
+    #[arg(long)]
+    read_only: bool,
+    /// nfs: the protocol's version, 4 or, with --read-only, 3 [default: 4].
+    #[arg(long = "version", value_name = "N")]
+    nfs_version: Option<u8>,
+    /// iscsi: the target's portal, its name or address, and its port unless that is 3260.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    portal: Option<String>,
+    /// iscsi: the target's name, as in iqn.2026-01.org.example:vm.
+    #[arg(long, value_name = "IQN")]
+    target: Option<String>,
+    /// iscsi: the LUN [default: the only disk that the target has].
+    #[arg(long, value_name = "N")]
+    lun: Option<u16>,
+    /// iscsi: the volume group on it, which is made if the LUN is blank [default: pindah-NAME].
+    #[arg(long, value_name = "NAME")]
+    volume_group: Option<String>,
+    /// iscsi: the user to log in as by CHAP.
+    #[arg(long, value_name = "USER", requires = "chap_password_file")]
+    chap_user: Option<String>,
+    /// iscsi: a file with that user's password.
+    #[arg(long, value_name = "FILE", requires = "chap_user")]
+    chap_password_file: Option<PathBuf>,
+}
+
+impl CreateArguments {
+    fn into_spec(self) -> anyhow::Result<PoolSpec> {
+        let password = self.chap_password_file.map(|path| {
+            let text = std::fs::read_to_string(&path);
+            text.with_context(|| format!("cannot read {}", path.display()))
+        });
+        let password = password.transpose()?;
+        let password = password.map(|text| Secret::from(text.trim_end().to_owned()));
+        Ok(PoolSpec {
+            path: self.path,
+            shared: self.shared,
+            server: self.server,
+            export: self.export,
+            options: self.options,
+            read_only: self.read_only,
+            version: self.nfs_version,
+            portal: self.portal,
+            target: self.target,
+            lun: self.lun,
+            volume_group: self.volume_group,
+            chap_user: self.chap_user,
+            chap_password: password,
+            ..PoolSpec::new(PoolName::try_from(self.name)?, self.kind)
+        })
+    }
 }
 
 impl PoolCommand {
     pub(super) async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
         match self {
             Self::Create(arguments) => {
-                let spec = PoolSpec {
-                    name: PoolName::try_from(arguments.name)?,
-                    kind: arguments.kind,
-                    path: arguments.path,
-                    shared: arguments.shared,
-                    server: arguments.server,
-                    export: arguments.export,
-                    options: arguments.options,
-                };
+                let spec = arguments.into_spec()?;
                 let pool: PoolView = client.post("/pools", &spec).await?;
                 output.show(&pool, |pool| format!("pool {}", pool.name))
             }
@@ -159,7 +204,25 @@ fn figures(one: &PoolOnNode) -> String {
 fn show(pool: &PoolView) -> String {
     let place = match &pool.source {
         PoolSource::Dir { path, .. } => path.display().to_string(),
-        PoolSource::Nfs { server, export, .. } => format!("{server}:{export}"),
+        PoolSource::Nfs {
+            server,
+            export,
+            read_only,
+            ..
+        } => {
+            let how = if *read_only { ", read-only" } else { "" };
+            format!("{server}:{export}{how}")
+        }
+        PoolSource::Iscsi {
+            portal,
+            target,
+            lun,
+            volume_group,
+            ..
+        } => {
+            let lun = lun.unwrap_or_default();
+            format!("{target} at {portal}, LUN {lun}, volume group {volume_group}")
+        }
     };
     let head = [
         ("pool", pool.name.to_string()),

@@ -45,7 +45,7 @@ pub(super) async fn upload(
     };
     let place = format!("/images/{name}?pool={pool}");
     match client.get::<Image>(&place).await {
-        Ok(image) if image.sha256 == sha256(path)? => return Ok(image),
+        Ok(image) if image.sha256 == Some(sha256(path)?) => return Ok(image),
         Ok(_) => anyhow::bail!(
             "pool {pool} has another image {name}; delete it with `pindah image delete {name} --pool \
              {pool}`, or upload yours with `pindah image upload {} --pool {pool} --name OTHER`",

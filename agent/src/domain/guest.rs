@@ -151,6 +151,49 @@ pub struct Disk {
     /// way, or that was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spare: Option<PoolName>,
+    /// Format of that copy; absent: the disk's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "qcow2")]
+    pub spare_format: Option<DiskFormat>,
+}
+
+impl Disk {
+    /// The disk as it would be in another format.
+    #[must_use]
+    pub fn in_format(&self, format: DiskFormat) -> Self {
+        let mut disk = self.clone();
+        if format != self.format {
+            disk.format = format;
+            disk.volume.file = self.volume.file.with_extension(format_name(format));
+        }
+        disk
+    }
+
+    /// The copy of it that does not count, if there is one.
+    pub fn spare_copy(&self) -> Option<Self> {
+        let pool = self.spare.clone()?;
+        let mut copy = self.in_format(self.spare_format.unwrap_or(self.format));
+        copy.volume.pool = pool;
+        (copy.spare, copy.spare_format) = (None, None);
+        Some(copy)
+    }
+
+    /// From now on the copy counts, and what was copied does not. Nothing happens without a copy.
+    pub fn switch_to_spare(&mut self) {
+        if let Some(mut copy) = self.spare_copy() {
+            copy.spare = Some(self.volume.pool.clone());
+            copy.spare_format = (copy.format != self.format).then_some(self.format);
+            *self = copy;
+        }
+    }
+}
+
+/// What a format is called, and its files end in.
+pub fn format_name(format: DiskFormat) -> &'static str {
+    match format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    }
 }
 
 /// A file in a pool that belongs to a guest.
@@ -193,4 +236,27 @@ pub enum Wanted {
     Running,
     /// Be off.
     Stopped,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_that_changes_its_format_on_its_way_has_two_files_and_goes_back() {
+        let text = r#"{"id": "disk0", "volume": {"pool": "nas", "file": "disk0.qcow2"},
+            "format": "qcow2", "size_mib": 16}"#;
+        let before: Disk = serde_json::from_str(text).unwrap();
+        let mut disk = before.clone();
+        assert_eq!(disk.spare_copy(), None);
+        disk.spare = Some(PoolName::local());
+        assert_eq!(
+            disk.spare_copy().unwrap().volume.file.as_str(),
+            "disk0.qcow2"
+        );
+        disk.spare_format = Some(DiskFormat::Raw);
+        disk.switch_to_spare();
+        assert_eq!(disk.volume.file.as_str(), "disk0.raw");
+        assert_eq!(disk.spare_copy().unwrap(), before);
+    }
 }

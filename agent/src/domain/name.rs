@@ -64,6 +64,13 @@ impl FileName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The same with another end, `extension`, which is short and plain.
+    #[must_use]
+    pub fn with_extension(&self, extension: &str) -> Self {
+        let stem = self.0.rsplit_once('.').map_or(&*self.0, |(stem, _)| stem);
+        Self(format!("{stem}.{extension}"))
+    }
 }
 
 impl TryFrom<String> for FileName {

@@ -44,16 +44,34 @@ pub(super) fn server(server: Option<&str>) -> Result<String, Invalid> {
         let must = "must say the server of a pool of the kind nfs";
         return Err(Invalid::number("server", "null", must));
     };
-    let named = !server.is_empty()
-        && server.len() <= 253
-        && server
-            .split('.')
-            .all(|part| is_label(part) || is_number_label(part));
-    if named || server.parse::<IpAddr>().is_ok() {
+    if is_host(server) {
         return Ok(server.to_owned());
     }
     let must = "must be a host name in lower case or an address";
     Err(Invalid::text("server", server, must))
+}
+
+/// Whether it is a host name or an address.
+pub(super) fn is_host(text: &str) -> bool {
+    let named = !text.is_empty()
+        && text.len() <= 253
+        && text
+            .split('.')
+            .all(|part| is_label(part) || is_number_label(part));
+    named || text.parse::<IpAddr>().is_ok()
+}
+
+/// A version of the protocol. With 3 a disk's locks would be those of another protocol, which a
+/// server forgets when it restarts, and a request that is sent again may be carried out twice.
+pub(super) fn version(version: Option<u8>, read_only: bool) -> Result<Option<u8>, Invalid> {
+    match version {
+        Some(3) if !read_only => {
+            let must = "must be 4 for a pool that holds disks; with 3 it can be read_only";
+            Err(Invalid::number("version", 3, must))
+        }
+        None | Some(3 | 4) => Ok(version),
+        Some(other) => Err(Invalid::number("version", other, "must be 3 or 4")),
+    }
 }
 
 /// As in `1and1.example`.

@@ -1,16 +1,17 @@
 //! A storage pool's record: what it is, never how it is doing.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use pindah_vmm_api::DiskFormat;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Invalid, is_label, nfs};
+use super::{Invalid, is_label};
 use crate::store::Record;
 
-/// Longest path of a pool, in bytes.
-const PATH_MAX: usize = 255;
+/// The unit that a volume group gives space in, in MiB: LVM's default extent.
+pub(crate) const EXTENT_MIB: u64 = 4;
 
 /// A pool's name: a label, unique in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -67,6 +68,8 @@ pub enum PoolKind {
     Dir,
     /// What an NFS server exports; each node mounts it.
     Nfs,
+    /// A LUN of an iSCSI target, with an LVM volume group on it; each node logs in.
+    Iscsi,
 }
 
 impl std::fmt::Display for PoolKind {
@@ -74,37 +77,9 @@ impl std::fmt::Display for PoolKind {
         formatter.pad(match self {
             Self::Dir => "dir",
             Self::Nfs => "nfs",
+            Self::Iscsi => "iscsi",
         })
     }
-}
-
-/// A new pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PoolSpec {
-    /// Its name: unique.
-    pub name: PoolName,
-    /// What it is.
-    pub kind: PoolKind,
-    /// `dir`: its directory on every node, absolute.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "/srv/nas")]
-    pub path: Option<PathBuf>,
-    /// `dir`: the directory is the same one on all nodes, as on a NAS that is mounted there.
-    #[serde(default)]
-    pub shared: bool,
-    /// `nfs`: the server's name or address. It must speak version 4.1 or newer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "10.0.0.9")]
-    pub server: Option<String>,
-    /// `nfs`: what it exports.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/srv/vm")]
-    pub export: Option<String>,
-    /// `nfs`: mount options of nfs(5), separated by commas, beside those that are always set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "nconnect=4")]
-    pub options: Option<String>,
 }
 
 /// A pool.
@@ -116,6 +91,9 @@ pub struct PoolRecord {
     pub name: PoolName,
     /// Where it is.
     pub source: PoolSource,
+    /// What the user in its source proves who he is by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chap_password: Option<Secret>,
     /// Somebody deletes it: nothing new goes there.
     #[serde(default)]
     pub deleting: bool,
@@ -126,6 +104,30 @@ pub struct PoolRecord {
 impl Record for PoolRecord {
     const KIND: &'static str = "pools";
     const SCHEMA: u32 = 1;
+}
+
+/// A text that no log shows.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("…")
+    }
 }
 
 /// Where a pool is.
@@ -149,6 +151,29 @@ pub enum PoolSource {
         /// Further options of nfs(5).
         #[serde(default)]
         options: String,
+        /// Its files are images, which no node writes.
+        #[serde(default)]
+        read_only: bool,
+        /// The protocol's version: 3 or 4; absent: 4.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<u8>,
+    },
+    /// On a LUN of an iSCSI target.
+    Iscsi {
+        /// The target's portal: its name or address, and its port.
+        #[schema(example = "10.0.0.9:3260")]
+        portal: String,
+        /// The target's name.
+        #[schema(example = "iqn.2026-01.org.example:vm")]
+        target: String,
+        /// The LUN; once the pool is made it is always there.
+        lun: Option<u16>,
+        /// The LVM volume group on it.
+        #[schema(example = "pindah-san")]
+        volume_group: String,
+        /// The user that nodes log in as by CHAP.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        chap_user: Option<String>,
     },
 }
 
@@ -158,6 +183,7 @@ impl PoolSource {
         match self {
             Self::Dir { .. } => PoolKind::Dir,
             Self::Nfs { .. } => PoolKind::Nfs,
+            Self::Iscsi { .. } => PoolKind::Iscsi,
         }
     }
 
@@ -178,6 +204,24 @@ impl PoolSource {
                 let both = overlap(Path::new(export), Path::new(taken));
                 both.then(|| format!("{server}:{taken}"))
             }
+            (
+                Self::Iscsi {
+                    target,
+                    lun,
+                    volume_group,
+                    ..
+                },
+                Self::Iscsi {
+                    target: other,
+                    lun: taken,
+                    volume_group: group,
+                    ..
+                },
+            ) => {
+                let same_lun = target == other && (lun.is_none() || lun == taken);
+                let both = same_lun || volume_group == group;
+                both.then(|| format!("volume group {group} of target {other}"))
+            }
             _ => None,
         }
     }
@@ -186,57 +230,39 @@ impl PoolSource {
     pub fn is_shared(&self) -> bool {
         match self {
             Self::Dir { shared, .. } => *shared,
-            Self::Nfs { .. } => true,
+            Self::Nfs { .. } | Self::Iscsi { .. } => true,
         }
     }
-}
 
-impl PoolSpec {
-    /// The record: everything checked that can be without looking at a node.
-    ///
-    /// # Errors
-    /// [`Invalid`], naming the field.
-    pub fn record(&self, id: Uuid, now_unix_ms: u64) -> Result<PoolRecord, Invalid> {
-        self.refuse_foreign_fields()?;
-        let source = match self.kind {
-            PoolKind::Dir => PoolSource::Dir {
-                path: directory(self.path.as_deref())?,
-                shared: self.shared,
-            },
-            PoolKind::Nfs => PoolSource::Nfs {
-                server: nfs::server(self.server.as_deref())?,
-                export: nfs::export(self.export.as_deref())?,
-                options: nfs::options(self.options.as_deref())?,
-            },
-        };
-        Ok(PoolRecord {
-            id,
-            name: self.name.clone(),
-            source,
-            deleting: false,
-            created_unix_ms: now_unix_ms,
-        })
-    }
-}
-
-impl PoolSpec {
-    /// What another kind of pool would have.
-    fn refuse_foreign_fields(&self) -> Result<(), Invalid> {
-        let (dir, nfs) = (self.kind == PoolKind::Dir, self.kind == PoolKind::Nfs);
-        let fields = [
-            ("path", self.path.is_some(), dir),
-            ("server", self.server.is_some(), nfs),
-            ("export", self.export.is_some(), nfs),
-            ("options", self.options.is_some(), nfs),
-        ];
-        let mut fields = fields.into_iter();
-        match fields.find(|(_, given, taken)| *given && !taken) {
-            None => Ok(()),
-            Some((field, ..)) => {
-                let must = "must be absent: pools of this kind have none";
-                Err(Invalid::text(field, &self.kind.to_string(), must))
+    /// Whether guests' disks can be kept there.
+    pub fn holds_disks(&self) -> bool {
+        !matches!(
+            self,
+            Self::Nfs {
+                read_only: true,
+                ..
             }
+        )
+    }
+
+    /// Writes down the LUN that was found, if there is one.
+    pub fn set_lun(&mut self, found: Option<u16>) {
+        if let Self::Iscsi { lun, .. } = self {
+            *lun = found;
         }
+    }
+
+    /// Size of a disk there of which `wanted_mib` are wanted, in MiB.
+    pub fn disk_size_mib(&self, wanted_mib: u64) -> u64 {
+        match self {
+            Self::Iscsi { .. } => wanted_mib.next_multiple_of(EXTENT_MIB),
+            Self::Dir { .. } | Self::Nfs { .. } => wanted_mib,
+        }
+    }
+
+    /// The only format that disks there can have; `None`: any.
+    pub fn disk_format(&self) -> Option<DiskFormat> {
+        matches!(self, Self::Iscsi { .. }).then_some(DiskFormat::Raw)
     }
 }
 
@@ -245,87 +271,9 @@ pub(crate) fn overlap(one: &Path, other: &Path) -> bool {
     one.starts_with(other) || other.starts_with(one)
 }
 
-/// An absolute path without detours, to something that can hold files.
-fn directory(path: Option<&Path>) -> Result<PathBuf, Invalid> {
-    let Some(path) = path else {
-        let must = "must say the directory of a pool of the kind dir";
-        return Err(Invalid::number("path", "null", must));
-    };
-    let text = path.to_str().unwrap_or_default();
-    let plain = |part: &Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
-    let straight = path.components().all(|part| plain(&part));
-    let printable = !text.is_empty() && !text.chars().any(char::is_control);
-    let refuse = |must: &str| Err(Invalid::text("path", &path.display().to_string(), must));
-    if !(path.is_absolute() && straight && printable && text.len() <= PATH_MAX) {
-        return refuse("must be an absolute path of at most 255 bytes, without ..");
-    }
-    let system = ["/proc", "/sys", "/dev", "/etc", "/boot"];
-    if path == Path::new("/") || system.iter().any(|one| path.starts_with(one)) {
-        return refuse("must be a directory of its own, not the system's");
-    }
-    // Without double and trailing slashes.
-    Ok(path.components().collect())
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    fn record(spec: serde_json::Value) -> Result<PoolRecord, String> {
-        let spec: PoolSpec = serde_json::from_value(spec).map_err(|error| error.to_string())?;
-        let record = spec.record(Uuid::nil(), 7);
-        record.map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn directory_is_absolute_and_straight() {
-        let spec = json!({ "name": "nas", "kind": "dir", "path": "/srv//nas/", "shared": true });
-        let source = PoolSource::Dir {
-            path: "/srv/nas".into(),
-            shared: true,
-        };
-        assert_eq!(record(spec).unwrap().source, source);
-        for (path, expected) in [
-            (json!(null), "path = null: must say"),
-            (json!(""), "absolute path"),
-            (json!("srv/nas"), "absolute path"),
-            (json!("/srv/../etc"), "without .."),
-            (json!("/srv/\u{1b}[2J"), "absolute path"),
-            (json!(format!("/{}", "a".repeat(300))), "255 bytes"),
-            (json!("/"), "not the system's"),
-            (json!("/etc/pool"), "not the system's"),
-            (json!("/dev/shm"), "not the system's"),
-        ] {
-            let spec = json!({ "name": "nas", "kind": "dir", "path": path });
-            let message = record(spec).unwrap_err();
-            assert!(message.contains(expected), "{path} gives {message}");
-        }
-    }
-
-    #[test]
-    fn kind_has_its_own_fields_and_no_others() {
-        let nfs = json!({ "name": "nas", "kind": "nfs", "server": "nas", "export": "/srv/vm" });
-        let source = PoolSource::Nfs {
-            server: "nas".to_owned(),
-            export: "/srv/vm".to_owned(),
-            options: String::new(),
-        };
-        assert!(source.is_shared());
-        assert_eq!(record(nfs.clone()).unwrap().source, source);
-        for (field, value, expected) in [
-            ("path", json!("/srv"), "path = \"nfs\": must be absent"),
-            ("server", json!(null), "server = null: must say the server"),
-            ("export", json!(null), "export = null: must say the export"),
-            ("options", json!("soft"), "options = \"soft\""),
-        ] {
-            let mut spec = nfs.clone();
-            spec[field] = value;
-            let message = record(spec).unwrap_err();
-            assert!(message.contains(expected), "{field} gives {message}");
-        }
-    }
 
     #[test]
     fn pools_overlap_where_one_is_in_the_other() {
@@ -333,10 +281,19 @@ mod tests {
             server: server.to_owned(),
             export: export.to_owned(),
             options: String::new(),
+            read_only: false,
+            version: None,
         };
         let dir = |path: &str| PoolSource::Dir {
             path: path.into(),
             shared: true,
+        };
+        let iscsi = |target: &str, lun: Option<u16>, group: &str| PoolSource::Iscsi {
+            portal: "san:3260".to_owned(),
+            target: target.to_owned(),
+            lun,
+            volume_group: group.to_owned(),
+            chap_user: None,
         };
         assert!(dir("/a/b").overlap(&dir("/a")).is_some());
         assert!(dir("/a").overlap(&dir("/a/b")).is_some());
@@ -344,13 +301,27 @@ mod tests {
         assert!(nfs("n", "/a").overlap(&nfs("n", "/a")).is_some());
         assert!(nfs("n", "/a").overlap(&nfs("m", "/a")).is_none());
         assert!(dir("/a").overlap(&nfs("n", "/a")).is_none());
+        let taken = iscsi("iqn.a", Some(1), "a");
+        assert!(iscsi("iqn.a", Some(1), "b").overlap(&taken).is_some());
+        assert!(iscsi("iqn.a", None, "b").overlap(&taken).is_some());
+        assert!(iscsi("iqn.a", Some(2), "b").overlap(&taken).is_none());
+        assert!(iscsi("iqn.b", Some(1), "a").overlap(&taken).is_some());
     }
 
     #[test]
-    fn name_is_a_label() {
-        for name in ["", "NAS", "../x", "a b", "-a"] {
-            let spec = json!({ "name": name, "kind": "dir", "path": "/srv/nas" });
-            assert!(record(spec).is_err(), "{name}");
-        }
+    fn record_of_an_earlier_version_is_a_pool_for_disks() {
+        let text = r#"{ "id": "00000000-0000-0000-0000-000000000000", "name": "nas",
+            "source": { "kind": "nfs", "server": "nas", "export": "/srv/vm" },
+            "created_unix_ms": 7 }"#;
+        let record: PoolRecord = serde_json::from_str(text).unwrap();
+        assert!(record.source.holds_disks());
+        assert_eq!(record.source.disk_format(), None);
+    }
+
+    #[test]
+    fn secret_is_kept_and_not_shown() {
+        let secret = Secret::from("swordfish".to_owned());
+        assert_eq!(format!("{secret:?}"), "…");
+        assert_eq!(serde_json::to_string(&secret).unwrap(), r#""swordfish""#);
     }
 }

@@ -11,7 +11,7 @@ use super::invalid::within;
 use super::mac::{derived_mac, parse_mac};
 use super::{
     Autostart, Boot, CloudInit, CrashPolicy, Disk, FileName, Guest, GuestName, ImageRef, Interface,
-    InterfaceSpec, Invalid, PoolName, Volume, Wanted,
+    InterfaceSpec, Invalid, PoolName, Volume, Wanted, format_name,
 };
 
 /// Most disks of a guest.
@@ -101,14 +101,11 @@ pub struct DiskSpec {
     /// The pool to keep it in; absent: the node's default, `local` if nothing else is set.
     #[serde(default)]
     pub pool: Option<PoolName>,
-    /// Format to keep it in: `qcow2` grows as it is written, `raw` is faster.
-    #[serde(default = "qcow2")]
-    #[schema(value_type = String, example = "qcow2")]
-    pub format: DiskFormat,
-}
-
-fn qcow2() -> DiskFormat {
-    DiskFormat::Qcow2
+    /// Format to keep it in: `qcow2` grows as it is written, `raw` is faster; absent: `qcow2`, or
+    /// `raw` in a pool that holds nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "qcow2")]
+    pub format: Option<DiskFormat>,
 }
 
 /// A record, and the images from which its disks are to be made.
@@ -244,18 +241,16 @@ fn plan_disk(index: usize, disk: &DiskSpec, default_pool: &PoolName) -> Result<D
             return Err(Invalid::number(field, "null", must));
         }
     }
-    let extension = match disk.format {
-        DiskFormat::Raw => "raw",
-        DiskFormat::Qcow2 => "qcow2",
-    };
-    let file = FileName::try_from(format!("disk{index}.{extension}"))?;
+    let format = disk.format.unwrap_or(DiskFormat::Qcow2);
+    let file = FileName::try_from(format!("disk{index}.{}", format_name(format)))?;
     let pool = disk.pool.as_ref().unwrap_or(default_pool).clone();
     Ok(Disk {
         id: format!("disk{index}"),
         volume: Volume { pool, file },
-        format: disk.format,
+        format,
         size_mib: disk.size_mib.unwrap_or(0),
         spare: None,
+        spare_format: None,
     })
 }
 

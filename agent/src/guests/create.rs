@@ -38,6 +38,8 @@ impl Guests {
         let resources = self.resources();
         let default_pool = resources.pools.default_pool();
         let mut plan = spec.plan(uuid, &resources.node, default_pool, now_unix_ms())?;
+        let pools = resources.pools.records().await?;
+        spec.fit_disks(&mut plan.guest, &pools)?;
         if spec.baseline.is_none() {
             plan.guest.cpu_features = cpu_baseline(&resources.store).await?;
         }
@@ -84,7 +86,9 @@ impl Guests {
                 None => None,
             };
             let image = source.as_ref().map(|source| &source.image);
-            disk.size_mib = volume_size_mib(disk, image)?;
+            let pool = pools.get(&disk.volume.pool).await?;
+            let size_mib = volume_size_mib(disk, image)?;
+            disk.size_mib = pool.record().source.disk_size_mib(size_mib);
             let needed_mib = needed_mib.entry(disk.volume.pool.clone()).or_default();
             *needed_mib += volume_need_mib(disk, image);
             sources.push(source);

@@ -44,8 +44,8 @@ impl Guests {
         let disk = self.movable(guest, id, to)?;
         let pools = &self.resources().pools;
         let from = pools.get(&disk.volume.pool).await?;
-        let needed_mib = from.copy_need_mib(guest.uuid, disk).await?;
-        self.require_vacant(guest.uuid, disk, to).await?;
+        let copy = self.vacant_copy(guest.uuid, disk, to).await?;
+        let needed_mib = from.copy_need_mib(guest.uuid, disk, copy.format).await?;
         pools.get(to).await?.require_space(needed_mib).await?;
         let operation = self.operate(guest)?;
         let (guests, uuid) = (self.clone(), guest.uuid);
@@ -100,8 +100,11 @@ impl Guests {
         let guest = self.find(&uuid.to_string()).await?.value;
         let disk = self.movable(&guest, id, to)?;
         // From here on what is there is a copy that may be removed.
-        self.require_vacant(uuid, disk, to).await?;
-        let begun = self.change_disk(uuid, id, |disk| disk.spare = Some(to.clone()));
+        let copy = self.vacant_copy(uuid, disk, to).await?;
+        let begun = self.change_disk(uuid, id, |disk| {
+            disk.spare = Some(to.clone());
+            disk.spare_format = (copy.format != disk.format).then_some(copy.format);
+        });
         let moved = match begun.await {
             Ok(guest) => {
                 let copied = tokio::select! {
@@ -109,7 +112,10 @@ impl Guests {
                     () = context.cancelled() => Err(GuestError::Cancelled),
                 };
                 match copied {
-                    Ok(()) => self.change_disk(uuid, id, switch).await.map(|_| ()),
+                    Ok(()) => {
+                        let switched = self.change_disk(uuid, id, Disk::switch_to_spare);
+                        switched.await.map(|_| ())
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -127,14 +133,18 @@ impl Guests {
         Ok(moved?)
     }
 
-    async fn require_vacant(
+    /// The disk as another pool is to hold it, which has nothing in its place.
+    async fn vacant_copy(
         &self,
         uuid: Uuid,
         disk: &Disk,
         to: &PoolName,
-    ) -> Result<(), GuestError> {
+    ) -> Result<Disk, GuestError> {
         let target = self.resources().pools.get(to).await?;
-        Ok(target.require_vacant(uuid, disk).await?)
+        let only = target.record().source.disk_format();
+        let copy = disk.in_format(only.unwrap_or(disk.format));
+        target.require_vacant(uuid, &copy).await?;
+        Ok(copy)
     }
 
     async fn copy_disk(
@@ -143,19 +153,24 @@ impl Guests {
         id: &str,
         context: &TaskContext,
     ) -> Result<(), GuestError> {
-        let Some((disk, to)) = guest
+        let Some((disk, copy)) = guest
             .disk(id)
-            .and_then(|disk| Some((disk, disk.spare.as_ref()?)))
+            .and_then(|disk| Some((disk, disk.spare_copy()?)))
         else {
             return Err(GuestError::Changed(guest.name.to_string()));
         };
         let pools = &self.resources().pools;
         let from = pools.get(&disk.volume.pool).await?;
-        let text = format!("copying {id} from pool {} to pool {to}", from.name());
+        let to = pools.get(&copy.volume.pool).await?;
+        let text = format!(
+            "copying {id} from pool {} to pool {}",
+            from.name(),
+            to.name()
+        );
         context.log(&text);
         let progress = |percent| context.progress(percent, &text);
-        let to = pools.get(to).await?;
-        to.copy_volume(guest.uuid, disk, &from, progress).await?;
+        to.copy_volume(guest.uuid, &copy, (&from, disk), progress)
+            .await?;
         Ok(())
     }
 
@@ -202,9 +217,11 @@ impl Guests {
         // An old record would name the wrong copy: only the one that can be written counts.
         self.swap_under_lease(&value, revision).await?;
         for disk in &value.disks {
-            let Some(spare) = &disk.spare else { continue };
-            match self.resources().pools.get(spare).await {
-                Ok(pool) => pool.remove_volume(uuid, disk).await?,
+            let Some(copy) = disk.spare_copy() else {
+                continue;
+            };
+            match self.resources().pools.get(&copy.volume.pool).await {
+                Ok(pool) => pool.remove_volume(uuid, &copy).await?,
                 // It was forgotten with all that is in it.
                 Err(StorageError::NoPool(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -213,7 +230,7 @@ impl Guests {
             let updated = self.records().update(&key, |guest| {
                 let same = guest.disks.iter_mut().find(|one| one.id == disk.id);
                 if let Some(same) = same {
-                    same.spare = None;
+                    (same.spare, same.spare_format) = (None, None);
                 }
             });
             updated.await?;
@@ -237,12 +254,5 @@ impl Guests {
                 tokio::time::sleep(RETRY).await;
             }
         });
-    }
-}
-
-/// The copy counts now, and what was copied does not.
-fn switch(disk: &mut Disk) {
-    if let Some(spare) = &mut disk.spare {
-        std::mem::swap(spare, &mut disk.volume.pool);
     }
 }

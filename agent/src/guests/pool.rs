@@ -44,6 +44,10 @@ impl Guests {
                  where they are"
             ));
         }
+        if !record.source.holds_disks() {
+            // Its files are kept by others.
+            return Ok(());
+        }
         let images = self
             .resources()
             .pools

@@ -149,6 +149,7 @@ impl Guests {
             process.identity().pid
         );
         self.set_state(guest, &machine, state, None);
+        self.resources().pools.note_attached(guest);
         if let Err(error) = self.networks().connect(guest).await {
             tracing::error!("guest {}: {}", guest.name, chain(&error));
         }

@@ -185,6 +185,7 @@ impl Guests {
         }
         let pools = resources.pools.of(guest).await?;
         pools.require(guest).await?;
+        pools.attach(guest).await?;
         let config = vm_config::vm_config(guest, &pools, &directory)?;
         Ok(resources.supervisor.spawn(&directory, &config, purpose)?)
     }
@@ -239,5 +240,6 @@ impl Guests {
     pub(super) async fn clean_up(&self, guest: &Guest) {
         Direct::forget(&self.directory(guest.uuid));
         self.networks().disconnect(guest).await;
+        self.resources().pools.detach(guest).await;
     }
 }

@@ -125,9 +125,13 @@ impl Links {
         if now.controller == Some(controller) {
             return Ok(false);
         }
-        let link = LinkUnspec::new_with_index(now.index).controller(controller);
-        let changed = self.handle.link().change(link.up().build()).execute().await;
-        changed.map_err(|source| failed("connect", port, source))?;
+        let link = || LinkUnspec::new_with_index(now.index);
+        // One after the other: before Linux 6.2 a message that says both brings the interface up
+        // first, and a bond takes only what is down.
+        for message in [link().controller(controller).build(), link().up().build()] {
+            let changed = self.handle.link().change(message).execute().await;
+            changed.map_err(|source| failed("connect", port, source))?;
+        }
         Ok(true)
     }
 

@@ -1,16 +1,22 @@
 //! Pools that are made, and pools that are forgotten.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::directory::Directory;
-use super::pool::DEADLINE;
+use super::pool::{DEADLINE, Place};
+use super::volume_group::VolumeGroup;
 use super::{Pool, Pools, StorageError};
 use crate::causes::chain;
 use crate::clock::now_unix_ms;
 use crate::domain::{PoolName, PoolRecord, PoolSource, PoolSpec, overlap};
 use crate::store::Outcome;
+
+/// How long a volume group may take to be made: with a login, and another node at it before us.
+const FOUND_DEADLINE: Duration = Duration::from_secs(90);
 
 impl Pools {
     /// Makes a pool, of storage that this node can reach.
@@ -18,7 +24,7 @@ impl Pools {
     /// # Errors
     /// [`StorageError`].
     pub async fn create(&self, spec: &PoolSpec) -> Result<Pool, StorageError> {
-        let record = spec.record(Uuid::new_v4(), now_unix_ms())?;
+        let mut record = spec.record(Uuid::new_v4(), now_unix_ms())?;
         let exists = || StorageError::PoolExists(record.name.clone());
         let records = self.records().await?;
         let taken = records.iter().any(|other| other.name == record.name);
@@ -27,9 +33,12 @@ impl Pools {
         }
         self.refuse_overlap(&record, &records)?;
         let pool = self.make(record.clone());
-        if let Err(error) = found(&pool).await {
-            pool.close().await;
-            return Err(error);
+        match found(&pool).await {
+            Ok(lun) => record.source.set_lun(lun),
+            Err(error) => {
+                pool.close().await;
+                return Err(error);
+            }
         }
         let created = self.inner.records.create(record.name.as_str(), &record);
         let failed = match created.await {
@@ -37,7 +46,7 @@ impl Pools {
             Ok(Outcome::Conflict) => exists(),
             Err(error) => error.into(),
         };
-        let given_up = pool.on_any(DEADLINE, Directory::give_up).await;
+        let given_up = give_up(&pool).await;
         pool.close().await;
         given_up?;
         Err(failed)
@@ -50,7 +59,7 @@ impl Pools {
         records: &[PoolRecord],
     ) -> Result<(), StorageError> {
         let refuse = |what: String| {
-            let reason = format!("it overlaps with {what}; choose another directory");
+            let reason = format!("it overlaps with {what}; choose another place");
             Err(bad_place(&record.source, reason))
         };
         let state_dir = &self.inner.config.state_dir;
@@ -100,7 +109,7 @@ impl Pools {
         }
         let pool = self.get(&record.name).await?;
         // A pool whose storage is gone for good can be forgotten, too.
-        if let Err(error) = pool.on_any(DEADLINE, Directory::give_up).await {
+        if let Err(error) = give_up(&pool).await {
             tracing::warn!("pool {}: {}", record.name, chain(&error));
         }
         self.inner.records.delete(record.name.as_str()).await?;
@@ -108,10 +117,25 @@ impl Pools {
     }
 }
 
-/// Makes the pool's directory its own.
-async fn found(pool: &Pool) -> Result<(), StorageError> {
-    pool.ensure_mounted().await?;
+/// Makes the storage the pool's own. The LUN that it is on, if it is on one.
+async fn found(pool: &Pool) -> Result<Option<u16>, StorageError> {
     let source = &pool.record().source;
+    let directory = match pool.place() {
+        Place::Volumes(group) => {
+            let found = |group: Arc<VolumeGroup>| async move { group.found().await };
+            // It has not been looked at yet, and so is not known to be there.
+            return pool
+                .on_any_group(group, FOUND_DEADLINE, found)
+                .await
+                .map(Some);
+        }
+        Place::Files { directory, .. } => directory,
+    };
+    pool.reach().await?;
+    if directory.is_media {
+        pool.on_any(DEADLINE, Directory::verify).await?;
+        return Ok(None);
+    }
     let own = matches!(source, PoolSource::Dir { .. });
     let founded = pool.on_any(DEADLINE, move |directory| {
         if own {
@@ -126,7 +150,19 @@ async fn found(pool: &Pool) -> Result<(), StorageError> {
             let reason = "the server lets root write nothing there: export it with no_root_squash";
             Err(bad_place(source, reason.to_owned()))
         }
-        founded => founded,
+        founded => founded.map(|()| None),
+    }
+}
+
+/// The storage is no pool's any more; what is in it stays.
+async fn give_up(pool: &Pool) -> Result<(), StorageError> {
+    match pool.place() {
+        Place::Volumes(group) => {
+            let give_up = |group: Arc<VolumeGroup>| async move { group.give_up().await };
+            pool.on_any_group(group, FOUND_DEADLINE, give_up).await
+        }
+        Place::Files { directory, .. } if directory.is_media => Ok(()),
+        Place::Files { .. } => pool.on_any(DEADLINE, Directory::give_up).await,
     }
 }
 
@@ -134,6 +170,7 @@ fn bad_place(source: &PoolSource, reason: String) -> StorageError {
     let path = match source {
         PoolSource::Dir { path, .. } => path.clone(),
         PoolSource::Nfs { export, .. } => export.into(),
+        PoolSource::Iscsi { target, .. } => target.into(),
     };
     StorageError::BadPath { path, reason }
 }

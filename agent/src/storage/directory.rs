@@ -37,6 +37,8 @@ pub(super) struct Directory {
     pub node: String,
     /// What tells the pool's directory from any other; the node's own needs nothing.
     pub mark: Option<Mark>,
+    /// All in it are images, and nothing is written there.
+    pub is_media: bool,
     /// A file that is there once this node has made its part of a pool that each node has a part
     /// of.
     pub known: Option<PathBuf>,
@@ -51,12 +53,16 @@ impl Directory {
             root,
             node,
             mark,
+            is_media: false,
             known: None,
             cleared: Mutex::default(),
         }
     }
 
     fn images(&self) -> PathBuf {
+        if self.is_media {
+            return self.root.clone();
+        }
         self.root.join("images")
     }
 
@@ -174,6 +180,12 @@ impl Directory {
             pool: self.pool.clone(),
             reason,
         };
+        if self.is_media {
+            let found = fs::metadata(&self.root);
+            return found
+                .map(drop)
+                .map_err(StorageError::io("look at", &self.root));
+        }
         if self.known.as_ref().is_some_and(|known| !known.exists()) {
             self.require_plain()?;
             self.found()?;
@@ -231,6 +243,9 @@ impl Directory {
     /// # Errors
     /// [`StorageError::NoImage`], [`StorageError::BadImage`], [`StorageError::Io`].
     pub(super) fn image(&self, name: &FileName) -> Result<Image, StorageError> {
+        if self.is_media {
+            return self.medium(name);
+        }
         let path = self.description_path(name);
         let bytes = match read_plain(&path, DESCRIPTION_MAX) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -251,6 +266,9 @@ impl Directory {
     /// # Errors
     /// [`StorageError::Io`].
     pub(super) fn list_images(&self) -> Result<Vec<Image>, StorageError> {
+        if self.is_media {
+            return self.media();
+        }
         let images = self.images();
         let entries = fs::read_dir(&images).map_err(StorageError::io("list", &images))?;
         let mut found = Vec::new();
@@ -288,7 +306,7 @@ impl Directory {
         Err(self.no_image(name))
     }
 
-    fn no_image(&self, name: &FileName) -> StorageError {
+    pub(super) fn no_image(&self, name: &FileName) -> StorageError {
         StorageError::NoImage {
             image: name.to_string(),
             pool: self.pool.to_string(),

@@ -30,7 +30,7 @@ impl Download {
     /// # Errors
     /// [`StorageError::NoImage`], and those of every look at a pool.
     pub async fn begin(pool: &Pool, name: &FileName) -> Result<Self, StorageError> {
-        let path = pool.image_path(name);
+        let path = pool.image_path(name)?;
         let (name, opened) = (name.clone(), path.clone());
         let open = move |directory: &Directory| {
             let image = directory.image(&name)?;

@@ -67,6 +67,38 @@ pub enum StorageError {
         /// How long.
         seconds: u64,
     },
+    /// A pool that does not hold what it is asked to.
+    #[error("pool {pool} {reason}")]
+    Unfit {
+        /// The pool.
+        pool: PoolName,
+        /// What it holds, and what to do.
+        reason: &'static str,
+    },
+    /// Another node changes the pool's volumes.
+    #[error("the volumes of pool {pool} are being changed by node {node}; try again")]
+    Locked {
+        /// The pool.
+        pool: PoolName,
+        /// The node.
+        node: String,
+    },
+    /// LVM fails.
+    #[error("lvm cannot {action}: {reason}")]
+    Lvm {
+        /// What it was to do.
+        action: &'static str,
+        /// What it says.
+        reason: String,
+    },
+    /// A block device cannot be zeroed.
+    #[error("{path} cannot be filled with zeroes: {reason}")]
+    Zero {
+        /// The device.
+        path: PathBuf,
+        /// What `blkdiscard` says.
+        reason: String,
+    },
     /// There is no such image.
     #[error("there is no image {image} in pool {pool}; `pindah image list` shows what there is")]
     NoImage {
@@ -76,8 +108,11 @@ pub enum StorageError {
         pool: String,
     },
     /// The disk's place is taken.
-    #[error("there is a file {0} already; if it is not needed, remove it")]
+    #[error("there is a disk {0} already; if it is not needed, remove it")]
     VolumeExists(PathBuf),
+    /// The disk is gone.
+    #[error("there is no disk {0}; somebody beside the agent has removed it")]
+    NoVolume(PathBuf),
     /// The image is there already.
     #[error("there is an image {0} already; delete it first, or choose another name")]
     ImageExists(String),

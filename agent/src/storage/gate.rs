@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::StorageError;
@@ -41,6 +41,40 @@ impl Gate {
         deadline: Duration,
         work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
+        self.enter(deadline, |thread| {
+            tokio::task::spawn_blocking(move || {
+                let done = work();
+                drop(thread);
+                done
+            })
+        })
+        .await
+    }
+
+    /// The same for work that waits for a program, which is then in the place of a thread.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(super) async fn run_program<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        work: impl Future<Output = Result<T, StorageError>> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        self.enter(deadline, |thread| {
+            tokio::spawn(async move {
+                let done = work.await;
+                drop(thread);
+                done
+            })
+        })
+        .await
+    }
+
+    async fn enter<T>(
+        &self,
+        deadline: Duration,
+        begin: impl FnOnce(OwnedSemaphorePermit) -> JoinHandle<Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
         if let Some(waited) = self.stalled_for() {
             return Err(self.stalled(waited));
         }
@@ -49,12 +83,7 @@ impl Gate {
             let Ok(thread) = threads.acquire_owned().await else {
                 return Err(StorageError::Cancelled);
             };
-            let work = tokio::task::spawn_blocking(move || {
-                let done = work();
-                drop(thread);
-                done
-            });
-            work.await.unwrap_or_else(|error| {
+            begin(thread).await.unwrap_or_else(|error| {
                 tracing::error!("pool {}: {error}", self.pool);
                 Err(StorageError::Cancelled)
             })

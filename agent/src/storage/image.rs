@@ -24,8 +24,10 @@ pub struct Image {
     pub virtual_bytes: u64,
     /// Size of the file, in bytes.
     pub file_bytes: u64,
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
+    /// SHA-256 of the file, in hexadecimal; absent in a read-only pool, where nobody has read all
+    /// of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
 }
 
 /// Why a VMDK without a disk of its own is refused.
@@ -68,7 +70,8 @@ impl ImageFormat {
         })
     }
 
-    fn of_start(start: &[u8]) -> Result<Self, &'static str> {
+    /// The same, of the first 64 bytes.
+    pub(super) fn of_start(start: &[u8]) -> Result<Self, &'static str> {
         if start.is_empty() {
             return Err("it is empty");
         }
@@ -91,6 +94,19 @@ impl ImageFormat {
         }
         Ok(Self::Raw)
     }
+
+    /// Size of the disk, as the first bytes of a file in this format say, in bytes; `None`: that of
+    /// the file.
+    pub(super) fn virtual_bytes(self, start: &[u8]) -> Option<u64> {
+        let field = |at: usize| start.get(at..at + 8)?.try_into().ok();
+        match self {
+            Self::Raw => None,
+            // "size" of the qcow2 header, big endian.
+            Self::Qcow2 => field(24).map(u64::from_be_bytes),
+            // "capacity", in sectors.
+            Self::Vmdk => field(12).map(|bytes| u64::from_le_bytes(bytes).saturating_mul(512)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -111,6 +127,12 @@ mod tests {
         ] {
             assert_eq!(ImageFormat::of_start(start), expected);
         }
+        let mut header = b"QFI\xfb\0\0\0\x03".to_vec();
+        header.resize(24, 0);
+        header.extend((8u64 << 20).to_be_bytes());
+        assert_eq!(ImageFormat::Qcow2.virtual_bytes(&header), Some(8 << 20));
+        let header = b"KDMV\x01\0\0\0\x03\0\0\0\0\x40\0\0\0\0\0\0";
+        assert_eq!(ImageFormat::Vmdk.virtual_bytes(header), Some(8 << 20));
         for start in [
             &b""[..],
             b"# Disk DescriptorFile\n",

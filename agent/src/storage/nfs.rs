@@ -3,12 +3,16 @@
 //! Mounted `hard`: what a NAS owes is waited for, however long that takes, and no guest gets an
 //! error because the NAS restarts. `lookupcache=positive`, for what one node has looked for in vain
 //! another one may have made. Version 4.1 or newer, whose sessions make every request happen once.
+//!
+//! One that is read-only is mounted `softerr`: nothing that runs has a disk there, and nothing that
+//! was written can be lost, so who copies an image from a server that is gone gets an error within a
+//! minute in the place of a process that nobody can end. It may be of version 3, and then `nolock`:
+//! there is nothing to lock, and NLM would need daemons on both sides.
 
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,12 +21,22 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
+use super::program::Program;
 use super::{client_id, mounts};
 
 /// What mount(8) would call: without that between us it ends when it is killed.
-const PROGRAM: &str = "mount.nfs4";
+const PROGRAM: Program = Program {
+    name: "mount.nfs4",
+    package: "nfs-common",
+};
+/// The same for version 3.
+const PROGRAM_3: Program = Program {
+    name: "mount.nfs",
+    package: "nfs-common",
+};
 /// Always set. `retry=0`: one attempt, for we try again ourselves.
-const OPTIONS: &str = "hard,timeo=50,lookupcache=positive,noatime,nosuid,nodev,noexec,retry=0";
+const OPTIONS: &str = "timeo=50,lookupcache=positive,noatime,nosuid,nodev,noexec,retry=0";
+const READ_ONLY: &str = "ro,softerr,retrans=2";
 /// Versions that may be, the best first.
 const VERSIONS: [&str; 2] = ["4.2", "4.1"];
 /// How long one attempt may take.
@@ -41,11 +55,20 @@ pub(super) fn directory(state_dir: &Path) -> PathBuf {
     state_dir.join("nfs")
 }
 
+/// What a server exports, and how it is mounted.
+pub(super) struct NfsExport {
+    pub server: String,
+    pub export: String,
+    /// Beside those that are always set.
+    pub options: String,
+    pub read_only: bool,
+    /// 3 or 4; `None`: 4.
+    pub version: Option<u8>,
+}
+
 /// A mount.
 pub(super) struct NfsMount {
-    server: String,
-    export: String,
-    options: String,
+    export: NfsExport,
     /// Where.
     target: PathBuf,
     attempt: Mutex<Attempt>,
@@ -60,14 +83,9 @@ struct Attempt {
 
 impl NfsMount {
     /// Mounts nothing yet.
-    pub(super) fn new(
-        (server, export, options): (String, String, String),
-        target: PathBuf,
-    ) -> Self {
+    pub(super) fn new(export: NfsExport, target: PathBuf) -> Self {
         Self {
-            server,
             export,
-            options,
             target,
             attempt: Mutex::default(),
             closed: AtomicBool::default(),
@@ -106,11 +124,15 @@ impl NfsMount {
         }
         client_id::set(parent).await;
         let mut reason = String::new();
-        for version in VERSIONS {
-            reason = match run(self.command(version)).await {
+        let (program, versions) = match self.export.version {
+            Some(3) => (PROGRAM_3, &["3"][..]),
+            _ => (PROGRAM, &VERSIONS[..]),
+        };
+        for version in versions {
+            reason = match run(program, self.command(program, version)).await {
                 Ok(()) => {
                     tracing::info!("{} is mounted, NFS {version}", self.source());
-                    follow_no_links(&self.target).await;
+                    follow_no_links(&self.target, self.export.read_only).await;
                     return Ok(());
                 }
                 Err(reason) => reason,
@@ -123,20 +145,27 @@ impl NfsMount {
     }
 
     fn source(&self) -> String {
-        if self.server.contains(':') {
-            format!("[{}]:{}", self.server, self.export)
+        let NfsExport { server, export, .. } = &self.export;
+        if server.contains(':') {
+            format!("[{server}]:{export}")
         } else {
-            format!("{}:{}", self.server, self.export)
+            format!("{server}:{export}")
         }
     }
 
-    fn command(&self, version: &str) -> Command {
-        let mut options = format!("vers={version},{OPTIONS}");
-        if !self.options.is_empty() {
+    fn command(&self, program: Program, version: &str) -> Command {
+        let patience = if self.export.read_only {
+            READ_ONLY
+        } else {
+            "hard"
+        };
+        let lock = if version == "3" { ",nolock" } else { "" };
+        let mut options = format!("vers={version},{patience},{OPTIONS}{lock}");
+        if !self.export.options.is_empty() {
             // The last one counts.
-            options = format!("{options},{}", self.options);
+            options = format!("{options},{}", self.export.options);
         }
-        let mut command = Command::new(PROGRAM);
+        let mut command = program.command(&[]);
         command
             .arg(self.source())
             .arg(&self.target)
@@ -153,8 +182,8 @@ impl NfsMount {
 
     /// Why it does not answer, if that can be told. One line.
     pub(super) async fn diagnose(&self) -> String {
-        let server = &self.server;
-        let port = self.options.split(',').find_map(|option| {
+        let server = &self.export.server;
+        let port = self.export.options.split(',').find_map(|option| {
             let (name, value) = option.split_once('=')?;
             value.parse().ok().filter(|_| name == "port")
         });
@@ -169,9 +198,15 @@ impl NfsMount {
 
 /// Whoever can write to the server could put links there, to files of this node. mount.nfs4 does not
 /// know the flag.
-async fn follow_no_links(target: &Path) {
+async fn follow_no_links(target: &Path, read_only: bool) {
     let path = target.to_owned();
-    let flags = MountFlags::BIND
+    let read_only = if read_only {
+        MountFlags::RDONLY
+    } else {
+        MountFlags::empty()
+    };
+    let flags = read_only
+        | MountFlags::BIND
         | MountFlags::NOSYMFOLLOW
         | MountFlags::NOATIME
         | MountFlags::NOSUID
@@ -225,26 +260,13 @@ async fn unmount(target: &Path) {
 }
 
 /// Runs to its end, or kills it. An error is one line of what it says.
-async fn run(mut command: Command) -> Result<(), String> {
-    let output = command
-        .kill_on_drop(true)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .output();
-    let Ok(output) = tokio::time::timeout(MOUNT_DEADLINE, output).await else {
+async fn run(program: Program, command: Command) -> Result<(), String> {
+    let run = program.run(command, |_| true);
+    let Ok(done) = tokio::time::timeout(MOUNT_DEADLINE, run).await else {
         let seconds = MOUNT_DEADLINE.as_secs();
         return Err(format!("the server has not answered for {seconds} s"));
     };
-    let output = output.map_err(|error| {
-        format!("{PROGRAM} does not start: {error}; is Debian's nfs-common installed?")
-    })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().map(str::trim).find(|line| !line.is_empty());
-    let said = said.unwrap_or("it does not say why");
-    Err(said.chars().take(200).collect())
+    done.map(|_| ()).map_err(|complaint| complaint.reason)
 }
 
 #[cfg(test)]
@@ -252,12 +274,18 @@ mod tests {
     use super::*;
 
     fn mount(server: &str, options: &str) -> NfsMount {
-        let source = (server.to_owned(), "/srv/vm".to_owned(), options.to_owned());
-        NfsMount::new(source, "/var/lib/pindah/nfs/x".into())
+        let export = NfsExport {
+            server: server.to_owned(),
+            export: "/srv/vm".to_owned(),
+            options: options.to_owned(),
+            read_only: false,
+            version: None,
+        };
+        NfsMount::new(export, "/var/lib/pindah/nfs/x".into())
     }
 
-    fn arguments(mount: &NfsMount) -> Vec<String> {
-        let command = mount.command("4.2");
+    fn arguments(mount: &NfsMount, version: &str) -> Vec<String> {
+        let command = mount.command(PROGRAM, version);
         let arguments = command.as_std().get_args();
         arguments
             .map(|argument| argument.to_string_lossy().into_owned())
@@ -273,8 +301,24 @@ mod tests {
             "vers=4.2,hard,timeo=50,lookupcache=positive,noatime,nosuid,nodev,noexec,\
              retry=0,nconnect=4",
         ];
-        assert_eq!(arguments(&mount("nas", "nconnect=4")), expected);
-        assert_eq!(arguments(&mount("fd00::9", ""))[0], "[fd00::9]:/srv/vm");
+        assert_eq!(arguments(&mount("nas", "nconnect=4"), "4.2"), expected);
+        assert_eq!(
+            arguments(&mount("fd00::9", ""), "4.2")[0],
+            "[fd00::9]:/srv/vm"
+        );
+    }
+
+    #[test]
+    fn mount_for_reading_gives_up_and_locks_nothing() {
+        let mut mount = mount("nas", "");
+        mount.export.read_only = true;
+        let options = "ro,softerr,retrans=2,timeo=50,lookupcache=positive,noatime,nosuid,nodev,\
+                       noexec,retry=0";
+        assert_eq!(arguments(&mount, "4.2")[3], format!("vers=4.2,{options}"));
+        assert_eq!(
+            arguments(&mount, "3")[3],
+            format!("vers=3,{options},nolock")
+        );
     }
 
     #[test]

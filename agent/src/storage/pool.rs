@@ -1,26 +1,26 @@
 //! A pool as this node has it.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinHandle};
 use uuid::Uuid;
 
 use super::directory::{Directory, Space};
 use super::gate::Gate;
 use super::nfs::NfsMount;
+use super::pool_look::keep_looking;
+use super::volume_group::{VolumeGroup, volume_name};
 use super::{Image, PoolState, PoolStatus, StorageError};
-use crate::causes::chain;
 use crate::domain::{Disk, FileName, PoolName, PoolRecord};
 
 /// How long a pool may take for what a request wants to know.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
-/// How often it is looked at, and how long that may take before it is taken for stalled.
-const LOOK_PERIOD: Duration = Duration::from_secs(2);
-const LOOK_DEADLINE: Duration = Duration::from_secs(4);
-const WAITS: &str = "what uses it waits, and goes on when it is back";
+/// As [`DEADLINE`], where that is a program's.
+pub(super) const GROUP_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a pool may take to let go.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Space that is not given to new disks and images, in MiB: guests' disks grow.
 const RESERVE_MIB: u64 = 256;
 
@@ -30,19 +30,29 @@ pub struct Pool {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    record: PoolRecord,
-    directory: Arc<Directory>,
-    /// What its directory is there by, if that is ours to do.
-    mount: Option<NfsMount>,
-    gate: Gate,
-    status: watch::Sender<PoolStatus>,
-    looked: watch::Sender<bool>,
+/// What a pool's storage is on this node.
+pub(super) enum Place {
+    /// Files, in a directory.
+    Files {
+        directory: Arc<Directory>,
+        /// What it is there by, if that is ours to do.
+        mount: Option<NfsMount>,
+    },
+    /// Block devices.
+    Volumes(Arc<VolumeGroup>),
+}
+
+pub(super) struct Inner {
+    pub(super) record: PoolRecord,
+    pub(super) place: Place,
+    pub(super) gate: Gate,
+    pub(super) status: watch::Sender<PoolStatus>,
+    pub(super) looked: watch::Sender<bool>,
 }
 
 impl Pool {
     /// Touches nothing yet: see [`Self::keep_looking`].
-    pub(super) fn new(record: PoolRecord, directory: Directory, mount: Option<NfsMount>) -> Self {
+    pub(super) fn new(record: PoolRecord, place: Place) -> Self {
         let status = PoolStatus {
             name: record.name.clone(),
             kind: record.source.kind(),
@@ -57,8 +67,7 @@ impl Pool {
             inner: Arc::new(Inner {
                 gate: Gate::new(record.name.clone()),
                 record,
-                directory: Arc::new(directory),
-                mount,
+                place,
                 status: watch::Sender::new(status),
                 looked: watch::Sender::new(false),
             }),
@@ -82,13 +91,61 @@ impl Pool {
 
     /// Where the guest's disk is, or would be.
     pub fn volume_path(&self, guest: Uuid, disk: &Disk) -> PathBuf {
-        let directory = self.inner.directory.guest_directory(guest);
-        directory.join(disk.volume.file.as_str())
+        let file = &disk.volume.file;
+        match &self.inner.place {
+            Place::Files { directory, .. } => directory.guest_directory(guest).join(file.as_str()),
+            Place::Volumes(group) => group.path(&volume_name(guest, file)),
+        }
     }
 
     /// Where the image's file is, or would be.
-    pub fn image_path(&self, name: &FileName) -> PathBuf {
-        self.inner.directory.image_path(name)
+    ///
+    /// # Errors
+    /// [`StorageError::Unfit`].
+    pub fn image_path(&self, name: &FileName) -> Result<PathBuf, StorageError> {
+        Ok(self.files()?.image_path(name))
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.inner.place
+    }
+
+    fn files(&self) -> Result<&Arc<Directory>, StorageError> {
+        match &self.inner.place {
+            Place::Files { directory, .. } => Ok(directory),
+            Place::Volumes(_) => Err(StorageError::Unfit {
+                pool: self.name().clone(),
+                reason: "holds disks only; keep images in another pool, disks are copied from there",
+            }),
+        }
+    }
+
+    /// Refuses a pool that no file of ours can be written to.
+    ///
+    /// # Errors
+    /// [`StorageError::Unfit`].
+    pub(super) fn require_writable(&self) -> Result<(), StorageError> {
+        if self.files()?.is_media {
+            return Err(StorageError::Unfit {
+                pool: self.name().clone(),
+                reason: "is read-only; change its files where they are kept",
+            });
+        }
+        Ok(())
+    }
+
+    /// Refuses a pool that holds no disks.
+    ///
+    /// # Errors
+    /// [`StorageError::Unfit`].
+    pub(super) fn require_disks(&self) -> Result<(), StorageError> {
+        if self.record().source.holds_disks() {
+            return Ok(());
+        }
+        Err(StorageError::Unfit {
+            pool: self.name().clone(),
+            reason: "is read-only and holds images only; choose another pool for the disk",
+        })
     }
 
     /// Looks at it from now on, until it is dropped.
@@ -97,19 +154,71 @@ impl Pool {
         tokio::spawn(keep_looking(pool));
     }
 
-    /// Mounts it, if it is ours to mount.
+    /// Mounts it, or logs in, if that is ours to do.
     ///
     /// # Errors
     /// [`StorageError::Unavailable`].
-    pub(super) async fn ensure_mounted(&self) -> Result<(), StorageError> {
-        self.inner.ensure_mounted().await
+    pub(super) async fn reach(&self) -> Result<(), StorageError> {
+        self.inner.reach().await
     }
 
-    /// Lets go of it: nothing is mounted any more.
+    /// Lets go of it: nothing is mounted or active any more.
     pub(super) async fn close(&self) {
-        if let Some(mount) = &self.inner.mount {
-            mount.close().await;
+        match &self.inner.place {
+            Place::Files { mount: None, .. } => {}
+            Place::Files {
+                mount: Some(mount), ..
+            } => mount.close().await,
+            Place::Volumes(group) => {
+                let closed = tokio::time::timeout(CLOSE_DEADLINE, group.close()).await;
+                if closed.is_err() {
+                    tracing::warn!("pool {} does not let go", self.name());
+                }
+            }
         }
+    }
+
+    /// Works on its volume group.
+    pub(super) async fn on_group<T, F>(
+        &self,
+        group: &Arc<VolumeGroup>,
+        deadline: Duration,
+        work: impl FnOnce(Arc<VolumeGroup>) -> F,
+    ) -> Result<T, StorageError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StorageError>> + Send + 'static,
+    {
+        self.require_reached()?;
+        self.on_any_group(group, deadline, work).await
+    }
+
+    /// Works on its volume group, which may not be known to be there.
+    pub(super) async fn on_any_group<T, F>(
+        &self,
+        group: &Arc<VolumeGroup>,
+        deadline: Duration,
+        work: impl FnOnce(Arc<VolumeGroup>) -> F,
+    ) -> Result<T, StorageError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StorageError>> + Send + 'static,
+    {
+        let work = work(Arc::clone(group));
+        self.inner.gate.run_program(deadline, work).await
+    }
+
+    /// Why it cannot be used says more than that it cannot.
+    fn require_reached(&self) -> Result<(), StorageError> {
+        let status = self.status();
+        let ours = !matches!(self.inner.place, Place::Files { mount: None, .. });
+        if ours && status.state == PoolState::Unavailable {
+            return Err(StorageError::Unavailable {
+                pool: self.name().clone(),
+                reason: status.reason.unwrap_or_default(),
+            });
+        }
+        Ok(())
     }
 
     /// Waits until it was looked at, or for `patience`.
@@ -124,7 +233,7 @@ impl Pool {
         deadline: Duration,
         work: impl FnOnce(&Directory) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
-        let directory = Arc::clone(&self.inner.directory);
+        let directory = Arc::clone(self.files()?);
         self.inner
             .gate
             .run(deadline, move || work(&directory))
@@ -137,14 +246,7 @@ impl Pool {
         deadline: Duration,
         work: impl FnOnce(&Directory) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
-        // Why it is not mounted says more than that it is not.
-        let status = self.status();
-        if self.inner.mount.is_some() && status.state == PoolState::Unavailable {
-            return Err(StorageError::Unavailable {
-                pool: self.name().clone(),
-                reason: status.reason.unwrap_or_default(),
-            });
-        }
+        self.require_reached()?;
         let verified = move |directory: &Directory| {
             directory.verify()?;
             work(directory)
@@ -158,8 +260,22 @@ impl Pool {
     }
 
     /// Where an image is until it is complete.
-    pub(super) fn incoming_path(&self) -> PathBuf {
-        self.inner.directory.incoming_path()
+    ///
+    /// # Errors
+    /// [`StorageError::Unfit`].
+    pub(super) fn incoming_path(&self) -> Result<PathBuf, StorageError> {
+        self.require_writable()?;
+        Ok(self.files()?.incoming_path())
+    }
+
+    async fn space(&self) -> Result<Space, StorageError> {
+        match &self.inner.place {
+            Place::Files { .. } => self.on(DEADLINE, Directory::space).await,
+            Place::Volumes(group) => {
+                let space = |group: Arc<VolumeGroup>| async move { group.space().await };
+                self.on_group(group, GROUP_DEADLINE, space).await
+            }
+        }
     }
 
     /// Refuses what does not fit.
@@ -167,15 +283,19 @@ impl Pool {
     /// # Errors
     /// [`StorageError::NoSpace`], and those of every look at a pool.
     pub async fn require_space(&self, needed_mib: u64) -> Result<(), StorageError> {
-        let free_mib = self.on(DEADLINE, Directory::space).await?.free >> 20;
-        if needed_mib.saturating_add(RESERVE_MIB) <= free_mib {
+        let free_mib = self.space().await?.free >> 20;
+        let reserve_mib = match self.inner.place {
+            Place::Files { .. } => RESERVE_MIB,
+            Place::Volumes(_) => 0,
+        };
+        if needed_mib.saturating_add(reserve_mib) <= free_mib {
             return Ok(());
         }
         Err(StorageError::NoSpace {
             pool: self.name().clone(),
             needed_mib,
             free_mib,
-            reserve_mib: RESERVE_MIB,
+            reserve_mib,
         })
     }
 
@@ -184,6 +304,12 @@ impl Pool {
     /// # Errors
     /// [`StorageError::NoImage`], and those of every look at a pool.
     pub async fn image(&self, name: &FileName) -> Result<Image, StorageError> {
+        if let Place::Volumes(_) = self.inner.place {
+            return Err(StorageError::NoImage {
+                image: name.to_string(),
+                pool: self.name().to_string(),
+            });
+        }
         let name = name.clone();
         self.on(DEADLINE, move |directory| directory.image(&name))
             .await
@@ -194,134 +320,20 @@ impl Pool {
     /// # Errors
     /// Those of every look at a pool.
     pub async fn list_images(&self) -> Result<Vec<Image>, StorageError> {
+        if let Place::Volumes(_) = self.inner.place {
+            return Ok(Vec::new());
+        }
         self.on(DEADLINE, Directory::list_images).await
     }
 
     /// Removes an image. Disks that were made from it are copies and stay.
     ///
     /// # Errors
-    /// [`StorageError::NoImage`], and those of every look at a pool.
+    /// [`StorageError::NoImage`], [`StorageError::Unfit`], and those of every look at a pool.
     pub async fn delete_image(&self, name: &FileName) -> Result<(), StorageError> {
+        self.require_writable()?;
         let name = name.clone();
         self.on(DEADLINE, move |directory| directory.delete_image(&name))
             .await
-    }
-
-    /// Sees that a guest's disk can be opened.
-    ///
-    /// # Errors
-    /// [`StorageError::BadImage`] for one that is no file; those of every look at a pool.
-    pub async fn require_volume(&self, guest: Uuid, disk: &Disk) -> Result<(), StorageError> {
-        let file = disk.volume.file.clone();
-        let check = move |directory: &Directory| directory.require_volume(guest, &file);
-        self.on(DEADLINE, check).await
-    }
-
-    /// Removes all disks of a guest. Nothing happens if there are none.
-    ///
-    /// # Errors
-    /// Those of every look at a pool.
-    pub async fn delete_volumes(&self, guest: Uuid) -> Result<(), StorageError> {
-        let delete = move |directory: &Directory| directory.delete_volumes(guest);
-        self.on(DEADLINE, delete).await
-    }
-}
-
-async fn keep_looking(pool: Weak<Inner>) {
-    while let Some(inner) = pool.upgrade() {
-        inner.look().await;
-        inner.looked.send_replace(true);
-        drop(inner);
-        tokio::time::sleep(LOOK_PERIOD).await;
-    }
-}
-
-impl Inner {
-    /// Returns when the pool has answered, however long that takes.
-    async fn look(&self) {
-        if let Err(error) = self.ensure_mounted().await {
-            self.set(&Err(error));
-            return;
-        }
-        let began = Instant::now();
-        let directory = Arc::clone(&self.directory);
-        let mut look = Gate::begin(move || {
-            directory.verify()?;
-            directory.space()
-        });
-        let looked = tokio::time::timeout(LOOK_DEADLINE, &mut look).await;
-        let looked = if let Ok(looked) = looked {
-            looked
-        } else {
-            self.stall(began);
-            self.until_it_answers(&mut look).await
-        };
-        self.gate.set_stalled(None);
-        self.set(&looked.unwrap_or(Err(StorageError::Cancelled)));
-    }
-
-    async fn ensure_mounted(&self) -> Result<(), StorageError> {
-        let Some(mount) = &self.mount else {
-            return Ok(());
-        };
-        let mounted = mount.ensure().await;
-        mounted.map_err(|reason| StorageError::Unavailable {
-            pool: self.record.name.clone(),
-            reason,
-        })
-    }
-
-    /// Says from time to time what is wrong.
-    async fn until_it_answers<T>(&self, look: &mut JoinHandle<T>) -> Result<T, JoinError> {
-        let Some(mount) = &self.mount else {
-            return look.await;
-        };
-        loop {
-            let reason = mount.diagnose().await;
-            self.status.send_modify(|status| {
-                status.reason = Some(format!("{reason}; {WAITS}"));
-            });
-            if let Ok(looked) = tokio::time::timeout(LOOK_PERIOD, &mut *look).await {
-                return looked;
-            }
-        }
-    }
-
-    fn stall(&self, since: Instant) {
-        let name = &self.record.name;
-        tracing::error!("pool {name} does not answer; what uses it waits until it is back");
-        self.gate.set_stalled(Some(since));
-        self.looked.send_replace(true);
-        self.status.send_modify(|status| {
-            status.state = PoolState::Stalled;
-            status.reason = Some(format!("it does not answer; {WAITS}"));
-        });
-    }
-
-    fn set(&self, looked: &Result<Space, StorageError>) {
-        let name = &self.record.name;
-        let before = self.status.borrow().clone();
-        let (state, reason) = match looked {
-            Ok(_) => (PoolState::Ready, None),
-            Err(StorageError::Unavailable { reason, .. }) => {
-                (PoolState::Unavailable, Some(reason.clone()))
-            }
-            Err(error) => (PoolState::Unavailable, Some(chain(error))),
-        };
-        if before.state != state || before.reason != reason {
-            match &reason {
-                None => tracing::info!("pool {name} is ready"),
-                Some(reason) => tracing::error!("pool {name}: {reason}"),
-            }
-        }
-        self.status.send_modify(|status| {
-            status.state = state;
-            status.reason = reason;
-            if let Ok(space) = looked {
-                status.total_mib = space.total >> 20;
-                status.used_mib = space.used >> 20;
-                status.free_mib = space.free >> 20;
-            }
-        });
     }
 }

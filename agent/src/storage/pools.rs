@@ -8,11 +8,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::directory::Directory;
-use super::mark::Mark;
-use super::nfs::{self, NfsMount};
-use super::{Pool, PoolStatus, Source, StorageError};
+use super::pool::Place;
+use super::{Pool, PoolStatus, Source, StorageError, iscsi, nfs};
 use crate::causes::chain;
-use crate::domain::{Guest, ImageRef, PoolName, PoolRecord, PoolSource};
+use crate::domain::{Disk, Guest, ImageRef, PoolName, PoolRecord, PoolSource};
 use crate::store::{Collection, Store, Stored, Transaction};
 
 /// How often the records are looked at.
@@ -127,9 +126,10 @@ impl Pools {
         let known = self.all();
         let id = |pool: &Pool| std::ffi::OsString::from(pool.record().id.to_string());
         let known: Vec<_> = known.iter().map(id).collect();
-        let directory = nfs::directory(&self.inner.config.state_dir);
+        let state_dir = &self.inner.config.state_dir;
         let keep = |point: &Path| known.iter().any(|id| point.file_name() == Some(id));
-        nfs::unmount_others(&directory, keep).await;
+        nfs::unmount_others(&nfs::directory(state_dir), keep).await;
+        iscsi::log_out_others(&iscsi::directory(state_dir), keep).await;
     }
 
     /// Lets go of those that nobody uses: the agent ends.
@@ -137,34 +137,6 @@ impl Pools {
         let all = self.all();
         let unused = all.iter().filter(|pool| !used.contains(pool.name()));
         futures_util::future::join_all(unused.map(Pool::close)).await;
-    }
-
-    /// Touches nothing yet.
-    pub(super) fn make(&self, record: PoolRecord) -> Pool {
-        let config = &self.inner.config;
-        let id = record.id.to_string();
-        let (root, mount) = match record.source.clone() {
-            PoolSource::Dir { path, .. } => (path, None),
-            PoolSource::Nfs {
-                server,
-                export,
-                options,
-            } => {
-                let target = nfs::directory(&config.state_dir).join(&id);
-                let mount = NfsMount::new((server, export, options), target.clone());
-                (target, Some(mount))
-            }
-        };
-        let mark = Mark {
-            pool: record.name.clone(),
-            id: record.id,
-        };
-        let name = record.name.clone();
-        let mut directory = Directory::new(name, root, config.node.clone(), Some(mark));
-        if !record.source.is_shared() {
-            directory.known = Some(config.state_dir.join("pools").join(&id));
-        }
-        Pool::new(record, directory, mount)
     }
 
     /// The records, the node's own pool not among them.
@@ -239,6 +211,29 @@ impl Pools {
         Ok(GuestPools { pools })
     }
 
+    /// The disks of a guest that are in pools which are open, each with its pool.
+    fn open_disks<'a>(&self, guest: &'a Guest) -> Vec<(Pool, &'a Disk)> {
+        let others = self.others();
+        let disks = guest.disks.iter();
+        disks
+            .filter_map(|disk| Some((others.get(&disk.volume.pool)?.clone(), disk)))
+            .collect()
+    }
+
+    /// Takes note that the guest runs here already.
+    pub fn note_attached(&self, guest: &Guest) {
+        for (pool, disk) in self.open_disks(guest) {
+            pool.note_attached(guest.uuid, disk);
+        }
+    }
+
+    /// Lets go of the disks of a guest that has no process here.
+    pub async fn detach(&self, guest: &Guest) {
+        for (pool, disk) in self.open_disks(guest) {
+            pool.detach(guest.uuid, disk).await;
+        }
+    }
+
     /// Lets a transaction that writes a guest's record happen only while its pools are there.
     ///
     /// # Errors
@@ -297,12 +292,17 @@ fn open_local(config: &PoolsConfig) -> Result<Pool, StorageError> {
             path: path.clone(),
             shared: false,
         },
+        chap_password: None,
         deleting: false,
         created_unix_ms: 0,
     };
     let directory = Directory::new(PoolName::local(), path, config.node.clone(), None);
     directory.make_parts()?;
-    let pool = Pool::new(record, directory, None);
+    let place = Place::Files {
+        directory: Arc::new(directory),
+        mount: None,
+    };
+    let pool = Pool::new(record, place);
     pool.keep_looking();
     Ok(pool)
 }
@@ -326,9 +326,9 @@ impl GuestPools {
     /// Where an image's file is.
     ///
     /// # Errors
-    /// As [`Self::get`].
+    /// As [`Self::get`]; [`StorageError::Unfit`].
     pub fn image_path(&self, image: &ImageRef) -> Result<PathBuf, StorageError> {
-        Ok(self.get(&image.pool_or_local())?.image_path(&image.file))
+        self.get(&image.pool_or_local())?.image_path(&image.file)
     }
 
     /// Sees that the guest's disks and images are there and can be opened.
@@ -343,6 +343,18 @@ impl GuestPools {
         for image in guest.boot_images() {
             let pool = self.get(&image.pool_or_local())?;
             pool.image(&image.file).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the guest's disks ones that this node can open, until [`Pools::detach`].
+    ///
+    /// # Errors
+    /// Those of every look at a pool.
+    pub async fn attach(&self, guest: &Guest) -> Result<(), StorageError> {
+        for disk in &guest.disks {
+            let pool = self.get(&disk.volume.pool)?;
+            pool.attach(guest.uuid, disk).await?;
         }
         Ok(())
     }

@@ -93,19 +93,41 @@ pub(super) enum Copying {
     Direct,
 }
 
-/// Copies an image into a new disk, and tells `progress` the per cent that are done.
+/// What to copy to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target<'a> {
+    /// A file that is not there yet, in this format.
+    New(&'a Path, &'a str),
+    /// A block device that is as large at least, and all zeroes.
+    Zeroed(&'a Path),
+}
+
+/// Copies an image into a disk, and tells `progress` the per cent that are done.
 pub(super) async fn convert(
     from: (&Path, ImageFormat),
-    to: (&Path, &str),
+    to: Target<'_>,
     copying: Copying,
     progress: impl FnMut(u8) + Send,
 ) -> Result<(), StorageError> {
     let mut command = qemu_img();
-    command.args(["convert", "-p", "-f", from.1.name(), "-O", to.1]);
+    command.args(["convert", "-p", "-f", from.1.name()]);
     if copying == Copying::Direct {
-        command.args(["-T", "none", "-t", "none"]);
+        command.args(["-T", "none"]);
     }
-    command.args([from.0, to.0]);
+    let to = match to {
+        Target::New(path, format) => {
+            command.args(["-O", format]);
+            if copying == Copying::Direct {
+                command.args(["-t", "none"]);
+            }
+            path
+        }
+        Target::Zeroed(path) => {
+            command.args(["-O", "raw", "-t", "none", "-n", "--target-is-zero"]);
+            path
+        }
+    };
+    command.args([from.0, to]);
     run(command, "copy the image", progress).await.map(|_| ())
 }
 

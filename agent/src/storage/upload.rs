@@ -37,10 +37,11 @@ impl Upload {
     /// Begins to receive the image `name`.
     ///
     /// # Errors
-    /// [`StorageError::ImageExists`], [`StorageError::NoSpace`], and those of every look at a pool.
+    /// [`StorageError::ImageExists`], [`StorageError::NoSpace`], [`StorageError::Unfit`], and those of
+    /// every look at a pool.
     pub async fn begin(pool: &Pool, name: FileName, bytes: u64) -> Result<Self, StorageError> {
+        let path = pool.incoming_path()?;
         pool.require_space(bytes.div_ceil(1 << 20)).await?;
-        let path = pool.incoming_path();
         let (image, incoming) = (name.clone(), path.clone());
         let create = move |directory: &Directory| {
             if directory.image_path(&image).symlink_metadata().is_ok() {
@@ -118,7 +119,7 @@ impl Upload {
             format,
             virtual_bytes: self.bytes,
             file_bytes: self.bytes,
-            sha256: crate::security::hex(digest.as_ref()),
+            sha256: Some(crate::security::hex(digest.as_ref())),
         };
         image.virtual_bytes = image.require_whole(&self.path).await?;
         let (path, published) = (self.path.clone(), image.clone());

@@ -2,19 +2,21 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pindah_vmm_api::DiskFormat;
 use uuid::Uuid;
 
 use super::directory::Directory;
-use super::pool::DEADLINE;
-use super::qemu_img::Copying;
+use super::pool::{DEADLINE, GROUP_DEADLINE, Place};
+use super::qemu_img::{Copying, Target};
+use super::volume_group::VolumeGroup;
 use super::{Image, ImageFormat, Pool, StorageError, qemu_img};
-use crate::domain::{Disk, FileName};
+use crate::domain::{Disk, EXTENT_MIB, FileName, format_name};
 
 /// How long it may take until a disk that was made is kept by the storage.
-const SYNC_DEADLINE: Duration = Duration::from_secs(600);
+pub(super) const SYNC_DEADLINE: Duration = Duration::from_secs(600);
 
 /// An image to copy from, and its pool.
 #[derive(Clone)]
@@ -40,31 +42,39 @@ impl Pool {
     ) -> Result<(), StorageError> {
         let image = source.map(|source| &source.image);
         self.require_space(volume_need_mib(disk, image)).await?;
-        let make = move |directory: &Directory| directory.make_guest_directory(guest);
-        self.on(DEADLINE, make).await?;
         self.require_vacant(guest, disk).await?;
-        let path = self.volume_path(guest, disk);
-        let format = format_name(disk.format);
-        let bytes = disk.size_mib << 20;
         let Some(source) = source else {
-            qemu_img::create(&path, format, bytes).await?;
-            return self.sync_volume(guest, disk).await;
+            return match self.place() {
+                Place::Files { .. } => self.create_empty_file(guest, disk).await,
+                Place::Volumes(group) => self.fill_block(group, guest, disk, None, progress).await,
+            };
         };
         // Whoever can write to a NAS may have put another one there since it was uploaded.
         let image = source.pool.image(&source.image.name).await?;
-        let from = source.pool.image_path(&image.name);
+        let from = source.pool.image_path(&image.name)?;
         let virtual_bytes = image.require_whole(&from).await?;
-        let (from, to) = ((&*from, image.format), (&*path, format));
-        qemu_img::convert(from, to, Copying::Cached, progress).await?;
-        if virtual_bytes < bytes {
-            qemu_img::grow(&path, format, bytes).await?;
+        let bytes = disk.size_mib << 20;
+        let from = (&*from, image.format);
+        match self.place() {
+            Place::Files { .. } => {
+                self.copy_to_file(guest, disk, (from, Copying::Cached), progress)
+                    .await?;
+                if virtual_bytes < bytes {
+                    let path = self.volume_path(guest, disk);
+                    qemu_img::grow(&path, format_name(disk.format), bytes).await?;
+                }
+                self.sync_volume(guest, disk).await
+            }
+            Place::Volumes(group) => {
+                let from = Some((from, Copying::Cached));
+                self.fill_block(group, guest, disk, from, progress).await
+            }
         }
-        self.sync_volume(guest, disk).await
     }
 
-    /// Copies a guest's disk, which nobody writes to, from another pool to this one. It is complete
-    /// and kept when this returns; what is half-made when this fails goes with
-    /// [`Self::remove_volume`].
+    /// Copies a guest's disk, which nobody writes to, from another pool, where it is `source`, to
+    /// this one. It is complete and kept when this returns; what is half-made when this fails goes
+    /// with [`Self::remove_volume`].
     ///
     /// # Errors
     /// [`StorageError`].
@@ -72,30 +82,67 @@ impl Pool {
         &self,
         guest: Uuid,
         disk: &Disk,
-        from: &Self,
+        (from, source): (&Self, &Disk),
         progress: impl FnMut(u8) + Send,
     ) -> Result<(), StorageError> {
-        let format = match disk.format {
+        let format = match source.format {
             DiskFormat::Raw => ImageFormat::Raw,
             DiskFormat::Qcow2 => ImageFormat::Qcow2,
         };
-        self.require_space(from.copy_need_mib(guest, disk).await?)
-            .await?;
-        let (source, path) = (from.volume_path(guest, disk), self.volume_path(guest, disk));
-        require_whole(&source, &disk.volume.file, format).await?;
-        let prepare = move |directory: &Directory| directory.make_guest_directory(guest);
-        self.on(DEADLINE, prepare).await?;
-        let to = (&*path, format_name(disk.format));
-        qemu_img::convert((&source, format), to, Copying::Direct, progress).await?;
+        let needed_mib = from.copy_need_mib(guest, source, disk.format).await?;
+        self.require_space(needed_mib).await?;
+        // Until it is copied.
+        let _attached = from.attach_for_a_while(guest, source).await?;
+        let path = from.volume_path(guest, source);
+        require_whole(&path, &source.volume.file, format).await?;
+        let from = ((&*path, format), Copying::Direct);
+        match self.place() {
+            Place::Files { .. } => {
+                self.copy_to_file(guest, disk, from, progress).await?;
+                self.sync_volume(guest, disk).await
+            }
+            Place::Volumes(group) => {
+                self.fill_block(group, guest, disk, Some(from), progress)
+                    .await
+            }
+        }
+    }
+
+    async fn create_empty_file(&self, guest: Uuid, disk: &Disk) -> Result<(), StorageError> {
+        let make = move |directory: &Directory| directory.make_guest_directory(guest);
+        self.on(DEADLINE, make).await?;
+        let path = self.volume_path(guest, disk);
+        qemu_img::create(&path, format_name(disk.format), disk.size_mib << 20).await?;
         self.sync_volume(guest, disk).await
     }
 
-    /// Refuses if there is a file where a guest's disk would be.
+    async fn copy_to_file(
+        &self,
+        guest: Uuid,
+        disk: &Disk,
+        (from, copying): ((&Path, ImageFormat), Copying),
+        progress: impl FnMut(u8) + Send,
+    ) -> Result<(), StorageError> {
+        let make = move |directory: &Directory| directory.make_guest_directory(guest);
+        self.on(DEADLINE, make).await?;
+        let path = self.volume_path(guest, disk);
+        let to = Target::New(&path, format_name(disk.format));
+        qemu_img::convert(from, to, copying, progress).await
+    }
+
+    /// Refuses if there is something where a guest's disk would be.
     ///
     /// # Errors
-    /// [`StorageError::VolumeExists`], and those of every look at a pool.
+    /// [`StorageError::VolumeExists`], [`StorageError::Unfit`], and those of every look at a pool.
     pub async fn require_vacant(&self, guest: Uuid, disk: &Disk) -> Result<(), StorageError> {
+        self.require_disks()?;
         let path = self.volume_path(guest, disk);
+        if let Place::Volumes(group) = self.place() {
+            return match self.block_volume(group, guest, disk).await? {
+                Some(_) => Err(StorageError::VolumeExists(path)),
+                None => Ok(()),
+            };
+        }
         let look = move |_: &Directory| match path.symlink_metadata() {
             Ok(_) => Err(StorageError::VolumeExists(path)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -104,18 +151,42 @@ impl Pool {
         self.on(DEADLINE, look).await
     }
 
-    /// Space that a copy of a guest's disk in this pool takes in another one, in MiB.
+    /// Sees that a guest's disk can be opened.
+    ///
+    /// # Errors
+    /// [`StorageError::BadImage`] for one that is no file, [`StorageError::NoVolume`]; those of
+    /// every look at a pool.
+    pub async fn require_volume(&self, guest: Uuid, disk: &Disk) -> Result<(), StorageError> {
+        if let Place::Volumes(group) = self.place() {
+            return match self.block_volume(group, guest, disk).await? {
+                Some(_) => Ok(()),
+                None => Err(StorageError::NoVolume(self.volume_path(guest, disk))),
+            };
+        }
+        let file = disk.volume.file.clone();
+        let check = move |directory: &Directory| directory.require_volume(guest, &file);
+        self.on(DEADLINE, check).await
+    }
+
+    /// Space that a copy of a guest's disk in this pool takes in another one, where it is in the
+    /// format `to`, in MiB.
     ///
     /// # Errors
     /// Those of every look at a pool.
-    pub async fn copy_need_mib(&self, guest: Uuid, disk: &Disk) -> Result<u64, StorageError> {
+    pub async fn copy_need_mib(
+        &self,
+        guest: Uuid,
+        disk: &Disk,
+        to: DiskFormat,
+    ) -> Result<u64, StorageError> {
+        self.require_volume(guest, disk).await?;
+        if to == DiskFormat::Raw {
+            return Ok(disk.size_mib.next_multiple_of(EXTENT_MIB));
+        }
         let file = disk.volume.file.clone();
         let look = move |directory: &Directory| directory.volume(guest, &file);
         let volume = self.on(DEADLINE, look).await?;
-        Ok(match disk.format {
-            DiskFormat::Raw => disk.size_mib,
-            DiskFormat::Qcow2 => volume.allocated_bytes.div_ceil(1 << 20),
-        })
+        Ok(volume.allocated_bytes.div_ceil(1 << 20))
     }
 
     /// Removes one disk of a guest. Nothing happens if it is not there.
@@ -124,8 +195,26 @@ impl Pool {
     /// Those of every look at a pool.
     pub async fn remove_volume(&self, guest: Uuid, disk: &Disk) -> Result<(), StorageError> {
         let file = disk.volume.file.clone();
+        if let Place::Volumes(group) = self.place() {
+            let wanted = file.to_string();
+            let same = move |volume: &VolumeFile| volume.guest == guest && volume.file == wanted;
+            return self.remove_blocks(group, same).await;
+        }
         let remove = move |directory: &Directory| directory.remove_volume(guest, &file);
         self.on(DEADLINE, remove).await
+    }
+
+    /// Removes all disks of a guest. Nothing happens if there are none.
+    ///
+    /// # Errors
+    /// Those of every look at a pool.
+    pub async fn delete_volumes(&self, guest: Uuid) -> Result<(), StorageError> {
+        if let Place::Volumes(group) = self.place() {
+            let guest_s = move |volume: &VolumeFile| volume.guest == guest;
+            return self.remove_blocks(group, guest_s).await;
+        }
+        let delete = move |directory: &Directory| directory.delete_volumes(guest);
+        self.on(DEADLINE, delete).await
     }
 
     /// All disks in the pool, by guest.
@@ -133,7 +222,14 @@ impl Pool {
     /// # Errors
     /// Those of every look at a pool.
     pub async fn list_volumes(&self) -> Result<Vec<VolumeFile>, StorageError> {
-        self.on(DEADLINE, Directory::list_volumes).await
+        match self.place() {
+            Place::Volumes(group) => {
+                let list = |group: Arc<VolumeGroup>| async move { group.volumes().await };
+                self.on_group(group, GROUP_DEADLINE, list).await
+            }
+            Place::Files { directory, .. } if directory.is_media => Ok(Vec::new()),
+            Place::Files { .. } => self.on(DEADLINE, Directory::list_volumes).await,
+        }
     }
 
     async fn sync_volume(&self, guest: Uuid, disk: &Disk) -> Result<(), StorageError> {
@@ -143,7 +239,7 @@ impl Pool {
     }
 }
 
-/// A disk's file in a pool.
+/// A disk in a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeFile {
     /// The guest that it was made for.
@@ -232,12 +328,5 @@ pub fn volume_need_mib(disk: &Disk, source: Option<&Image>) -> u64 {
             ImageFormat::Raw => image.file_bytes,
         }
         .div_ceil(1 << 20),
-    }
-}
-
-fn format_name(format: DiskFormat) -> &'static str {
-    match format {
-        DiskFormat::Raw => "raw",
-        DiskFormat::Qcow2 => "qcow2",
     }
 }

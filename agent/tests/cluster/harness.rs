@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pindah_agent::supervisor::{Identity, find_process};
 use serde_json::Value;
 
-use super::programs::programs;
+use super::programs::{pindah, pindahd, programs};
 
 /// How long a condition may take on the slowest host before the test has failed.
 pub const DEADLINE: Duration = Duration::from_secs(120);
@@ -167,7 +167,7 @@ impl Site {
             .expect("a log");
         let child = Command::new("ip")
             .args(["netns", "exec", &node.namespace])
-            .arg(env!("CARGO_BIN_EXE_pindahd"))
+            .arg(pindahd())
             .arg("--config")
             .arg(node.directory.join("pindahd.toml"))
             .stdin(Stdio::null())
@@ -257,7 +257,7 @@ impl Site {
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &self.node(number).namespace])
-            .arg(env!("CARGO_BIN_EXE_pindah"))
+            .arg(pindah())
             .args(arguments)
             .env("PINDAH_CONTEXT", self.state(number, "admin.json"))
             .stdin(Stdio::null());

@@ -180,7 +180,7 @@ async fn move_that_cannot_be_is_refused_and_touches_nothing() {
         ),
         ("disk0", "none", 422, "there is no pool none"),
         ("disk0", "../x", 422, "pool = \"../x\""),
-        ("disk1", "nas", 409, "there is a file"),
+        ("disk1", "nas", 409, "there is a disk"),
     ] {
         let (got, body) = moved.begin(disk, to).await;
         assert_eq!(got, status, "{body}");

@@ -1,5 +1,6 @@
 //! Starts `pindahd`, talks to it, and leaves nothing behind.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use pindah_agent::supervisor::{Direct, Identity};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::programs::programs;
+use super::programs::{pindah, pindahd, programs};
 
 /// How long a condition may take on the slowest host before the test has failed.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -65,17 +66,40 @@ impl Agent {
 
     /// An agent that finds the program `name` as this shell script; `$HERE` is the test's directory.
     pub async fn start_with_program(name: &str, script: &str) -> Self {
+        Self::start_with_programs(&[(name, script)]).await
+    }
+
+    /// The same for several programs.
+    pub async fn start_with_programs(scripts: &[(&str, &str)]) -> Self {
         let mut agent = Self::make("network.enabled = false", None);
-        let programs = agent.path("programs");
-        fs::create_dir(&programs).expect("a directory");
-        let path = programs.join(name);
-        let here = agent.path("").display().to_string();
-        let script = format!("#!/bin/sh\nHERE={here}\n{script}\n");
-        fs::write(&path, script).expect("a script");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script");
-        agent.programs = Some(programs);
+        agent.put_programs(scripts);
         agent.spawn().await;
         agent
+    }
+
+    /// An agent whose state directory is a file system of this size, which the caller unmounts.
+    pub async fn start_on_small_state(size_mib: u64) -> Self {
+        let mut agent = Self::make("network.enabled = false", None);
+        let state = agent.path("state");
+        fs::create_dir(&state).expect("a directory");
+        let size = format!("size={size_mib}m");
+        let mut mount = Command::new("mount");
+        run(mount.args(["-t", "tmpfs", "-o", &size, "small"]).arg(state));
+        agent.spawn().await;
+        agent
+    }
+
+    fn put_programs(&mut self, scripts: &[(&str, &str)]) {
+        let programs = self.path("programs");
+        fs::create_dir(&programs).expect("a directory");
+        let here = self.path("").display().to_string();
+        for (name, script) in scripts {
+            let path = programs.join(name);
+            let script = format!("#!/bin/sh\nHERE={here}\n{script}\n");
+            fs::write(&path, script).expect("a script");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script");
+        }
+        self.programs = Some(programs);
     }
 
     /// An agent that measures twice a second.
@@ -129,7 +153,7 @@ impl Agent {
             .append(true)
             .create(true)
             .open(self.path("log"));
-        let mut command = self.command(env!("CARGO_BIN_EXE_pindahd"));
+        let mut command = self.command(pindahd());
         command
             .arg("--config")
             .arg(self.path("pindahd.toml"))
@@ -183,12 +207,12 @@ impl Agent {
         }
     }
 
-    fn command(&self, program: &str) -> Command {
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
         match &self.namespace {
             None => Command::new(program),
             Some(namespace) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace, program]);
+                command.args(["netns", "exec", namespace]).arg(program);
                 command
             }
         }
@@ -222,7 +246,7 @@ impl Agent {
     /// Runs `pindah`, and returns its exit status and what it printed.
     pub fn pindah(&self, arguments: &[&str]) -> (bool, String, String) {
         let output = self
-            .command(env!("CARGO_BIN_EXE_pindah"))
+            .command(pindah())
             .args(arguments)
             .env("PINDAH_CONTEXT", self.context())
             .stdin(Stdio::null())
@@ -386,7 +410,8 @@ impl Agent {
         assert!(left.is_empty(), "{part} still has {left:?}");
     }
 
-    fn end_guests(&self) {
+    /// Kills what the agent has started.
+    pub fn end_guests(&self) {
         let supervisor = Direct::new(PathBuf::new());
         let guests = fs::read_dir(self.path("state/guests"));
         for directory in guests.into_iter().flatten().flatten() {

@@ -6,10 +6,12 @@
 mod accounts;
 mod crash;
 mod disk_move;
+mod full_disk;
 mod guests;
 mod harness;
 mod interface_edit;
 mod interfaces;
+mod iscsi;
 mod metrics;
 mod network;
 mod networks;

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::harness::{Agent, DEADLINE, kvm_opens};
+use super::programs::pindah;
 
 /// More than a guest with one virtual CPU can take, in per cent of a processor: a jump.
 const JUMP_PERCENT: f64 = 300.0;
@@ -197,7 +198,8 @@ async fn metrics_need_a_token() {
 async fn top_on_a_terminal_ends_with_q_and_leaves_it_as_it_was() {
     let agent = Agent::start().await;
     for key in ["q", "\u{3}"] {
-        let pindah = env!("CARGO_BIN_EXE_pindah");
+        let pindah = pindah();
+        let pindah = pindah.display();
         let command = format!("stty -g; {pindah} top --interval 1; echo \"status $?\"; stty -g");
         let mut script = Command::new("script")
             .args(["--quiet", "--command", &command, "/dev/null"])

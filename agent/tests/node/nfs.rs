@@ -31,9 +31,14 @@ struct Nas {
 
 impl Nas {
     async fn start() -> Self {
-        let agent = Agent::start_with_program("mount.nfs4", MOUNT).await;
+        let programs = [("mount.nfs4", MOUNT), ("mount.nfs", MOUNT)];
+        let agent = Agent::start_with_programs(&programs).await;
         fs::create_dir(agent.path("export")).unwrap();
         Self { agent }
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.agent.path("export").join(name), bytes).unwrap();
     }
 
     fn asked(&self) -> Vec<String> {
@@ -250,4 +255,81 @@ async fn mount_of_a_pool_that_is_no_more_goes() {
         "{message}"
     );
     assert!(nas.mounts().is_empty());
+}
+
+#[tokio::test]
+async fn pool_for_reading_has_what_is_exported_and_takes_nothing() {
+    let nas = Nas::start().await;
+    let template = nas.agent.path("export/template.qcow2");
+    let made = std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&template)
+        .arg("8M")
+        .status();
+    assert!(made.unwrap().success());
+    let medium = vec![7; 3 << 20];
+    nas.put("install.iso", &medium);
+    nas.put("a name with blanks", b"x");
+    std::os::unix::fs::symlink("/etc/passwd", nas.agent.path("export/link")).unwrap();
+    let before = fs::read_dir(nas.agent.path("export")).unwrap().count();
+    let spec = json!({ "name": "nas", "kind": "nfs", "server": "127.0.0.1", "export": "/srv/iso",
+        "read_only": true, "version": 3 });
+    let (status, body) = nas.agent.request(Method::POST, "/pools", Some(&spec)).await;
+    assert_eq!(status, 201, "{body}");
+    let asked = nas.asked();
+    assert_eq!(asked.len(), 1);
+    assert!(asked[0].contains(" -o vers=3,ro,softerr,"), "{asked:?}");
+    assert!(asked[0].ends_with(",nolock"), "{asked:?}");
+
+    let images: Vec<Value> = nas.agent.client().list("/images?pool=nas").await.unwrap();
+    let seen: Vec<_> = images
+        .iter()
+        .map(|image| {
+            (
+                image["name"].as_str().unwrap(),
+                image["virtual_bytes"].clone(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("install.iso", json!(3 << 20)),
+        ("template.qcow2", json!(8 << 20)),
+    ];
+    assert_eq!(seen, expected);
+
+    let web =
+        |disk: Value| json!({ "name": "web", "memory_mib": 64, "interfaces": [], "disks": [disk] });
+    let elsewhere = web(json!({ "size_mib": 1, "pool": "nas" }));
+    for (method, path, body) in [
+        (Method::PUT, "/images/a?pool=nas", None),
+        (Method::DELETE, "/images/install.iso?pool=nas", None),
+        (Method::POST, "/guests", Some(&elsewhere)),
+    ] {
+        let (status, answer) = nas.agent.request(method, path, body).await;
+        assert_eq!(status, 422, "{path}: {answer}");
+        assert!(answer.to_string().contains("read-only"), "{answer}");
+    }
+    let from = web(json!({ "image": "nas/install.iso", "format": "raw" }));
+    let task = nas.agent.begin(Method::POST, "/guests", Some(&from)).await;
+    assert_eq!(task.state, TaskState::Done, "{task:?}");
+    let uuid = nas.agent.guest("web").await.uuid.to_string();
+    let disk = nas.agent.path("state/pool/volumes").join(uuid);
+    assert!(fs::read(disk.join("disk0.raw")).unwrap() == medium);
+    let move_there = json!({ "pool": "nas" });
+    let path = "/guests/web/disks/disk0/move";
+    let (status, answer) = nas
+        .agent
+        .request(Method::POST, path, Some(&move_there))
+        .await;
+    assert_eq!(status, 422, "{answer}");
+
+    let after = fs::read_dir(nas.agent.path("export")).unwrap().count();
+    assert_eq!(before, after, "something was written there");
+    let (status, body) = nas.agent.request(Method::DELETE, "/pools/nas", None).await;
+    assert_eq!(status, 204, "{body}");
+    assert!(nas.mounts().is_empty());
+    let mut spec = spec;
+    spec["read_only"] = json!(false);
+    let (status, body) = nas.agent.request(Method::POST, "/pools", Some(&spec)).await;
+    assert_eq!(status, 422, "{body}");
 }

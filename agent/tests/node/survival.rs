@@ -8,6 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::harness::{Agent, kvm_opens};
+use super::programs::pindahd;
 
 /// Longest gap between two heartbeats of a guest that nobody disturbs, in µs. The hosts are busy.
 const GAP_MAX_US: u64 = 1_000_000;
@@ -209,7 +210,7 @@ async fn stop_that_was_under_way_is_finished_by_the_next_agent() {
 async fn second_agent_on_the_same_state_is_refused() {
     let agent = Agent::start().await;
     let output = agent.run(
-        env!("CARGO_BIN_EXE_pindahd"),
+        pindahd().to_str().unwrap(),
         &["--state-dir", agent.path("state").to_str().unwrap()],
     );
     assert!(!output.status.success());

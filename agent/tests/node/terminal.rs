@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::harness::{Agent, kvm_opens};
-use super::programs::programs;
+use super::programs::{pindah, programs};
 
 #[tokio::test]
 async fn guest_is_created_listed_shown_stopped_and_deleted() {
@@ -99,7 +99,7 @@ async fn console_passes_what_is_typed_and_shows_what_comes() {
     agent.upload_probe().await;
     let guest = agent.create_probe("web", "", serde_json::json!({})).await;
     agent.wait_reports(&guest, "ready", 1).await;
-    let mut console = Command::new(env!("CARGO_BIN_EXE_pindah"))
+    let mut console = Command::new(pindah())
         .args(["guest", "console", "web"])
         .env("PINDAH_CONTEXT", agent.context())
         .stdin(Stdio::piped())

@@ -9,6 +9,7 @@ use crate::artifacts::Artifacts;
 use crate::nas::Nas;
 use crate::network::Network;
 use crate::paths;
+use crate::san::San;
 use crate::server::{Server, ServerBuilder};
 
 /// Products of ours that every server has beside the agent, if they are built.
@@ -59,6 +60,14 @@ impl Lab {
         Nas::start(self)
     }
 
+    /// A SAN on its switch; one a lab.
+    ///
+    /// # Errors
+    /// If tgt does not start.
+    pub fn san(&self) -> Result<San> {
+        San::start(self)
+    }
+
     /// The switch that its servers are on.
     pub fn network(&self) -> &Network {
         &self.network
@@ -74,6 +83,14 @@ impl Lab {
         &self.directory
     }
 
+    /// Gives servers that start from now on another program, as `name` in their `PATH`.
+    ///
+    /// # Errors
+    /// If it cannot be copied.
+    pub fn stage(&self, program: &Path, name: &str) -> Result<()> {
+        stage(program, &self.programs(), name)
+    }
+
     /// Our programs, as servers see them in `/lab/bin`.
     pub(crate) fn programs(&self) -> PathBuf {
         self.directory.join("bin")
@@ -83,16 +100,18 @@ impl Lab {
 /// Copies, so that a rebuild meanwhile changes nothing in a running lab.
 fn stage_programs(to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
-    let stage = |from: &Path, name: &str| {
-        let copied = fs::copy(from, to.join(name));
-        copied.with_context(|| format!("copying {}", from.display()))
-    };
-    stage(&paths::agent()?, paths::AGENT)?;
+    stage(&paths::agent()?, to, paths::AGENT)?;
     for name in PRODUCTS {
         // The lab's own tests need none of them.
         if let Ok(from) = paths::product(name) {
-            stage(&from, name)?;
+            stage(&from, to, name)?;
         }
     }
+    Ok(())
+}
+
+fn stage(from: &Path, to: &Path, name: &str) -> Result<()> {
+    let copied = fs::copy(from, to.join(name));
+    copied.with_context(|| format!("copying {}", from.display()))?;
     Ok(())
 }

@@ -10,6 +10,7 @@
 //!           │
 //!           ├─ Artifacts       kernels, disks, initramfs; cached in .cache/lab
 //!           ├─ Nas             NFS 4 on the switch, where servers share disks
+//!           ├─ San             an iSCSI target there, with a LUN
 //!           └─ Server ─ QEMU   serial log in target/lab/<lab>/<server>.log
 //!                └─ Channel ═ virtio-serial ═ agent ─ commands
 //! ```
@@ -36,7 +37,9 @@ pub mod nas;
 pub mod network;
 mod output;
 mod paths;
+pub mod ping;
 mod process;
+pub mod san;
 mod server;
 pub mod wire;
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use pindah_vmm::memory::userfault::Userfault;
-use pindah_vmm::migration::destination::Postcopier;
+use pindah_vmm::migration::destination::{Incoming, Postcopier};
 use pindah_vmm::migration::tls::Identity;
-use pindah_vmm::migration::worker::{Incoming, Job};
+use pindah_vmm::migration::worker::Job;
 use pindah_vmm::vm::machine::ExitReason;
 use pindah_vmm::vm::termination::block_signals;
 

@@ -11,6 +11,7 @@ use pindah_vmm::config::Config;
 use pindah_vmm::devices::chardev::terminal;
 use pindah_vmm::migration::jobs;
 use pindah_vmm::migration::priority::Priority;
+use pindah_vmm::migration::source::EncodingThread;
 use pindah_vmm::migration::worker::Migrator;
 use pindah_vmm::sandbox::{self, Landlock, SeccompMode, ThreadKind, User};
 use pindah_vmm::startup;
@@ -109,8 +110,9 @@ pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<Built> {
     let vm = Vm::build(config, prepared.resources)?;
     let machine = Arc::clone(&vm);
     let priority = prepared.priority;
+    let encoding = EncodingThread::spawn().context("cannot start the thread that encodes")?;
     let migrator = Migrator::spawn(move |job, progress| {
-        jobs::perform(&machine, job, priority, progress);
+        jobs::perform(&machine, job, (&encoding, priority), progress);
     })
     .context("cannot start the thread that migrates")?;
     let server = prepared

@@ -4,20 +4,24 @@ use std::sync::Arc;
 
 use pindah_vmm_api::{EventKind, MigrationPhase, MigrationStatus, RunState};
 
-use super::destination::{self, ReceiveError};
+use super::destination::{self, Incoming, ReceiveError};
 use super::priority::Priority;
 use super::progress::Progress;
 use super::request::Outgoing;
-use super::source::{self, Links, MigrationError};
-use super::worker::{Incoming, Job};
+use super::source::{self, EncodingThread, Links, MigrationError};
+use super::worker::Job;
 use crate::causes::chain;
 use crate::startup;
 use crate::vm::machine::Machine;
 use crate::vm::migratable::{MigrationDestination, MigrationSource};
 
 /// Does one job with `machine`, and tells `progress` and who listens to the machine.
-pub fn perform<M>(machine: &Arc<M>, job: Job, priority: Priority, progress: &Progress)
-where
+pub fn perform<M>(
+    machine: &Arc<M>,
+    job: Job,
+    (encoding, priority): (&EncodingThread, Priority),
+    progress: &Progress,
+) where
     M: Machine + MigrationSource + MigrationDestination + 'static,
 {
     let teller = Arc::clone(machine);
@@ -28,15 +32,15 @@ where
             .publish(EventKind::MigrationProgress { status });
     });
     match job {
-        Job::Send(outgoing) => send(&**machine, *outgoing, priority, progress),
-        Job::Receive(incoming) => receive(&**machine, incoming, progress),
+        Job::Send(outgoing) => send(&**machine, *outgoing, (encoding, priority), progress),
+        Job::Receive(incoming) => receive(&**machine, incoming, priority, progress),
     }
 }
 
 fn send<M: Machine + MigrationSource>(
     machine: &M,
     outgoing: Outgoing,
-    priority: Priority,
+    (encoding, priority): (&EncodingThread, Priority),
     progress: &Progress,
 ) {
     machine.events().publish(EventKind::MigrationStarted);
@@ -47,6 +51,7 @@ fn send<M: Machine + MigrationSource>(
                 data: outgoing.data,
                 urgent: outgoing.urgent,
                 identity,
+                encoding,
             };
             source::migrate(machine, &outgoing.request, links, priority, progress)
         }
@@ -90,16 +95,10 @@ fn fail(machine: &dyn Machine, progress: &Progress, reason: String, phase: Migra
 fn receive<M: Machine + MigrationDestination>(
     machine: &M,
     incoming: Incoming,
+    priority: Priority,
     progress: &Progress,
 ) {
-    let Incoming {
-        listener,
-        identity,
-        timeout,
-        postcopier,
-    } = incoming;
-    let received =
-        destination::receive(machine, &listener, &identity, timeout, postcopier, progress);
+    let received = destination::receive(machine, incoming, priority, progress);
     match received {
         Ok(running) => {
             tracing::info!(?running, "the guest runs here");

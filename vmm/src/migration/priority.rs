@@ -1,15 +1,19 @@
-//! Processor priority: precopy leaves the processor to guests. A switchover does not, since one of
-//! them waits for it, nor does precopy once a guest would have to be held for it, or where guests
-//! leave so little that it would take many times as long.
+//! Processor priority: precopy leaves the processor to guests, on both sides. A switchover does
+//! not, since one of them waits for it, nor does precopy once a guest would have to be held for it,
+//! or where guests leave so little that it would take many times as long.
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 /// A quarter of a processor for which one vCPU competes (sched(7): the nice value).
 const LOW: i32 = 5;
 const NORMAL: i32 = 0;
+/// For how long a thread of low priority may keep the processor from a vCPU that wakes, where the
+/// kernel lets threads choose (since Linux 6.12; others ignore it). The usual 3 ms would be many
+/// small blackouts.
+const LOW_SLICE: Duration = Duration::from_micros(100);
 /// `RLIMIT_NICE` whose ceiling is [`NORMAL`] (getrlimit(2): 20 less the nice value).
 const RETURN_TO_NORMAL: u64 = 20;
 
@@ -48,26 +52,94 @@ impl Priority {
 
     /// The calling thread leaves the processor to others.
     pub fn lower(self) {
-        self.set(LOW);
+        self.set(LOW, LOW_SLICE);
     }
 
     /// The calling thread is as it was.
     pub fn restore(self) {
-        self.set(NORMAL);
+        self.set(NORMAL, Duration::ZERO);
     }
 
-    fn set(self, nice: i32) {
-        if self.may_return
-            && let Err(error) = setpriority_process(None, nice)
+    fn set(self, nice: i32, slice: Duration) {
+        if !self.may_return {
+            return;
+        }
+        let attributes = Attributes {
+            size: size_of::<Attributes>() as u32,
+            nice,
+            slice_ns: slice.as_nanos() as u64,
+            ..Attributes::default()
+        };
+        // SAFETY: it reads the attributes, which live until it returns and are as long as they
+        // say, and touches no memory else.
+        let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+        if done != 0 {
+            let error = std::io::Error::last_os_error();
+            tracing::warn!(nice, %error, "sched_setattr");
+        }
+    }
+}
+
+/// `struct sched_attr` in its first version (sched_setattr(2)), for the policy `SCHED_OTHER`.
+#[derive(Default)]
+#[repr(C)]
+struct Attributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    /// The slice; 0: the kernel's own.
+    slice_ns: u64,
+    deadline_ns: u64,
+    period_ns: u64,
+}
+
+/// The calling thread leaves the processor to others, as long as they leave it enough.
+#[derive(Debug)]
+pub struct LowPriority {
+    priority: Priority,
+    /// What it gets; `None` once it is as any other.
+    share: Option<Share>,
+}
+
+impl LowPriority {
+    /// Begins.
+    pub fn begin(priority: Priority) -> Self {
+        priority.lower();
+        Self {
+            priority,
+            share: Some(Share::from_now()),
+        }
+    }
+
+    /// Whether it still does.
+    pub fn is_on(&self) -> bool {
+        self.share.is_some()
+    }
+
+    /// Ends it if it gets too little. `waited` is how long it has waited for anything but a
+    /// processor so far, `elsewhere` what another thread has used while this one waited for it.
+    pub fn mind(&mut self, waited: Duration, elsewhere: Duration) {
+        if let Some(share) = &mut self.share
+            && share.is_short(waited, elsewhere)
         {
-            tracing::warn!(nice, %error, "setpriority");
+            tracing::info!("the host is busy: the migration goes on at normal priority");
+            self.end();
+        }
+    }
+
+    /// Ends it.
+    pub fn end(&mut self) {
+        if self.share.take().is_some() {
+            self.priority.restore();
         }
     }
 }
 
 /// What the calling thread gets of a processor.
 #[derive(Debug)]
-pub struct Share {
+struct Share {
     since: Instant,
     /// What it had waited and used by then.
     waited: Duration,
@@ -76,7 +148,7 @@ pub struct Share {
 
 impl Share {
     /// Nothing so far.
-    pub fn from_now() -> Self {
+    fn from_now() -> Self {
         Self {
             since: Instant::now(),
             waited: Duration::ZERO,
@@ -84,9 +156,9 @@ impl Share {
         }
     }
 
-    /// Whether others left it less than half of what it had use for, over the last
-    /// [`LOOK`]. `waited` is how long it has waited for anything but a processor so far.
-    pub fn is_short(&mut self, waited: Duration) -> bool {
+    /// Whether others left it less than half of what it had use for, over the last [`LOOK`].
+    /// See [`LowPriority::mind`].
+    fn is_short(&mut self, waited: Duration, elsewhere: Duration) -> bool {
         let passed = self.since.elapsed();
         if passed < LOOK {
             return false;
@@ -96,7 +168,7 @@ impl Share {
             Self {
                 since: Instant::now(),
                 waited,
-                used: used(),
+                used: used() + elsewhere,
             },
         );
         let needed = passed.saturating_sub(waited.saturating_sub(before.waited));
@@ -106,7 +178,7 @@ impl Share {
 }
 
 /// Processor time of the calling thread.
-fn used() -> Duration {
+pub fn used() -> Duration {
     clock_gettime(ClockId::ThreadCPUTime)
         .try_into()
         .unwrap_or_default()
@@ -132,11 +204,15 @@ mod tests {
     #[test]
     fn share_is_short_only_for_who_wants_it() {
         let mut share = Share::from_now();
-        assert!(!share.is_short(Duration::ZERO), "too early to tell");
+        assert!(
+            !share.is_short(Duration::ZERO, Duration::ZERO),
+            "too early to tell"
+        );
         std::thread::sleep(LOOK);
         // That it slept was all its own choice, or somebody kept it from running.
         let mut other = Share { ..share };
-        assert!(!share.is_short(other.since.elapsed()));
-        assert!(other.is_short(Duration::ZERO));
+        assert!(!share.is_short(other.since.elapsed(), Duration::ZERO));
+        assert!(!Share { ..other }.is_short(Duration::ZERO, other.since.elapsed()));
+        assert!(other.is_short(Duration::ZERO, Duration::ZERO));
     }
 }

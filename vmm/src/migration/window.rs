@@ -101,6 +101,8 @@ pub struct Window {
     sent: u64,
     acked: u64,
     outstanding: Outstanding,
+    /// When the last byte that is acknowledged was sent.
+    acked_sent_at: Duration,
     bytes: u64,
     phase: Phase,
     /// The least RTT, and when one like it was last seen.
@@ -135,6 +137,8 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 struct Round {
     began: Duration,
+    /// When the last byte that was acknowledged when it began was sent.
+    sent_at: Duration,
     /// What was acknowledged when it began, in bytes.
     acked: u64,
     /// It ends when more than this is acknowledged, in bytes: something that was sent in it.
@@ -157,9 +161,10 @@ struct Delay {
 }
 
 impl Round {
-    fn new(now: Duration, acked: u64, ends: u64) -> Self {
+    fn new(now: Duration, sent_at: Duration, acked: u64, ends: u64) -> Self {
         Self {
             began: now,
+            sent_at,
             acked,
             ends,
             min_rtt: None,
@@ -176,6 +181,7 @@ impl Window {
             sent: 0,
             acked: 0,
             outstanding: Outstanding::default(),
+            acked_sent_at: now,
             bytes: FIRST_WINDOW,
             phase: Phase::Startup {
                 best: 0,
@@ -185,7 +191,7 @@ impl Window {
             min_rtt: None,
             held: Duration::ZERO,
             rate: Rate::default(),
-            round: Round::new(now, 0, 0),
+            round: Round::new(now, now, 0, 0),
             open_since: Some(now),
         }
     }
@@ -193,7 +199,8 @@ impl Window {
     /// `bytes` were handed to a socket.
     pub fn on_sent(&mut self, now: Duration, bytes: u64) {
         if self.sent == 0 {
-            self.round = Round::new(now, 0, 0);
+            self.round = Round::new(now, now, 0, 0);
+            self.acked_sent_at = now;
             self.open_since = Some(now);
         }
         if let Phase::Probe { from } = &mut self.phase
@@ -226,6 +233,7 @@ impl Window {
         self.acked = total;
         if let Some(sent_at) = self.outstanding.acked(total) {
             let rtt = now.saturating_sub(sent_at);
+            self.acked_sent_at = sent_at;
             self.on_rtt(now, rtt);
             // The bursts of a start queue up even on a long link that is far from full.
             let limit = (self.target() / 2).max(rtt / 8);
@@ -324,7 +332,7 @@ impl Window {
                 self.min_rtt = Some((rtt, now));
                 self.phase = Phase::Steady;
                 // What was delivered in the meantime says nothing about the link.
-                self.round = Round::new(now, self.acked, self.sent);
+                self.round = Round::new(now, self.acked_sent_at, self.acked, self.sent);
             }
             _ => {}
         }
@@ -363,9 +371,13 @@ impl Window {
             self.rate.forget();
         }
         let starting = matches!(self.phase, Phase::Startup { .. });
-        self.rate.add(delivered, length, idle || starting);
+        // What was sent slowly may be acknowledged at once, by a thread that woke late: that is not
+        // how fast the link is.
+        let sending = self.acked_sent_at.saturating_sub(self.round.sent_at);
+        let taken = if idle { length.max(sending) } else { length };
+        self.rate.add(delivered, taken, idle || starting);
         self.held = delay.held.max(self.held * 7 / 8);
-        self.round = Round::new(now, self.acked, self.sent);
+        self.round = Round::new(now, self.acked_sent_at, self.acked, self.sent);
 
         match self.phase {
             Phase::Startup { best, flat, late } => {

@@ -5,18 +5,15 @@
 //! has cancelled it.
 
 use std::io;
-use std::net::TcpListener;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use pindah_vmm_api::{MigrationPhase, MigrationStatus};
 use thiserror::Error;
 
-use super::destination::Postcopier;
+use super::destination::Incoming;
 use super::progress::Progress;
 use super::request::Outgoing;
-use super::tls::Identity;
 use super::wait::Cancel;
 use crate::sandbox::{self, ThreadKind};
 
@@ -27,19 +24,6 @@ pub enum Job {
     Send(Box<Outgoing>),
     /// A guest comes.
     Receive(Incoming),
-}
-
-/// Where a guest comes from.
-#[derive(Debug)]
-pub struct Incoming {
-    /// Listens already.
-    pub listener: TcpListener,
-    /// Who this side is.
-    pub identity: Identity,
-    /// How long to wait for the first connection.
-    pub timeout: Duration,
-    /// What it takes to let the guest run before all of its pages are here.
-    pub postcopier: Option<Postcopier>,
 }
 
 /// The handle to the thread, which ends when this is dropped and no job is left.
@@ -156,12 +140,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
-    use std::time::Instant;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::{Duration, Instant};
 
     use pindah_vmm_api::MigrateRequest;
 
     use super::*;
+    use crate::migration::tls::Identity;
 
     fn incoming() -> Job {
         Job::Receive(Incoming {

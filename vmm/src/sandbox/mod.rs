@@ -73,13 +73,15 @@ pub enum ThreadKind {
     Operation,
     /// Carries the guest to another machine, or takes one in.
     Migration,
+    /// Makes frames of guest RAM for the thread that migrates.
+    Encoding,
     /// Fetches the pages of a guest that runs already, and gives them to who waits for them.
     Postcopy,
 }
 
 impl ThreadKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Control,
         Self::Vcpu,
         Self::Block,
@@ -88,6 +90,7 @@ impl ThreadKind {
         Self::Api,
         Self::Operation,
         Self::Migration,
+        Self::Encoding,
         Self::Postcopy,
     ];
 
@@ -102,6 +105,7 @@ impl ThreadKind {
             Self::Api => "api",
             Self::Operation => "operation",
             Self::Migration => "migration",
+            Self::Encoding => "encoding",
             Self::Postcopy => "postcopy",
         }
     }

@@ -91,6 +91,7 @@ pub(super) fn of(kind: ThreadKind) -> &'static [&'static [Rule]] {
             FAULTS,
             DISCARDING,
         ],
+        ThreadKind::Encoding => &[RUNTIME, PRIORITY],
         ThreadKind::Postcopy => &[RUNTIME, SOCKETS, FAULTS],
     }
 }
@@ -304,10 +305,7 @@ const TCP: &[Rule] = &[
 ];
 
 /// Leaving the processor to guests: this thread's own priority.
-const PRIORITY: &[Rule] = &[when(
-    c::SYS_setpriority,
-    Test::With(0, c::PRIO_PROCESS, (1, &[0])),
-)];
+const PRIORITY: &[Rule] = &[when(c::SYS_sched_setattr, Test::OneOf(0, &[0]))];
 
 /// How much memory the host has left.
 const HOST_MEMORY: &[Rule] = &[free(c::SYS_sysinfo)];

@@ -155,12 +155,14 @@ pub trait MigrationDestination: Send + Sync {
     /// [`MigratableError::Restore`]; the machine must not run unless it is restored again.
     fn restore(&self, state: &VmState, clock_ahead_ns: i64) -> Result<(), MigratableError>;
 
-    /// Takes the right to run the guest, waiting no longer than `patience`, and forgets what is
-    /// cached of its disks. Before the final [`Self::restore`].
+    /// Takes the right to run the guest, and forgets what is cached of its disks. Before the final
+    /// [`Self::restore`]. Does not wait for the right: the source has given it up before COMMIT. If
+    /// somebody has it now, that may be the source, which heard no answer and won it back; whoever
+    /// waited would get it when that guest ends, and run an older one on its disks.
     ///
     /// # Errors
     /// [`MigratableError::Ownership`].
-    fn take(&self, patience: Duration) -> Result<(), MigratableError>;
+    fn take(&self) -> Result<(), MigratableError>;
 
     /// Gives up what [`Self::take`] took: the guest will not run here.
     fn give_back(&self);

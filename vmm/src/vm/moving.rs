@@ -127,10 +127,10 @@ impl MigrationDestination for Vm {
             .map_err(|error| MigratableError::Restore(Box::new(error)))
     }
 
-    fn take(&self, patience: Duration) -> Result<(), MigratableError> {
+    fn take(&self) -> Result<(), MigratableError> {
         let _transition = self.life.begin();
         self.require_new()?;
-        self.ownership.take(patience).map_err(ownership)?;
+        self.ownership.take(Duration::ZERO).map_err(ownership)?;
         self.handles
             .disks
             .iter()

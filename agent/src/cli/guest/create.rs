@@ -51,9 +51,9 @@ pub struct CreateArguments {
     /// The pool that disks are kept in [default: as the node says, local].
     #[arg(long)]
     pool: Option<String>,
-    /// How disks are kept: qcow2 or raw.
-    #[arg(long, default_value = "qcow2", value_parser = choice::<DiskFormat>)]
-    format: DiskFormat,
+    /// How disks are kept: qcow2 or raw [default: qcow2, raw in a pool that holds nothing else].
+    #[arg(long, value_parser = choice::<DiskFormat>)]
+    format: Option<DiskFormat>,
     /// A kernel to boot, in the place of the first disk's boot loader.
     #[arg(long, value_name = "FILE|[POOL/]IMAGE")]
     kernel: Option<String>,

@@ -226,6 +226,7 @@ impl Guests {
         operation: Operation,
     ) {
         self.show_arrival(guest);
+        self.resources().pools.note_attached(guest);
         let (guests, guest) = (self.clone(), guest.clone());
         tokio::spawn(async move { guests.await_guest(guest, process, operation).await });
     }

@@ -80,8 +80,17 @@ const ROOT_SECTOR: u64 = 4096;
 
 /// A partitioned qcow2 disk with Debian 12, GRUB and a web server.
 pub(super) fn boot(cache: &Cache) -> Result<PathBuf> {
+    bootable(cache, "boot-disk", BOOT_PACKAGES)
+}
+
+/// The same with cloud-init, as an image for clouds has it.
+pub(super) fn cloud(cache: &Cache) -> Result<PathBuf> {
+    bootable(cache, "cloud-disk", &format!("{BOOT_PACKAGES},cloud-init"))
+}
+
+fn bootable(cache: &Cache, name: &str, packages: &str) -> Result<PathBuf> {
     let inputs = (
-        BOOT_PACKAGES,
+        packages,
         BOOT_UNIT,
         (BOOT_NETWORK, BOOT_PAGE),
         BOOT_GRUB,
@@ -89,9 +98,9 @@ pub(super) fn boot(cache: &Cache) -> Result<PathBuf> {
         BOOT_MIB,
         MIRROR,
     );
-    let directory = cache.get("boot-disk", &inputs, |path| {
+    let directory = cache.get(name, &inputs, |path| {
         let (root, raw) = (path.join("root"), path.join("disk.raw"));
-        boot_root(&root)?;
+        boot_root(&root, packages)?;
         partition(&raw)?;
         make_ext4(&root, &raw, "boot-root", ROOT_SECTOR * 512, BOOT_MIB - 3)?;
         boot_sector::install(&root.join("usr/lib/grub/i386-pc"), path, &raw, CORE_SECTOR)?;
@@ -106,10 +115,10 @@ pub(super) fn boot(cache: &Cache) -> Result<PathBuf> {
     Ok(directory.join("disk.qcow2"))
 }
 
-fn boot_root(root: &Path) -> Result<()> {
+fn boot_root(root: &Path, packages: &str) -> Result<()> {
     let preseed = "--essential-hook=echo grub-pc grub-pc/install_devices_empty boolean true \
                    | chroot \"$1\" debconf-set-selections";
-    bootstrap("bookworm", "minbase", BOOT_PACKAGES, root, &[preseed])?;
+    bootstrap("bookworm", "minbase", packages, root, &[preseed])?;
     fs::write(
         root.join("etc/fstab"),
         "LABEL=boot-root / ext4 defaults 0 1\n",

@@ -55,6 +55,7 @@ impl Artifacts {
         self.guest_disk()?;
         self.work_disk()?;
         self.boot_disk()?;
+        self.cloud_disk()?;
         Ok(())
     }
 
@@ -111,6 +112,14 @@ impl Artifacts {
     /// If Debian's archive cannot be reached, or a tool fails.
     pub fn boot_disk(&self) -> Result<PathBuf> {
         disks::boot(&self.cache)
+    }
+
+    /// The same with cloud-init, as an image for clouds has it.
+    ///
+    /// # Errors
+    /// As [`Artifacts::boot_disk`].
+    pub fn cloud_disk(&self) -> Result<PathBuf> {
+        disks::cloud(&self.cache)
     }
 
     /// The kernel that servers run: 6.1 generic.

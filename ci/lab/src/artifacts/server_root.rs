@@ -11,8 +11,9 @@ use super::disks::{make_ext4, write_program};
 
 const INIT: &str = include_str!("../../assets/server-init");
 
-const PACKAGES: &str = "busybox-static,curl,dnsmasq-base,e2fsprogs,iproute2,iputils-ping,kmod,\
-                        nfs-common,nftables,procps,qemu-utils,seabios,socat";
+const PACKAGES: &str = "busybox-static,curl,dnsmasq-base,e2fsprogs,etcd-server,iproute2,\
+                        iputils-ping,kmod,lvm2,nfs-common,nftables,open-iscsi,procps,\
+                        qemu-utils,seabios,socat";
 
 /// Room for what tests write; the file is sparse.
 const SIZE_MIB: u64 = 6144;

@@ -1,5 +1,6 @@
 //! Talking to a guest over its serial console.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,12 +12,14 @@ use crate::output::Output;
 
 /// What the guest's side prints when it listens.
 const READY: &str = "@ready@";
+/// Ids of commands, of all consoles: who attaches to a guest a second time may be shown answers to
+/// what was asked before.
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
 /// The host's side of `assets/guest-console`; the process's standard input and
 /// output are the guest's serial port.
 pub struct Console {
     process: Process,
-    next_id: u32,
     /// How much of the output has been dealt with.
     seen: usize,
 }
@@ -24,11 +27,7 @@ pub struct Console {
 impl Console {
     /// Of a process that has just been started.
     pub fn new(process: Process) -> Self {
-        Self {
-            process,
-            next_id: 1,
-            seen: 0,
-        }
+        Self { process, seen: 0 }
     }
 
     /// Waits until the guest listens; again after each reset.
@@ -61,9 +60,9 @@ impl Console {
     /// # Errors
     /// If it takes longer than `limit`, or the process ends.
     pub fn run(&mut self, command: &str, limit: Duration) -> Result<Output> {
-        self.send(command)?;
+        let id = self.send(command)?;
         let seen = self.seen;
-        let begin = format!("@{} ", self.next_id - 1);
+        let begin = format!("@{id} ");
         let what = format!("end of `{command}` in the guest");
         let (end, answer) = self.process.wait_for(&what, limit, |output| {
             let start = seen + find(&output[seen..], &begin)? + begin.len();
@@ -89,14 +88,15 @@ impl Console {
     }
 
     /// Starts a shell command in the guest and waits for no answer: for those
-    /// that end it.
+    /// that end it. Returns by what its answer can be told.
     ///
     /// # Errors
     /// If the server is gone.
-    pub fn send(&mut self, command: &str) -> Result<()> {
-        let line = format!("{} {}\n", self.next_id, BASE64.encode(command));
-        self.next_id += 1;
-        self.process.write(line.as_bytes())
+    pub fn send(&mut self, command: &str) -> Result<u32> {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let line = format!("{id} {}\n", BASE64.encode(command));
+        self.process.write(line.as_bytes())?;
+        Ok(id)
     }
 
     /// All that the guest has printed, as far as received.

@@ -13,6 +13,7 @@ use super::qemu::{Disk, Machine};
 use super::{Places, Server, explain, wait_for_agent};
 use crate::channel::Channel;
 use crate::lab::Lab;
+use crate::network::Port;
 use crate::process::BoundChild;
 
 /// A server boots in 5 s; a loaded host may need much longer.
@@ -26,6 +27,7 @@ pub struct ServerBuilder<'a> {
     memory_mib: u32,
     cpu_model: String,
     disks: Vec<Disk>,
+    port: Option<Port>,
 }
 
 impl<'a> ServerBuilder<'a> {
@@ -36,6 +38,7 @@ impl<'a> ServerBuilder<'a> {
             memory_mib: 1024,
             cpu_model: "max".to_string(),
             disks: Vec::new(),
+            port: None,
         }
     }
 
@@ -49,6 +52,13 @@ impl<'a> ServerBuilder<'a> {
     /// (`EPYC,+svm,+npt`) for `/dev/kvm` to work.
     pub fn cpu_model(mut self, model: &str) -> Self {
         self.cpu_model = model.to_string();
+        self
+    }
+
+    /// Its place on the switch, so its address too, is that of a server that was there and is gone;
+    /// a free one unless set.
+    pub fn port(mut self, port: Port) -> Self {
+        self.port = Some(port);
         self
     }
 
@@ -80,7 +90,10 @@ impl<'a> ServerBuilder<'a> {
     pub fn start(self) -> Result<Server> {
         let artifacts = self.lab.artifacts();
         let kernel = artifacts.server_kernel()?;
-        let port = self.lab.network().add_port()?;
+        let port = match self.port {
+            Some(port) => port,
+            None => self.lab.network().add_port()?,
+        };
         let log = self.lab.directory().join(format!("{}.log", self.name));
         let (ours, theirs) = UnixStream::pair()?;
         let agent = OwnedFd::from(theirs);

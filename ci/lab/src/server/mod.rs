@@ -155,6 +155,11 @@ impl Server {
         &self.port.address
     }
 
+    /// Its place on the switch.
+    pub fn port(&self) -> &Port {
+        &self.port
+    }
+
     /// Name of the switch's tap that it hangs on: `ip link set dev … down` on
     /// [`crate::Network::run`] pulls its cable.
     pub fn tap(&self) -> &str {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pindah_lab::guest::{ACTION_LIMIT, Guest};
+use pindah_lab::ping::Ping;
 use pindah_lab::{Process, Server};
 
 use crate::site::{ADDRESS, Traveller};
@@ -19,7 +20,7 @@ const DOWNLOAD_RATE: &str = "5k";
 pub struct Observers {
     download: Process,
     session: Process,
-    ping: Process,
+    ping: Ping,
 }
 
 impl Observers {
@@ -51,7 +52,7 @@ impl Observers {
         let mut observers = Self {
             download: host.spawn(&download).unwrap(),
             session: host.spawn(&session).unwrap(),
-            ping: host.spawn(&["ping", "-n", "-i", "0.1", ADDRESS]).unwrap(),
+            ping: Ping::start(host, ADDRESS).unwrap(),
         };
         observers.wait_for_more();
         observers
@@ -62,7 +63,7 @@ impl Observers {
         for (name, process, more) in [
             ("numbers downloaded", &mut self.download, 20_000),
             ("words in the session", &mut self.session, 10),
-            ("replies to ping", &mut self.ping, 200),
+            ("replies to ping", self.ping.process(), 200),
         ] {
             assert!(!process.has_ended().unwrap(), "no {name} any more");
             // All that has come by now: what counts is what comes from here on.
@@ -74,20 +75,9 @@ impl Observers {
         assert_counts(self.session.stdout(), 0);
     }
 
-    /// How many pings were answered, and the longest row that was not, in tenths of a second.
-    pub fn pings(&mut self) -> (usize, u64) {
-        assert!(!self.ping.has_ended().unwrap(), "ping has ended");
-        let text = String::from_utf8_lossy(self.ping.stdout());
-        let number = |line: &str| -> Option<u64> {
-            let (_, rest) = line.split_once("icmp_seq=")?;
-            let (number, _) = rest.split_once(' ')?;
-            line.contains("time=").then(|| number.parse().ok())?
-        };
-        let numbers: Vec<u64> = text.lines().filter_map(number).collect();
-        let missing = numbers
-            .windows(2)
-            .map(|pair| pair[1].saturating_sub(pair[0] + 1));
-        (numbers.len(), missing.max().unwrap_or(0))
+    /// The longest time between two answers to ping, in seconds, and how many came.
+    pub fn pings(&mut self) -> (f64, usize) {
+        self.ping.longest_gap_s().unwrap()
     }
 }
 

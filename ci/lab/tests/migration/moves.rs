@@ -37,9 +37,9 @@ fn guest_moves_while_everybody_talks_with_it(name: &str, moves: usize) {
         guest.check("cat /proc/sys/kernel/random/boot_id").unwrap(),
         booted
     );
-    let (answered, missing) = observers.pings();
+    let (gap_s, answered) = observers.pings();
     println!(
-        "{answered} pings answered, at most {missing} in a row were not; clock {drift:+.3} s, to within {error:.3} s"
+        "{answered} pings answered, at most {gap_s:.2} s apart; clock {drift:+.3} s, to within {error:.3} s"
     );
     traveller.power_off();
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pindah_vmm_api::{MemoryBacking, MigrationPhase};
 
 use super::postcopy::{Fetching, Job, Missing, Postcopier};
-use super::{Incoming, ReceiveError};
+use super::{Arrival, ReceiveError};
 use crate::migration::pages::Decoder;
 
 /// When the network is told where the guest is, from when it runs.
@@ -14,7 +14,7 @@ const ANNOUNCE_MS: [u64; 5] = [0, 50, 150, 300, 500];
 /// How often to tell how many pages are still to come.
 const TELL: Duration = Duration::from_millis(200);
 
-impl Incoming<'_> {
+impl Arrival<'_> {
     /// Whether the guest can run here before all of its pages have come.
     pub(super) fn prepare_postcopy(
         &mut self,

@@ -24,6 +24,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use super::checksum;
 use super::connection::{Connection, ConnectionError, Frame, wait_readable};
 use super::pages::Decoder;
+use super::priority::{LowPriority, Priority};
 use super::progress::Progress;
 use super::protocol::{
     ANSWER_TIMEOUT, Ack, Commit, Dropped, HEADER_BYTES, Kind, Reason, Rehearsed, Running, Welcome,
@@ -42,13 +43,23 @@ use postcopy::{Fetching, Missing, Starter};
 const SILENCE: Duration = Duration::from_secs(60);
 /// Acknowledge at least each so many bytes.
 const ACK_BYTES: u64 = 256 << 10;
-/// How long to wait for the right to run the guest. The source has given it up before COMMIT: if
-/// somebody has it now, that may be the source, which heard no answer and won it back. Whoever
-/// waited would get it when that guest ends, and run an older one on its disks.
-const PATIENCE: Duration = Duration::ZERO;
 /// How long a source that goes may take to say why.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Waits for a source, takes its guest and lets it run. Without a `postcopier` all of its memory
+
+/// Where a guest comes from.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Listens already.
+    pub listener: TcpListener,
+    /// Who this side is.
+    pub identity: Identity,
+    /// How long to wait for the first connection.
+    pub timeout: Duration,
+    /// What it takes to let the guest run before all of its pages are here.
+    pub postcopier: Option<Postcopier>,
+}
+
+/// Waits for a source, takes its guest and lets it run. Without a post-copier all of its memory
 /// has to be here before.
 ///
 /// # Errors
@@ -56,42 +67,50 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// find out. With [`ReceiveError::Lost`] it ran, and stands still for good.
 pub fn receive(
     machine: &dyn MigrationDestination,
-    listener: &TcpListener,
-    identity: &Identity,
-    patience: Duration,
-    postcopier: Option<Postcopier>,
+    incoming: Incoming,
+    priority: Priority,
     progress: &Progress,
 ) -> Result<Running, ReceiveError> {
+    let Incoming {
+        listener,
+        identity,
+        timeout,
+        postcopier,
+    } = incoming;
     let cancel = progress.cancel();
-    let source = accept::accept(listener, identity, patience, cancel)?;
-    let mut incoming = Incoming::new(machine, source, progress);
-    let outcome = incoming
+    let source = accept::accept(&listener, &identity, timeout, cancel)?;
+    let mut arrival = Arrival::new(machine, source, priority, progress);
+    let outcome = arrival
         .take(postcopier)
-        .map_err(|error| incoming.explain(error));
+        .map_err(|error| arrival.explain(error));
+    arrival.low_priority.end();
     match outcome {
         Ok(running) => {
-            let phase = match incoming.fetching {
+            let phase = match arrival.fetching {
                 None => MigrationPhase::Completed,
                 Some(_) => MigrationPhase::Postcopy,
             };
             progress.update(|status| status.phase = phase);
-            incoming.settle()?;
+            arrival.settle()?;
             Ok(running)
         }
         Err(error) => {
-            if let Some(fetching) = incoming.fetching.take() {
+            if let Some(fetching) = arrival.fetching.take() {
                 fetching.abandon();
             }
-            incoming.refuse(&crate::causes::chain(&error));
+            arrival.refuse(&crate::causes::chain(&error));
             Err(error)
         }
     }
 }
 
 /// A guest on its way here.
-struct Incoming<'a> {
+struct Arrival<'a> {
     machine: &'a dyn MigrationDestination,
     progress: &'a Progress,
+    low_priority: LowPriority,
+    /// For the source.
+    waited: Duration,
     control: Connection,
     data: Vec<Connection>,
     urgent: Option<Connection>,
@@ -110,11 +129,18 @@ struct Incoming<'a> {
     commit: Option<Commit>,
 }
 
-impl<'a> Incoming<'a> {
-    fn new(machine: &'a dyn MigrationDestination, source: Source, progress: &'a Progress) -> Self {
+impl<'a> Arrival<'a> {
+    fn new(
+        machine: &'a dyn MigrationDestination,
+        source: Source,
+        priority: Priority,
+        progress: &'a Progress,
+    ) -> Self {
         Self {
             machine,
             progress,
+            low_priority: LowPriority::begin(priority),
+            waited: Duration::ZERO,
             control: source.control,
             data: source.data,
             urgent: source.urgent,
@@ -158,7 +184,7 @@ impl<'a> Incoming<'a> {
             ..Running::default()
         };
         let mut lap = Instant::now();
-        self.machine.take(PATIENCE)?;
+        self.machine.take()?;
         running.ownership_us = next_lap(&mut lap);
         if let Err(error) = self.machine.restore(&state, commit.clock_ahead_ns) {
             self.machine.give_back();
@@ -207,8 +233,10 @@ impl<'a> Incoming<'a> {
         let open = self.open_data();
         let data = open.iter().map(|&index| &self.data[index]);
         let all: Vec<_> = std::iter::once(&self.control).chain(data).collect();
-        let deadline = Instant::now() + SILENCE;
-        let ready = wait_readable(&all, deadline, Some(self.progress.cancel()))?;
+        let start = Instant::now();
+        let ready = wait_readable(&all, start + SILENCE, Some(self.progress.cancel()))?;
+        self.waited += start.elapsed();
+        self.low_priority.mind(self.waited, Duration::ZERO);
         for (bit, index) in (1..).zip(open) {
             if ready & 1 << bit != 0 {
                 self.take_pages(index)?;
@@ -312,7 +340,11 @@ impl<'a> Incoming<'a> {
                     self.control
                         .send_message(Kind::Dropped, &dropped, deadline)?;
                 }
-                Kind::State => self.state = Some(VmState::decode(frame.body)?),
+                Kind::State => {
+                    // The guest waits from now on.
+                    self.low_priority.end();
+                    self.state = Some(VmState::decode(frame.body)?);
+                }
                 Kind::Commit => {
                     self.commit = Some(frame.message()?);
                     return Ok(());

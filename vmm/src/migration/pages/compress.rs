@@ -3,8 +3,6 @@
 //! What a codec does with the content is measured on the blocks that it compresses. One that is
 //! not in use is tried on a block now and then, so that a change of content is noticed.
 
-use std::time::Instant;
-
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use pindah_vmm_api::Compression;
 use zstd::bulk::Compressor;
@@ -12,6 +10,7 @@ use zstd::bulk::Compressor;
 use super::BLOCK_BYTES;
 use super::block::Encoding;
 use super::choice::{Codec, Meter, choose};
+use crate::migration::priority;
 
 /// Room for what LZ4 may take before it is known not to shrink.
 const PACKED_BYTES: usize = get_maximum_output_size(BLOCK_BYTES);
@@ -95,7 +94,7 @@ impl Codecs {
     /// Compresses and measures.
     fn run(&mut self, codec: Codec, block: &[u8]) -> Option<usize> {
         let most = block.len() - block.len() / 8;
-        let start = Instant::now();
+        let start = priority::used();
         // All that can fail is that the result does not fit.
         let length = match codec {
             Codec::Lz4 => {
@@ -115,7 +114,8 @@ impl Codecs {
             Codec::Lz4 => &mut self.lz4_meter,
             Codec::Zstd => &mut self.zstd_meter,
         };
-        meter.record(block.len(), length.unwrap_or(block.len()), start.elapsed());
+        let used = priority::used().saturating_sub(start);
+        meter.record(block.len(), length.unwrap_or(block.len()), used);
         length
     }
 }

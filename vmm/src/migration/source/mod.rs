@@ -10,6 +10,7 @@
 //!                                    RUNNING          └─► it is lost: it stands still for good
 //! ```
 
+mod encoding;
 mod error;
 mod postcopy;
 mod precopy;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use pindah_vmm_api::{MigrateRequest, MigrationMode, MigrationPhase, MigrationReport, PauseReason};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
+pub use encoding::EncodingThread;
 pub use error::MigrationError;
 use precopy::{Ending, Precopy};
 use sender::{Connections, Sender};
@@ -30,6 +32,7 @@ use throttle::Throttle;
 
 use super::clocks::Exchange;
 use super::connection::Connection;
+use super::pages::{Encoder, EncoderOptions};
 use super::priority::Priority;
 use super::progress::Progress;
 use super::protocol::{
@@ -43,7 +46,7 @@ use crate::vm::migratable::MigrationSource;
 const QUIESCE: Duration = Duration::from_secs(10);
 
 /// What a source has to send with.
-pub struct Links {
+pub struct Links<'a> {
     /// The control connection.
     pub control: TcpStream,
     /// Data connections, one at least.
@@ -52,6 +55,8 @@ pub struct Links {
     pub urgent: Option<TcpStream>,
     /// Who we are.
     pub identity: Identity,
+    /// Encodes what is sent.
+    pub encoding: &'a EncodingThread,
 }
 
 /// Moves the guest. On success it runs at the destination and never again here; the caller lets
@@ -63,11 +68,10 @@ pub struct Links {
 pub fn migrate(
     guest: &dyn MigrationSource,
     request: &MigrateRequest,
-    links: Links,
+    links: Links<'_>,
     priority: Priority,
     progress: &Progress,
 ) -> Result<MigrationReport, MigrationError> {
-    priority.lower();
     let outcome = attempt(guest, request, links, priority, progress);
     priority.restore();
     let cancelled = progress.cancel().is_set();
@@ -84,26 +88,31 @@ pub fn migrate(
 fn attempt(
     guest: &dyn MigrationSource,
     request: &MigrateRequest,
-    links: Links,
+    links: Links<'_>,
     priority: Priority,
     progress: &Progress,
 ) -> Result<MigrationReport, MigrationError> {
+    let thread = links.encoding;
     let mut connections = connect(request, links, progress)?;
     greet(guest, request, &mut connections)?;
     let rehearsal = rehearse(guest, &mut connections.control)?;
-    let memory = guest.memory();
+    let options = EncoderOptions {
+        compression: request.compression,
+        delta_cache_bytes: delta_cache_bytes(guest, request),
+    };
+    let encoder = Encoder::new(guest.memory(), options);
     let mut sender = Sender::new(
         connections,
-        &memory,
-        request,
-        delta_cache_bytes(guest, request),
+        thread.begin(encoder, priority),
+        request.bandwidth_bytes_per_s,
+        priority,
         Throttle::new(guest),
         progress,
     );
     guest.start_dirty_log()?;
-    let mut precopy = Precopy::new(guest, request, rehearsal, priority, progress);
+    let mut precopy = Precopy::new(guest, request, rehearsal, progress);
     let outcome = precopy.run(&mut sender).and_then(|ending| {
-        priority.restore();
+        sender.end_low_priority();
         if ending == Ending::LeavePages {
             postcopy::leave(&precopy.pending, &mut sender)?;
         }
@@ -134,7 +143,7 @@ fn attempt(
 
 fn connect(
     request: &MigrateRequest,
-    links: Links,
+    links: Links<'_>,
     progress: &Progress,
 ) -> Result<Connections, MigrationError> {
     let migration = random_id();

@@ -11,7 +11,6 @@ use crate::migration::convergence::{
     Decision, Observation, Prediction, Targets, decide, expected_switchover, predicted_downtime,
 };
 use crate::migration::pending::Pending;
-use crate::migration::priority::{Priority, Share};
 use crate::migration::progress::Progress;
 use crate::vm::migratable::MigrationSource;
 
@@ -40,9 +39,6 @@ pub enum Ending {
 pub struct Precopy<'a> {
     guest: &'a dyn MigrationSource,
     progress: &'a Progress,
-    priority: Priority,
-    /// Looked at while the priority is low.
-    share: Option<Share>,
     targets: Targets,
     /// What was learned before.
     pub rehearsal: Rehearsal,
@@ -65,15 +61,12 @@ impl<'a> Precopy<'a> {
         guest: &'a dyn MigrationSource,
         request: &MigrateRequest,
         rehearsal: Rehearsal,
-        priority: Priority,
         progress: &'a Progress,
     ) -> Self {
         let memory = guest.memory();
         Self {
             guest,
             progress,
-            priority,
-            share: Some(Share::from_now()),
             targets: Targets {
                 downtime: Duration::from_millis(request.downtime_target_ms),
                 timeout: Duration::from_secs(request.timeout_s),
@@ -138,23 +131,8 @@ impl<'a> Precopy<'a> {
 
     fn throttle(&mut self, percent: u8, sender: &mut Sender<'_>) {
         self.throttle_percent = percent;
-        self.end_low_priority();
+        sender.end_low_priority();
         sender.set_throttle(percent);
-    }
-
-    fn end_low_priority(&mut self) {
-        self.share = None;
-        self.priority.restore();
-    }
-
-    /// Guests that leave nothing of a processor share it.
-    fn mind_share(&mut self, sender: &Sender<'_>) {
-        if let Some(share) = &mut self.share
-            && share.is_short(sender.waited())
-        {
-            tracing::info!("the host is busy: the migration goes on at normal priority");
-            self.end_low_priority();
-        }
     }
 
     /// Within a round of which so many pages are left: a guest that writes too fast is held at
@@ -199,7 +177,7 @@ impl<'a> Precopy<'a> {
             self.pending.remove(chunk, &all);
             self.show_remaining();
             sender.send(&runs)?;
-            self.mind_share(sender);
+            sender.mind_share();
         }
         self.end_round(sender, start, before, pages)
     }
@@ -223,7 +201,7 @@ impl<'a> Precopy<'a> {
                 sender.send(&runs)?;
                 unsent -= runs.iter().map(|&(_, pages)| u64::from(pages)).sum::<u64>();
                 let so_far = RoundReport {
-                    pages: pages - unsent,
+                    pages: pages - unsent - sender.pages_ahead(),
                     wire_bytes: sender.sent() - before,
                     duration_us: 0,
                 };
@@ -231,7 +209,7 @@ impl<'a> Precopy<'a> {
                     self.end_round(sender, start, before, pages - unsent)?;
                     return Ok(Some(ending));
                 }
-                self.mind_share(sender);
+                sender.mind_share();
             }
         }
         self.before = dirty;
@@ -276,8 +254,10 @@ impl<'a> Precopy<'a> {
         let wire_bytes_per_page = last.map_or(PAGE_SIZE as f64, |round| {
             round.wire_bytes as f64 / round.pages as f64
         });
+        // Those that are being encoded are pending no more.
+        let unsent_on_wire = (unsent_pages + sender.pages_ahead()) as f64;
         Observation {
-            unsent_bytes: (unsent_pages as f64 * wire_bytes_per_page) as u64,
+            unsent_bytes: (unsent_on_wire * wire_bytes_per_page) as u64,
             dirty_pages: self.pending.count() - unsent_pages,
             dirty_pages_per_s: self.dirty_pages_per_s,
             wire_bytes_per_page,

@@ -2,19 +2,20 @@
 
 mod urgent;
 
+use std::mem;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pindah_vmm_api::{MigrateRequest, PageStatistics};
+use pindah_vmm_api::PageStatistics;
 
 use super::MigrationError;
+use super::encoding::{Encoding, Settings};
 use super::throttle::Throttle;
-use crate::memory::{GuestMemory, PAGE_SIZE};
+use crate::memory::PAGE_SIZE;
 use crate::migration::cap::Cap;
 use crate::migration::connection::{Connection, ConnectionError, wait_readable};
-use crate::migration::pages::{Encoder, EncoderOptions};
 use crate::migration::pending::Run;
+use crate::migration::priority::{LowPriority, Priority};
 use crate::migration::progress::Progress;
 use crate::migration::protocol::{Ack, FrameHeader, HEADER_BYTES, Kind, Reason};
 use crate::migration::window::Window;
@@ -25,6 +26,8 @@ const STALL: Duration = Duration::from_secs(30);
 /// Pages that are encoded at once. What a batch costs beside its pages (a record, a system call or
 /// two, the other side's wake-up) is the same for one page and for many.
 const BATCH_PAGES: u32 = 64;
+/// Batches that are encoded while one is sent.
+const AHEAD: usize = 1;
 /// How long to wait for the destination before looking at the clock again.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -44,11 +47,12 @@ pub struct Sender<'a> {
     data: Vec<Connection>,
     urgent: Option<Connection>,
     next: usize,
-    encoder: Encoder,
+    encoding: Encoding,
     window: Window,
     /// What the kernel was told last.
     pace: Option<u64>,
     cap: Option<Cap>,
+    low_priority: LowPriority,
     throttle: Throttle<'a>,
     progress: &'a Progress,
     buffer: Vec<u8>,
@@ -56,37 +60,34 @@ pub struct Sender<'a> {
     unsent: Range<usize>,
     sent: u64,
     last_ack: Instant,
+    /// For the destination, for a cap or for the guest to write.
     waited: Duration,
     /// How long the destination may take nothing.
     patience: Duration,
 }
 
 impl<'a> Sender<'a> {
-    /// On connections that are agreed on.
+    /// On connections that are agreed on. From now on the calling thread and the one that encodes
+    /// leave the processor to others.
     pub fn new(
         connections: Connections,
-        memory: &Arc<GuestMemory>,
-        request: &MigrateRequest,
-        delta_cache_bytes: u64,
+        encoding: Encoding,
+        bandwidth_bytes_per_s: Option<u64>,
+        priority: Priority,
         throttle: Throttle<'a>,
         progress: &'a Progress,
     ) -> Self {
-        let options = EncoderOptions {
-            compression: request.compression,
-            delta_cache_bytes,
-        };
         let now = progress.elapsed();
         Self {
             control: connections.control,
             data: connections.data,
             urgent: connections.urgent,
             next: 0,
-            encoder: Encoder::new(Arc::clone(memory), options),
+            encoding,
             window: Window::new(now),
             pace: None,
-            cap: request
-                .bandwidth_bytes_per_s
-                .map(|bytes_per_s| Cap::new(now, bytes_per_s)),
+            cap: bandwidth_bytes_per_s.map(|bytes_per_s| Cap::new(now, bytes_per_s)),
+            low_priority: LowPriority::begin(priority),
             throttle,
             progress,
             buffer: Vec::new(),
@@ -98,14 +99,24 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// How long it has waited for the destination, for a cap or for the guest to write.
-    pub fn waited(&self) -> Duration {
-        self.waited
+    /// Looks whether guests leave this thread and the one that encodes enough of the processor.
+    pub fn mind_share(&mut self) {
+        self.low_priority.mind(self.waited, self.encoding.used());
+    }
+
+    /// They are as any other from now on.
+    pub fn end_low_priority(&mut self) {
+        self.low_priority.end();
     }
 
     /// Bytes of page frames so far.
     pub fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// Pages that were given to [`Self::send`] and are still being encoded.
+    pub fn pages_ahead(&self) -> u64 {
+        self.encoding.pages_ahead()
     }
 
     /// Bytes on the wire so far, all connections together.
@@ -122,12 +133,12 @@ impl<'a> Sender<'a> {
 
     /// What became of the pages.
     pub fn statistics(&self) -> PageStatistics {
-        self.encoder.statistics()
+        self.encoding.encoder().statistics()
     }
 
     /// Counts pages that are not sent since nobody ever wrote them.
     pub fn count_untouched(&mut self, pages: u64) {
-        self.encoder.count_untouched(pages);
+        self.encoding.encoder().count_untouched(pages);
     }
 
     /// Slows the guest down by so much.
@@ -135,27 +146,55 @@ impl<'a> Sender<'a> {
         self.throttle.set(percent);
     }
 
-    /// Sends pages at the pace of the link.
+    /// Sends pages at the pace of the link. The last ones go with the next call, or with
+    /// [`Self::drain`].
     pub fn send(&mut self, runs: &[Run]) -> Result<(), MigrationError> {
         for batch in batches(runs) {
-            self.encode(&batch)?;
-            let mut start = 0;
-            while start < self.buffer.len() {
-                let end = start + whole_frames(&self.buffer[start..], self.window.frame_bytes());
-                self.wait_for_room((end - start) as u64)?;
-                self.put(start..end)?;
-                self.take_acks()?;
-                start = end;
+            self.encoding.begin(batch, self.settings());
+            while self.encoding.ahead() > AHEAD {
+                self.send_encoded()?;
             }
         }
+        Ok(())
+    }
+
+    /// Sends the batch that was begun first.
+    fn send_encoded(&mut self) -> Result<(), MigrationError> {
+        self.take_encoded()?;
+        let mut start = 0;
+        while start < self.buffer.len() {
+            let end = start + whole_frames(&self.buffer[start..], self.window.frame_bytes());
+            self.wait_for_room((end - start) as u64)?;
+            self.put(start..end)?;
+            self.take_acks()?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn take_encoded(&mut self) -> Result<(), MigrationError> {
+        let last = mem::take(&mut self.buffer);
+        self.buffer = self.encoding.next(last)?;
         Ok(())
     }
 
     /// Sends pages at once: the guest waits.
     pub fn send_now(&mut self, runs: &[Run]) -> Result<(), MigrationError> {
         self.set_pace(None);
-        for batch in batches(runs) {
-            self.encode(&batch)?;
+        let mut batches = batches(runs).peekable();
+        while let Some(batch) = batches.next() {
+            if self.encoding.ahead() == 0 && batches.peek().is_none() {
+                self.encode(&batch)?;
+                return self.put(0..self.buffer.len());
+            }
+            self.encoding.begin(batch, self.settings());
+            if self.encoding.ahead() > AHEAD {
+                self.take_encoded()?;
+                self.put(0..self.buffer.len())?;
+            }
+        }
+        while self.encoding.ahead() > 0 {
+            self.take_encoded()?;
             self.put(0..self.buffer.len())?;
         }
         Ok(())
@@ -171,6 +210,9 @@ impl<'a> Sender<'a> {
 
     /// Waits until all that was sent is in place.
     pub fn drain(&mut self) -> Result<(), MigrationError> {
+        while self.encoding.ahead() > 0 {
+            self.send_encoded()?;
+        }
         while self.window.in_flight() > 0 {
             self.wait_for_acks(TICK)?;
         }
@@ -190,13 +232,18 @@ impl<'a> Sender<'a> {
     }
 
     fn encode(&mut self, runs: &[Run]) -> Result<(), MigrationError> {
-        self.buffer.clear();
-        self.encoder.set_frame_bytes(self.window.frame_bytes());
-        // Until the link was full once nobody knows whether it pays to send less.
-        if let Some(rate) = self.capped(self.window.link_rate()) {
-            self.encoder.set_link_rate(rate);
+        let (settings, room) = (self.settings(), mem::take(&mut self.buffer));
+        self.buffer = self.encoding.encode_here(runs, settings, room)?;
+        Ok(())
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            frame_bytes: self.window.frame_bytes(),
+            // Until the link was full once nobody knows whether it pays to send less.
+            link_rate: self.capped(self.window.link_rate()),
+            is_low: self.low_priority.is_on(),
         }
-        Ok(self.encoder.encode_runs(runs, &mut self.buffer)?)
     }
 
     /// What is acknowledged or what the cap lets through, in bytes a second.

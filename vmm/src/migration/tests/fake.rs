@@ -241,7 +241,7 @@ impl MigrationDestination for Fake {
         Ok(())
     }
 
-    fn take(&self, _: Duration) -> Result<(), MigratableError> {
+    fn take(&self) -> Result<(), MigratableError> {
         self.record.take(self.name)
     }
 

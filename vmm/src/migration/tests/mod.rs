@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use pindah_vmm_api::{MigrateRequest, MigrationMode, MigrationPhase, MigrationReport};
 
-use super::destination::{self, Postcopier, ReceiveError};
+use super::destination::{self, Incoming, Postcopier, ReceiveError};
 use super::priority::Priority;
 use super::progress::Progress;
 use super::protocol::Running;
-use super::source::{self, Links, MigrationError};
+use super::source::{self, EncodingThread, Links, MigrationError};
 use super::tls::Identity;
 use super::wait::Cancel;
 use crate::memory::userfault::Userfault;
@@ -81,17 +81,11 @@ impl Rig {
         let address = listener.local_addr().unwrap();
         let done = std::sync::atomic::AtomicBool::new(false);
         thread::scope(|scope| {
-            let receiver = scope.spawn(|| {
+            let receiver = scope.spawn(move || {
                 let progress = Progress::new(Cancel::new().unwrap());
-                let plain = Identity::Plain;
-                destination::receive(
-                    &self.destination,
-                    &listener,
-                    &plain,
-                    PATIENCE,
-                    self.postcopier(),
-                    &progress,
-                )
+                let incoming = self.incoming(listener);
+                let priority = Priority::default();
+                destination::receive(&self.destination, incoming, priority, &progress)
             });
             scope.spawn(|| {
                 while !done.load(std::sync::atomic::Ordering::SeqCst) {
@@ -113,6 +107,7 @@ impl Rig {
                 data: (0..self.connections).map(|_| connect()).collect(),
                 urgent: (self.request.mode == MigrationMode::Hybrid).then(connect),
                 identity: Identity::Plain,
+                encoding: &EncodingThread::spawn().unwrap(),
             };
             let sent = source::migrate(
                 &self.source,
@@ -124,6 +119,15 @@ impl Rig {
             done.store(true, std::sync::atomic::Ordering::SeqCst);
             (sent, receiver.join().unwrap())
         })
+    }
+
+    fn incoming(&self, listener: TcpListener) -> Incoming {
+        Incoming {
+            listener,
+            identity: Identity::Plain,
+            timeout: PATIENCE,
+            postcopier: self.postcopier(),
+        }
     }
 
     fn postcopier(&self) -> Option<Postcopier> {

@@ -211,16 +211,8 @@ fn play(rig: &Rig, script: impl FnOnce(Script, &Fake) + Send) -> Result<Running,
     thread::scope(|scope| {
         scope.spawn(|| script(Script::connect(address, &rig.source), &rig.source));
         let progress = Progress::new(Cancel::new().unwrap());
-        let plain = Identity::Plain;
-        let postcopier = rig.postcopier();
-        destination::receive(
-            &rig.destination,
-            &listener,
-            &plain,
-            PATIENCE,
-            postcopier,
-            &progress,
-        )
+        let incoming = rig.incoming(listener);
+        destination::receive(&rig.destination, incoming, Priority::default(), &progress)
     })
 }
 

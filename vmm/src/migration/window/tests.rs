@@ -328,3 +328,24 @@ fn acks_that_cannot_be_are_ignored() {
     assert!(window.available() <= MAX_WINDOW);
     assert!(window.frame_bytes() <= MAX_FRAME_FAST as usize);
 }
+
+#[test]
+fn acknowledgements_that_come_all_at_once_are_no_fast_link() {
+    const SEND: u64 = 10_000;
+    let mut window = Window::new(Duration::ZERO);
+    let (mut now, mut acked) = (Duration::ZERO, 0);
+    for _ in 0..50 {
+        for _ in 0..10 {
+            now += Duration::from_millis(1);
+            window.on_sent(now, SEND);
+        }
+        // The destination's thread was off its processor.
+        for _ in 0..10 {
+            now += Duration::from_micros(100);
+            acked += SEND;
+            window.on_ack(now, acked);
+        }
+    }
+    let rate = window.rate().unwrap();
+    assert!(rate <= 10_500_000, "{rate}");
+}

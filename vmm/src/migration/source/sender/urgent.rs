@@ -26,7 +26,7 @@ pub struct Urgent {
 impl Sender<'_> {
     /// From now on pages go whole, and nobody cancels.
     pub fn begin_postcopy(&mut self) {
-        self.encoder.forget_versions();
+        self.encoding.encoder().forget_versions();
         self.patience = LINK_PATIENCE;
         self.last_ack = Instant::now();
         for connection in self.data.iter_mut().chain(&mut self.urgent) {
@@ -69,8 +69,10 @@ impl Sender<'_> {
 
     /// Sends a page that somebody waits for, past all others.
     pub fn send_wanted(&mut self, gpa: u64) -> Result<(), MigrationError> {
-        let mut frames = Vec::new();
-        self.encoder.encode_runs(&[(gpa, 1)], &mut frames)?;
+        let settings = self.settings();
+        let frames = self
+            .encoding
+            .encode_here(&[(gpa, 1)], settings, Vec::new())?;
         let deadline = Instant::now() + self.patience;
         self.urgent()?.send(&frames, deadline)?;
         self.count_sent(frames.len() as u64);

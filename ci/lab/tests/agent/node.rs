@@ -1,0 +1,174 @@
+//! A server with an agent in it.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use pindah_lab::guest::Console;
+use pindah_lab::network::{HOST_ADDRESS, Port};
+use pindah_lab::{Lab, Process, Server};
+use serde_json::Value;
+
+/// What takes moments on an idle host.
+pub const ACTION_LIMIT: Duration = Duration::from_secs(240);
+
+const MEMORY_MIB: u32 = 1024;
+/// Room for an image and a disk made from it.
+const STATE_BYTES: u64 = 4 << 30;
+const LOG: &str = "/var/lib/pindah/pindahd.log";
+/// A server that keeps its agent's state when it loses its power.
+pub struct Node {
+    name: String,
+    state: PathBuf,
+    port: Option<Port>,
+    server: Option<Server>,
+    agent: Option<Process>,
+}
+
+impl Node {
+    /// With the agent running. Its clock is ahead by as many seconds.
+    pub fn new(lab: &Lab, name: &str, clock_ahead_s: u32) -> Result<Self> {
+        let state = lab.directory().join(format!("{name}.raw"));
+        File::create(&state)?.set_len(STATE_BYTES)?;
+        let mut node = Self {
+            name: name.to_owned(),
+            state,
+            port: None,
+            server: None,
+            agent: None,
+        };
+        node.boot(lab)?;
+        let server = node.server();
+        server.check(&format!("date -s '{clock_ahead_s} seconds'"))?;
+        server.check("mkfs.ext4 -q /dev/vdb")?;
+        node.mount()?;
+        node.start_agent()?;
+        Ok(node)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The server.
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().expect("it has power")
+    }
+
+    /// The power fails.
+    pub fn lose_power(&mut self) {
+        self.server().kill();
+        (self.agent, self.server) = (None, None);
+    }
+
+    /// The power comes back, and the agent starts with the server.
+    pub fn power_on(&mut self, lab: &Lab) -> Result<()> {
+        self.boot(lab)?;
+        self.mount()?;
+        self.start_agent()
+    }
+
+    fn boot(&mut self, lab: &Lab) -> Result<()> {
+        let mut server = lab.server(&self.name).memory_mib(MEMORY_MIB);
+        if let Some(port) = &self.port {
+            server = server.port(port.clone());
+        }
+        let server = server.kept_disk(&self.state).start()?;
+        self.port = Some(server.port().clone());
+        let names = format!("nameserver {HOST_ADDRESS}\n");
+        server.put("/etc/resolv.conf", names.as_bytes())?;
+        // What udev does on a server of flesh and blood.
+        server.check("modprobe vhost_net")?;
+        self.server = Some(server);
+        Ok(())
+    }
+
+    fn mount(&self) -> Result<()> {
+        let mount = "mkdir -p /var/lib/pindah && mount /dev/vdb /var/lib/pindah";
+        self.server().check(mount).map(drop)
+    }
+
+    /// Starts the agent and waits until it serves.
+    pub fn start_agent(&mut self) -> Result<()> {
+        let run = format!("exec pindahd >>{LOG} 2>&1");
+        self.agent = Some(self.server().spawn(&["sh", "-c", &run])?);
+        let listed = self
+            .server()
+            .wait_until("the agent", ACTION_LIMIT, "pindah guest list");
+        self.explain(listed).map(drop)
+    }
+
+    /// Ends the agent as nobody would who means well.
+    pub fn kill_agent(&mut self) -> Result<()> {
+        let agent = self.agent.take().context("the agent runs")?;
+        agent.signal(Signal::SIGKILL)?;
+        let ended = agent.wait(ACTION_LIMIT)?;
+        ensure!(ended.status == 128 + 9, "it ended with {}", ended.status);
+        Ok(())
+    }
+
+    /// `pindah` with these arguments, which must succeed; what it printed.
+    pub fn pindah(&self, arguments: &str) -> Result<String> {
+        let command = format!("pindah {arguments}");
+        let output = self.server().run_within(ACTION_LIMIT, &command);
+        let text = output.and_then(|output| Ok(output.ok()?.text().into_owned()));
+        self.explain(text)
+    }
+
+    /// The same, for programs.
+    pub fn json(&self, arguments: &str) -> Result<Value> {
+        let printed = self.pindah(&format!("--json {arguments}"))?;
+        serde_json::from_str(&printed).with_context(|| format!("`{arguments}` prints {printed}"))
+    }
+
+    /// The guest as `pindah guest show` tells of it.
+    pub fn guest(&self, name: &str) -> Result<Value> {
+        self.json(&format!("guest show {name}"))
+    }
+
+    /// Waits until `pindah` with these arguments prints a line that matches.
+    pub fn wait_line(&self, arguments: &str, pattern: &str) -> Result<()> {
+        let what = format!("“{pattern}” in `pindah {arguments}`");
+        let look = format!(
+            "pindah {arguments} 2>&1 | tee /tmp/look | grep -q '{pattern}' || {{ cat /tmp/look; false; }}"
+        );
+        let waited = self.server().wait_until(&what, ACTION_LIMIT, &look);
+        self.explain(waited).map(drop)
+    }
+
+    /// Waits until `guest show` says that it does this.
+    pub fn wait_state(&self, name: &str, state: &str) -> Result<Value> {
+        self.wait_line(&format!("guest show {name}"), &format!("^state *{state}"))?;
+        self.guest(name)
+    }
+
+    /// Attaches to the guest's serial port by `pindah guest console`.
+    pub fn console(&self, name: &str) -> Result<Console> {
+        let attach = ["pindah", "guest", "console", name];
+        Ok(Console::new(self.server().spawn(&attach)?))
+    }
+
+    /// Adds to an error what the agent has said last.
+    pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| {
+            let log = self.server().run(&format!("tail -n 30 {LOG}"));
+            let log = log.map_or_else(|error| error.to_string(), |log| log.text().into_owned());
+            error.context(format!("the agent's log on {} ends with\n{log}", self.name))
+        })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(server) = &self.server
+            && let Ok(log) = server.get(LOG)
+        {
+            let _ = fs::write(self.state.with_extension("agent.log"), log);
+        }
+        // The logs stay, an image of some gigabytes need not.
+        let _ = fs::remove_file(&self.state);
+    }
+}
