@@ -1,4 +1,4 @@
-//! Supervision without systemd: the agent starts the VMM itself, and adopts it after a restart.
+//! Start and adoption: the agent starts the VMM itself, and finds it again after a restart.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,7 +13,7 @@ use pindah_vmm_api::{EventKind, Initiator, VmConfig};
 use thiserror::Error;
 use tokio::process::{Child, Command};
 
-use super::{Identity, find_process};
+use super::{Identity, VmmUser, find_process};
 use crate::files;
 
 /// Written by us, in the guest's directory.
@@ -74,6 +74,8 @@ impl Purpose {
 pub struct Direct {
     /// The VMM's program.
     vmm: PathBuf,
+    /// Whom it becomes.
+    user: Option<VmmUser>,
 }
 
 /// Why there is no process.
@@ -110,7 +112,13 @@ pub struct GuestProcess {
 impl Direct {
     /// Starts guests by this program.
     pub fn new(vmm: PathBuf) -> Self {
-        Self { vmm }
+        Self { vmm, user: None }
+    }
+
+    /// Has them run as this user, when they have opened what they need.
+    #[must_use]
+    pub fn as_user(self, user: Option<VmmUser>) -> Self {
+        Self { user, ..self }
     }
 
     /// The API socket of the VMM in `directory`.
@@ -152,6 +160,9 @@ impl Direct {
             .stdin(Stdio::null())
             .stdout(said)
             .stderr(log);
+        if let Some(user) = self.user {
+            command.args(["--user", &user.to_string()]);
+        }
         let started = |source| SpawnError::Start {
             program: self.vmm.clone(),
             source,

@@ -2,11 +2,16 @@
 //!
 //! Each VMM is the leader of a session of its own, so that neither the agent's end nor a signal to
 //! its group reaches it. What is needed to find it again lies in the guest's directory.
+//!
+//! The VMM opens what it needs as root and becomes a user of its own before it looks at the guest
+//! ([`VmmUser`]).
 
 mod direct;
 mod find;
 mod identity;
+mod user;
 
 pub use direct::{Direct, GuestProcess, Purpose, SpawnError};
 pub use find::find_process;
 pub use identity::Identity;
+pub use user::{VmmUser, VmmUserError};

@@ -4,6 +4,7 @@
 //! `/dev/kvm` does not open, tests that need a guest say so and end.
 
 mod accounts;
+mod containment;
 mod crash;
 mod disk_move;
 mod full_disk;
