@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::{Api, ApiError};
 use crate::cluster::{GuestStatus, NodeStatus};
-use crate::domain::{Autostart, Boot, CrashPolicy, Disk, Guest, GuestName, Interface, Wanted};
+use crate::domain::{
+    Autostart, Boot, CpuLimits, CrashPolicy, Disk, Guest, GuestName, Interface, Wanted,
+};
 use crate::guests::{GuestState, Status};
 use crate::metrics::GuestUsage;
 use crate::storage::{PoolState, PoolStatus};
@@ -45,6 +47,9 @@ pub struct GuestView {
     pub incomplete: bool,
     /// Virtual CPUs.
     pub cpus: u8,
+    /// What it may take of its node's processors.
+    #[serde(default)]
+    pub cpu_limits: CpuLimits,
     /// RAM in MiB.
     pub memory_mib: u64,
     /// CPU features that it may see.
@@ -178,6 +183,7 @@ impl GuestView {
             crashes: status.crashes,
             incomplete: guest.incomplete,
             cpus: guest.cpus,
+            cpu_limits: guest.cpu_limits,
             memory_mib: guest.memory_mib,
             baseline: guest.baseline,
             cluster_baseline: guest.cpu_features.is_some(),

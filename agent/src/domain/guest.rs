@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{CloudInit, FileName, GuestName, ImageRef, Interface, PoolName, PoolRecord};
+use super::{CloudInit, CpuLimits, FileName, GuestName, ImageRef, Interface, PoolName, PoolRecord};
 use crate::store::Record;
 
 /// A guest.
@@ -19,6 +19,9 @@ pub struct Guest {
     pub name: GuestName,
     /// Virtual CPUs.
     pub cpus: u8,
+    /// What it may take of its node's processors.
+    #[serde(default)]
+    pub cpu_limits: CpuLimits,
     /// RAM in MiB.
     pub memory_mib: u64,
     /// CPU features that it may see.

@@ -1,5 +1,6 @@
 //! `pindah guest …`.
 
+mod cpu;
 mod create;
 mod disk;
 mod edit;

@@ -120,6 +120,7 @@ fn text(guest: &GuestView) -> String {
         ),
         ("crashes", guest.crashes.to_string()),
         ("cpus", guest.cpus.to_string()),
+        ("cpu limits", guest.cpu_limits.to_string()),
         ("memory", mib(guest.memory_mib)),
         ("takes", takes(guest)),
         ("boots", boot),
