@@ -50,6 +50,9 @@ pub struct GuestView {
     /// What it may take of its node's processors.
     #[serde(default)]
     pub cpu_limits: CpuLimits,
+    /// Why its node does not apply that, while it runs and it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits_error: Option<String>,
     /// RAM in MiB.
     pub memory_mib: u64,
     /// CPU features that it may see.
@@ -184,6 +187,7 @@ impl GuestView {
             incomplete: guest.incomplete,
             cpus: guest.cpus,
             cpu_limits: guest.cpu_limits,
+            limits_error: status.limits_error,
             memory_mib: guest.memory_mib,
             baseline: guest.baseline,
             cluster_baseline: guest.cpu_features.is_some(),

@@ -24,6 +24,7 @@ mod ending;
 mod error;
 mod intent;
 mod interface;
+mod limits;
 mod lookup;
 mod machine;
 mod memory;
@@ -60,7 +61,7 @@ use crate::metrics::Metrics;
 use crate::network::Networks;
 use crate::storage::Pools;
 use crate::store::{Collection, Store};
-use crate::supervisor::Direct;
+use crate::supervisor::{Containment, Direct};
 use crate::tasks::Tasks;
 use crate::vmm_client::VmmClient;
 use machine::Machine;
@@ -85,6 +86,8 @@ pub struct Resources {
     pub witness: bool,
     /// What starts processes.
     pub supervisor: Direct,
+    /// What keeps each guest's process in a group of its own.
+    pub containment: Arc<dyn Containment>,
     /// Where images and disks are kept.
     pub pools: Pools,
     /// What guests are connected to.

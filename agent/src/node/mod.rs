@@ -28,7 +28,7 @@ use crate::security::{
 };
 use crate::storage::{Pools, PoolsConfig, StorageError};
 use crate::store::{SqliteStore, Store, StoreError};
-use crate::supervisor::{Direct, VmmUser, VmmUserError};
+use crate::supervisor::{Direct, VmmUser, VmmUserError, containment};
 use crate::tasks::Tasks;
 use admin_context::AdminContext;
 use renewal::Renewal;
@@ -170,6 +170,7 @@ impl Node {
             }),
             witness,
             supervisor: Direct::new(config.vmm.clone()).as_user(vmm_user),
+            containment: containment(),
             pools: pools.clone(),
             networks,
             tasks: tasks.clone(),

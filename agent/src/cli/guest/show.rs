@@ -73,6 +73,14 @@ fn takes(guest: &GuestView) -> String {
     )
 }
 
+/// What it may take of processors, and why that is not so.
+fn cpu_limits(guest: &GuestView) -> String {
+    match &guest.limits_error {
+        Some(error) => format!("{}; not applied: {error}", guest.cpu_limits),
+        None => guest.cpu_limits.to_string(),
+    }
+}
+
 fn text(guest: &GuestView) -> String {
     let disks: Vec<String> = guest
         .disks
@@ -120,7 +128,7 @@ fn text(guest: &GuestView) -> String {
         ),
         ("crashes", guest.crashes.to_string()),
         ("cpus", guest.cpus.to_string()),
-        ("cpu limits", guest.cpu_limits.to_string()),
+        ("cpu limits", cpu_limits(guest)),
         ("memory", mib(guest.memory_mib)),
         ("takes", takes(guest)),
         ("boots", boot),
