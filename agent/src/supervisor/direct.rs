@@ -169,6 +169,7 @@ impl Direct {
         };
         let child = command.spawn().map_err(started)?;
         let pid = child.id().unwrap_or_default();
+        be_expendable(pid);
         // Not reaped yet, so the number is its own even if it has ended.
         let identity = Identity::of(pid).unwrap_or(Identity {
             pid,
@@ -237,6 +238,14 @@ impl Direct {
         let lines = tail.lines().rev().find(|line| !line.trim().is_empty());
         let line = lines.unwrap_or("it said nothing").trim();
         line.strip_prefix("pindah-vmm: ").unwrap_or(line).to_owned()
+    }
+}
+
+/// When memory runs out a guest goes before the agent that brings it back: what the agent's own unit
+/// says of it (`OOMScoreAdjust`) is not its guests' (proc(5), `/proc/pid/oom_score_adj`).
+fn be_expendable(pid: u32) {
+    if let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), "0") {
+        tracing::debug!("the OOM score of process {pid}: {error}");
     }
 }
 
