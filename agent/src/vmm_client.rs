@@ -16,8 +16,10 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use pindah_vmm_api::{
-    ErrorBody, Event, Metrics, MigrateRequest, MigrationStatus, ResumeRequest, VmInfo,
+    BalloonTarget, DiskResize, ErrorBody, Event, Metrics, MigrateRequest, MigrationStatus,
+    ResumeRequest, VmInfo,
 };
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -104,10 +106,8 @@ impl VmmClient {
     /// # Errors
     /// [`VmmError`].
     pub async fn resume(&self) -> Result<(), VmmError> {
-        let body = serde_json::to_vec(&ResumeRequest::default())
-            .map_err(|error| VmmError::Protocol(error.to_string()))?;
-        let request = json_request(Method::POST, "/api/v1/vm/resume", body)?;
-        self.answer(request, Vec::new()).await.map(|_| ())
+        let body = ResumeRequest::default();
+        self.order(Method::POST, "/api/v1/vm/resume", &body).await
     }
 
     /// Starts the machine anew.
@@ -132,6 +132,29 @@ impl VmmClient {
     /// [`VmmError`].
     pub async fn power_off(&self) -> Result<(), VmmError> {
         self.command("power-off").await
+    }
+
+    /// Makes a disk `size_bytes` large, and tells the guest.
+    ///
+    /// # Errors
+    /// [`VmmError`].
+    pub async fn resize_disk(&self, id: &str, size_bytes: u64) -> Result<(), VmmError> {
+        let path = format!("/api/v1/disks/{id}");
+        self.order(Method::PATCH, &path, &DiskResize { size_bytes })
+            .await
+    }
+
+    /// Asks the guest to give back `target_mib` of its RAM.
+    ///
+    /// # Errors
+    /// [`VmmError`].
+    pub async fn set_balloon(&self, target_mib: u64) -> Result<(), VmmError> {
+        self.order(
+            Method::PUT,
+            "/api/v1/balloon",
+            &BalloonTarget { target_mib },
+        )
+        .await
     }
 
     /// Begins to move the guest over these connected sockets, and files with TLS's keys: in the
@@ -212,6 +235,18 @@ impl VmmClient {
     async fn command(&self, name: &str) -> Result<(), VmmError> {
         let path = format!("/api/v1/vm/{name}");
         let request = json_request(Method::POST, &path, Vec::new())?;
+        self.answer(request, Vec::new()).await.map(|_| ())
+    }
+
+    async fn order(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<(), VmmError> {
+        let body =
+            serde_json::to_vec(body).map_err(|error| VmmError::Protocol(error.to_string()))?;
+        let request = json_request(method, path, body)?;
         self.answer(request, Vec::new()).await.map(|_| ())
     }
 

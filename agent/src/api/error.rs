@@ -220,6 +220,7 @@ impl From<GuestError> for ApiError {
             | GuestError::Spare { .. }
             | GuestError::State { .. }
             | GuestError::Incomplete(_)
+            | GuestError::Template(_)
             | GuestError::Placement(_)
             | GuestError::Witness(_)
             | GuestError::Alone(_)

@@ -10,9 +10,10 @@ use uuid::Uuid;
 use super::auth::{Operator, Viewer};
 use super::etag::{etag, is_current};
 use super::extract::{Body, Path, Query};
-use super::idempotency::{Seen, look};
+use super::idempotency::begin_once;
 use super::{Accepted, Api, ApiError, Data, ErrorBody, ErrorCode, GuestView, Listing};
-use crate::domain::{GuestEdit, GuestSpec};
+use crate::domain::{CloneSpec, GuestEdit, GuestSpec};
+use crate::guests::GuestError;
 
 /// Most guests in one answer.
 const PAGE_MAX: usize = 1000;
@@ -62,24 +63,70 @@ pub async fn create_guest(
     headers: HeaderMap,
     Body(spec): Body<GuestSpec>,
 ) -> Result<Accepted, ApiError> {
-    let seen = look(&api, &headers, &principal, &spec).await?;
-    if let Seen::Before(task) = seen {
-        return Ok(Accepted { task: *task });
-    }
-    api.guests.require_undrained().await?;
-    let created = api.guests.create(&spec, &principal.user).await;
-    match (created, seen) {
-        (Ok(created), Seen::Fresh(fresh)) => {
-            fresh.begun(&api, &created.task).await?;
-            Ok(Accepted { task: created.task })
-        }
-        (Ok(created), _) => Ok(Accepted { task: created.task }),
-        (Err(error), Seen::Fresh(fresh)) => {
-            fresh.refused(&api).await?;
-            Err(error.into())
-        }
-        (Err(error), _) => Err(error.into()),
-    }
+    // Large as a future: on the heap.
+    let begin = Box::pin(async {
+        api.guests.require_undrained().await?;
+        let created = api.guests.create(&spec, &principal.user).await?;
+        Ok::<_, GuestError>(created.task)
+    });
+    begin_once(&api, &headers, &principal, &spec, begin).await
+}
+
+/// Copies a guest that is off: settings and disks are the same, UUID and MAC addresses are its own.
+/// With `Idempotency-Key` the same request may be sent again.
+#[utoipa::path(post, path = "/api/v1/guests/{guest}/clone", tag = "guests",
+    request_body = CloneSpec,
+    params(("guest" = String, Path, description = "Name or UUID"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 64 letters, digits, - and _")),
+    responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
+pub async fn clone_guest(
+    State(api): State<Api>,
+    Operator(principal): Operator,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Body(spec): Body<CloneSpec>,
+) -> Result<Accepted, ApiError> {
+    let original = api.guests.find(&name).await?.value;
+    let begin = Box::pin(async {
+        let cloning = api.guests.clone_guest(&original, &spec, &principal.user);
+        Ok::<_, GuestError>(cloning.await?.task)
+    });
+    let request = (original.uuid, &spec);
+    begin_once(&api, &headers, &principal, &request, begin).await
+}
+
+/// Makes a guest that is off a template: it does not start, and others are copied from it.
+#[utoipa::path(put, path = "/api/v1/guests/{guest}/template", tag = "guests",
+    params(("guest" = String, Path, description = "Name or UUID")),
+    responses((status = 200, body = Data<GuestView>), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody)))]
+pub async fn make_template(
+    State(api): State<Api>,
+    _: Operator,
+    Path(name): Path<String>,
+) -> Result<Data<GuestView>, ApiError> {
+    set_template(&api, &name, true).await
+}
+
+/// Makes a template a guest again.
+#[utoipa::path(delete, path = "/api/v1/guests/{guest}/template", tag = "guests",
+    params(("guest" = String, Path, description = "Name or UUID")),
+    responses((status = 200, body = Data<GuestView>), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody)))]
+pub async fn unmake_template(
+    State(api): State<Api>,
+    _: Operator,
+    Path(name): Path<String>,
+) -> Result<Data<GuestView>, ApiError> {
+    set_template(&api, &name, false).await
+}
+
+async fn set_template(api: &Api, name: &str, template: bool) -> Result<Data<GuestView>, ApiError> {
+    let guest = api.guests.find(name).await?.value;
+    let guest = api.guests.set_template(&guest, template).await?;
+    let data = api.view(guest).await?;
+    Ok(Data { data })
 }
 
 /// One guest, by name or UUID. Its `ETag` is what an edit must give as `If-Match`.
@@ -123,7 +170,7 @@ pub async fn edit_guest(
     let stored = api.guests.find(&name).await?;
     if !is_current(&headers, stored.revision)? {
         let name = stored.value.name.to_string();
-        return Err(crate::guests::GuestError::Changed(name).into());
+        return Err(GuestError::Changed(name).into());
     }
     let (edited, restart_needed) = api.guests.edit(&stored, &edit).await?;
     let etag = etag(edited.revision);

@@ -7,7 +7,7 @@ use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Api, ApiError, ErrorCode};
+use super::{Accepted, Api, ApiError, ErrorCode};
 use crate::domain::Task;
 use crate::security::{Principal, hex};
 use crate::store::{Collection, LeaseId, Outcome, Record, Transaction, encode};
@@ -30,14 +30,14 @@ impl Record for Known {
 }
 
 /// A request that was not seen before; to be told what became of it.
-pub(super) struct Fresh {
+struct Fresh {
     key: String,
     lease: LeaseId,
     body_sha256: String,
 }
 
 /// Whether a request was seen before.
-pub(super) enum Seen {
+enum Seen {
     /// It names no key.
     Unnamed,
     /// It was not.
@@ -46,7 +46,34 @@ pub(super) enum Seen {
     Before(Box<Task>),
 }
 
-pub(super) async fn look(
+/// Begins what a request asks for, unless the same request was sent before.
+pub(super) async fn begin_once<E: Into<ApiError>>(
+    api: &Api,
+    headers: &HeaderMap,
+    principal: &Principal,
+    request: &impl Serialize,
+    begin: impl Future<Output = Result<Task, E>>,
+) -> Result<Accepted, ApiError> {
+    let fresh = match look(api, headers, principal, request).await? {
+        Seen::Before(task) => return Ok(Accepted { task: *task }),
+        Seen::Fresh(fresh) => Some(fresh),
+        Seen::Unnamed => None,
+    };
+    match (begin.await, fresh) {
+        (Ok(task), Some(fresh)) => {
+            fresh.begun(api, &task).await?;
+            Ok(Accepted { task })
+        }
+        (Ok(task), None) => Ok(Accepted { task }),
+        (Err(error), Some(fresh)) => {
+            fresh.refused(api).await?;
+            Err(error.into())
+        }
+        (Err(error), None) => Err(error.into()),
+    }
+}
+
+async fn look(
     api: &Api,
     headers: &HeaderMap,
     principal: &Principal,
@@ -108,7 +135,7 @@ fn under_way() -> ApiError {
 
 impl Fresh {
     /// It was begun.
-    pub(super) async fn begun(self, api: &Api, task: &Task) -> Result<(), ApiError> {
+    async fn begun(self, api: &Api, task: &Task) -> Result<(), ApiError> {
         let record = Known {
             body_sha256: self.body_sha256,
             task: Some(task.id),
@@ -120,7 +147,7 @@ impl Fresh {
     }
 
     /// It was refused: the same key may be tried again.
-    pub(super) async fn refused(self, api: &Api) -> Result<(), ApiError> {
+    async fn refused(self, api: &Api) -> Result<(), ApiError> {
         Ok(api.store.revoke_lease(self.lease).await?)
     }
 }

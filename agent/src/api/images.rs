@@ -165,13 +165,10 @@ pub async fn download_image(
 ) -> Result<Response, ApiError> {
     let name = FileName::try_from(name)?;
     let pool = api.pools.get(&query.pool).await?;
-    let download = Download::begin(&pool, &name).await?;
+    let download = Download::of_image(&pool, &name).await?;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (
-            header::CONTENT_LENGTH,
-            download.image().file_bytes.to_string(),
-        ),
+        (header::CONTENT_LENGTH, download.bytes().to_string()),
     ];
     let pieces = futures_util::stream::try_unfold(download, |mut download| async move {
         let piece = download.next().await?;

@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, accounts, cluster, console, disks, events, guests, images, interfaces, metrics, migration,
-    networks, nodes, pools, power, tasks,
+    Api, accounts, cluster, console, disks, events, guests, images, interfaces, memory, metrics,
+    migration, networks, nodes, pools, power, tasks,
 };
 
 #[derive(OpenApi)]
@@ -48,6 +48,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
             guests::edit_guest,
             guests::delete_guest
         ))
+        .routes(routes!(guests::clone_guest))
+        .routes(routes!(guests::make_template, guests::unmake_template))
         .routes(routes!(guests::guest_log))
         .routes(routes!(interfaces::edit_interface))
         .routes(routes!(power::start_guest))
@@ -55,12 +57,15 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(power::reset_guest))
         .routes(routes!(power::pause_guest))
         .routes(routes!(power::resume_guest))
+        .routes(routes!(memory::set_memory_target))
         .routes(routes!(migration::migrate_guest, migration::plan_migration))
         .routes(routes!(migration::offer_place))
         .routes(routes!(migration::receive_guest))
         .routes(routes!(migration::settle_arrival))
         .routes(routes!(console::guest_console))
         .routes(routes!(disks::move_disk))
+        .routes(routes!(disks::resize_disk))
+        .routes(routes!(disks::export_disk))
         .routes(routes!(tasks::list_tasks))
         .routes(routes!(tasks::show_task))
         .routes(routes!(tasks::task_log))

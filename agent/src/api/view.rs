@@ -19,6 +19,7 @@ use crate::store::Collection;
 
 /// A guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[allow(clippy::struct_excessive_bools)]
 pub struct GuestView {
     /// Never changes.
     pub uuid: Uuid,
@@ -45,6 +46,9 @@ pub struct GuestView {
     pub crashes: u32,
     /// Its disks are still being made.
     pub incomplete: bool,
+    /// It is what others are copied from, and does not start.
+    #[serde(default)]
+    pub template: bool,
     /// Virtual CPUs.
     pub cpus: u8,
     /// What it may take of its node's processors.
@@ -55,6 +59,9 @@ pub struct GuestView {
     pub limits_error: Option<String>,
     /// RAM in MiB.
     pub memory_mib: u64,
+    /// RAM that it is asked to keep to, in MiB; absent: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_target_mib: Option<u64>,
     /// CPU features that it may see.
     #[schema(value_type = String, example = "host")]
     pub baseline: Baseline,
@@ -185,10 +192,12 @@ impl GuestView {
             pid: status.pid,
             crashes: status.crashes,
             incomplete: guest.incomplete,
+            template: guest.template,
             cpus: guest.cpus,
             cpu_limits: guest.cpu_limits,
             limits_error: status.limits_error,
             memory_mib: guest.memory_mib,
+            memory_target_mib: guest.memory_target_mib,
             baseline: guest.baseline,
             cluster_baseline: guest.cpu_features.is_some(),
             boot: guest.boot,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::output::Output;
 use crate::client::{Client, ClientError};
-use crate::domain::{FileName, Task, TaskState};
+use crate::domain::{Task, TaskState};
 use crate::tasks::LogLine;
 
 /// Waits for a task, and shows on a terminal how far it is. A failed one is an error.
@@ -80,7 +80,7 @@ pub(super) fn is_absent(error: &ClientError) -> bool {
 }
 
 /// For bytes that go somewhere; on a terminal only.
-pub(super) fn transfer_bar(action: &str, bytes: u64, name: &FileName) -> ProgressBar {
+pub(super) fn transfer_bar(action: &str, bytes: u64, name: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

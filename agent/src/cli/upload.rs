@@ -57,7 +57,7 @@ pub(super) async fn upload(
     let file = tokio::fs::File::open(path).await;
     let file = file.with_context(|| path.display().to_string())?;
     let length = file.metadata().await?.len();
-    let bar = transfer_bar("uploading", length, &name);
+    let bar = transfer_bar("uploading", length, name.as_str());
     let counted = bar.clone();
     let pieces = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10);
     let pieces = pieces.inspect(move |piece| {

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{CloudInit, CpuLimits, FileName, GuestName, ImageRef, Interface, PoolName, PoolRecord};
+use super::invalid::within;
+use super::{
+    CloudInit, CpuLimits, FileName, GuestName, ImageRef, Interface, Invalid, PoolName, PoolRecord,
+};
 use crate::store::Record;
 
 /// A guest.
@@ -24,6 +27,9 @@ pub struct Guest {
     pub cpu_limits: CpuLimits,
     /// RAM in MiB.
     pub memory_mib: u64,
+    /// RAM that it is asked to keep to, in MiB; absent: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_target_mib: Option<u64>,
     /// CPU features that it may see.
     pub baseline: Baseline,
     /// Of these only what its cluster's nodes had in common when it was created.
@@ -57,6 +63,9 @@ pub struct Guest {
     pub epoch: u64,
     /// Its disks are being made: it cannot start, and goes if that fails.
     pub incomplete: bool,
+    /// It is what others are copied from, and does not start.
+    #[serde(default)]
+    pub template: bool,
     /// When it was created, in milliseconds since the Unix epoch.
     pub created_unix_ms: u64,
 }
@@ -91,6 +100,25 @@ impl Guest {
     /// A disk by its name.
     pub fn disk(&self, id: &str) -> Option<&Disk> {
         self.disks.iter().find(|disk| disk.id == id)
+    }
+
+    /// Refuses RAM to which it cannot be asked to keep.
+    ///
+    /// # Errors
+    /// [`Invalid`].
+    pub fn check_memory_target(&self, target_mib: u64) -> Result<(), Invalid> {
+        within(
+            "target_mib",
+            target_mib,
+            MEMORY_MIN_MIB..=self.memory_mib,
+            " MiB",
+        )
+    }
+
+    /// What it is asked to give back of `memory_mib` of RAM, in MiB.
+    pub fn balloon_mib(&self, memory_mib: u64) -> u64 {
+        let target_mib = self.memory_target_mib.unwrap_or(memory_mib);
+        memory_mib.saturating_sub(target_mib)
     }
 
     /// Whether it cannot move: it has disks, and all of them are in pools that only its node has,
@@ -158,6 +186,19 @@ pub struct Disk {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "qcow2")]
     pub spare_format: Option<DiskFormat>,
+    /// Size that it is growing to, in MiB, while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growing_to_mib: Option<u64>,
+}
+
+/// Least RAM, in MiB.
+pub(super) const MEMORY_MIN_MIB: u64 = 16;
+/// Largest disk, in MiB.
+const SIZE_MAX_MIB: u64 = 64 << 20;
+
+/// Refuses a size that no disk can have.
+pub(super) fn check_disk_size(field: &str, mib: u64) -> Result<(), Invalid> {
+    within(field, mib, 1..=SIZE_MAX_MIB, " MiB")
 }
 
 impl Disk {
@@ -188,6 +229,22 @@ impl Disk {
             copy.spare_format = (copy.format != self.format).then_some(self.format);
             *self = copy;
         }
+    }
+
+    /// Refuses a size to which it cannot grow.
+    ///
+    /// # Errors
+    /// [`Invalid`]: smaller than it is, or more than a disk can have.
+    pub fn check_growth(&self, to_mib: u64) -> Result<(), Invalid> {
+        check_disk_size("size_mib", to_mib)?;
+        if to_mib > self.size_mib {
+            return Ok(());
+        }
+        let must = format!(
+            "must be more than the {} MiB that {} has: disks grow and do not shrink",
+            self.size_mib, self.id
+        );
+        Err(Invalid::number("size_mib", to_mib, must))
     }
 }
 
@@ -261,5 +318,48 @@ mod tests {
         disk.switch_to_spare();
         assert_eq!(disk.volume.file.as_str(), "disk0.raw");
         assert_eq!(disk.spare_copy().unwrap(), before);
+    }
+
+    #[test]
+    fn disk_grows_and_never_shrinks() {
+        let disk: Disk = serde_json::from_str(
+            r#"{"id": "disk0", "volume": {"pool": "local", "file": "disk0.raw"},
+                "format": "raw", "size_mib": 8192}"#,
+        )
+        .unwrap();
+        assert_eq!(disk.check_growth(8193), Ok(()));
+        assert_eq!(disk.check_growth(SIZE_MAX_MIB), Ok(()));
+        for (to_mib, expected) in [
+            (
+                8192,
+                "size_mib = 8192: must be more than the 8192 MiB that disk0 has",
+            ),
+            (1, "size_mib = 1: must be more than the 8192 MiB"),
+            (0, "size_mib = 0: must be 1 to 67108864 MiB"),
+            (u64::MAX, "must be 1 to 67108864 MiB"),
+        ] {
+            let error = disk.check_growth(to_mib).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn guest_gives_back_what_is_beyond_its_target() {
+        let spec: crate::domain::GuestSpec = serde_json::from_str(
+            r#"{"name": "web", "memory_mib": 512, "disks": [{"size_mib": 1}]}"#,
+        )
+        .unwrap();
+        let plan = spec.plan(Uuid::nil(), "n", &PoolName::local(), 0).unwrap();
+        let mut guest = plan.guest;
+        assert_eq!(guest.balloon_mib(512), 0);
+        guest.memory_target_mib = Some(200);
+        assert_eq!(guest.balloon_mib(512), 312);
+        // It runs with less than it will have.
+        assert_eq!(guest.balloon_mib(128), 0);
+        assert!(guest.check_memory_target(512).is_ok());
+        for refused in [0, 15, 513] {
+            let error = guest.check_memory_target(refused).unwrap_err().to_string();
+            assert!(error.contains("must be 16 to 512 MiB"), "{error}");
+        }
     }
 }

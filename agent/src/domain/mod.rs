@@ -1,6 +1,7 @@
 //! What a guest, a pool and a task are, and what may be asked of them. Pure: no file, no clock, no store.
 
 mod cidr;
+mod clone;
 mod cloud_init;
 mod cpu_limits;
 mod edit;
@@ -26,6 +27,7 @@ mod task;
 mod vlan;
 
 pub use cidr::Cidr;
+pub use clone::CloneSpec;
 pub use cloud_init::CloudInit;
 pub use cpu_limits::CpuLimits;
 pub use edit::GuestEdit;

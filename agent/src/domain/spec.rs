@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::guest::{MEMORY_MIN_MIB, check_disk_size};
 use super::invalid::within;
 use super::mac::{derived_mac, parse_mac};
 use super::{
@@ -150,6 +151,7 @@ impl GuestSpec {
             cpus: self.cpus,
             cpu_limits: self.cpu_limits,
             memory_mib: self.memory_mib,
+            memory_target_mib: None,
             baseline: self.baseline.unwrap_or_default(),
             cpu_features: None,
             boot: self.boot()?,
@@ -165,6 +167,7 @@ impl GuestSpec {
             moving_to: None,
             epoch: 0,
             incomplete: true,
+            template: false,
             created_unix_ms: now_unix_ms,
         };
         let sources = self.disks.iter().map(|disk| disk.image.clone()).collect();
@@ -239,7 +242,7 @@ fn at_most(field: &str, count: usize, most: usize) -> Result<(), Invalid> {
 fn plan_disk(index: usize, disk: &DiskSpec, default_pool: &PoolName) -> Result<Disk, Invalid> {
     let field = format!("disks[{index}].size_mib");
     match (disk.size_mib, &disk.image) {
-        (Some(size), _) => within(&field, size, 1..=64 << 20, " MiB")?,
+        (Some(size), _) => check_disk_size(&field, size)?,
         (None, Some(_)) => {}
         (None, None) => {
             let must = "must say a size, or the disk name an image";
@@ -256,6 +259,7 @@ fn plan_disk(index: usize, disk: &DiskSpec, default_pool: &PoolName) -> Result<D
         size_mib: disk.size_mib.unwrap_or(0),
         spare: None,
         spare_format: None,
+        growing_to_mib: None,
     })
 }
 
@@ -266,7 +270,7 @@ pub(super) fn check_cpus(cpus: u8) -> Result<(), Invalid> {
 
 /// Refuses a size of RAM that no guest can have.
 pub(super) fn check_memory(mib: u64) -> Result<(), Invalid> {
-    within("memory_mib", mib, 16..=1 << 20, " MiB")
+    within("memory_mib", mib, MEMORY_MIN_MIB..=1 << 20, " MiB")
 }
 
 /// Refuses labels and text that do not fit.
@@ -293,7 +297,7 @@ pub(crate) fn check_notes(notes: &str) -> Result<(), Invalid> {
 }
 
 /// At most 15 bytes, as the kernel wants it.
-fn tap_name(uuid: Uuid, index: usize) -> String {
+pub(super) fn tap_name(uuid: Uuid, index: usize) -> String {
     // 40 bits of it: two guests of one node with the same ones are not to be expected.
     let short = uuid.as_u128() >> 88;
     format!("pt{short:010x}n{index}")

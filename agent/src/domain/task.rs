@@ -60,6 +60,8 @@ impl Task {
 pub enum TaskKind {
     /// Makes a guest and its disks.
     CreateGuest,
+    /// Copies a guest and its disks.
+    CloneGuest,
     /// Starts a guest.
     StartGuest,
     /// Stops a guest.
@@ -68,6 +70,10 @@ pub enum TaskKind {
     DeleteGuest,
     /// Moves a guest's disk to another pool.
     MoveDisk,
+    /// Makes a guest's disk larger.
+    ResizeDisk,
+    /// Sends a guest's disk to who asked for it.
+    ExportDisk,
     /// Moves a guest to another node.
     MigrateGuest,
     /// Moves all guests of a node to others.
@@ -87,10 +93,13 @@ impl std::fmt::Display for TaskKind {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {
             Self::CreateGuest => "create guest",
+            Self::CloneGuest => "clone guest",
             Self::StartGuest => "start guest",
             Self::StopGuest => "stop guest",
             Self::DeleteGuest => "delete guest",
             Self::MoveDisk => "move disk",
+            Self::ResizeDisk => "resize disk",
+            Self::ExportDisk => "export disk",
             Self::MigrateGuest => "migrate guest",
             Self::DrainNode => "drain node",
             Self::UndrainNode => "undrain node",

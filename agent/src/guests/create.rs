@@ -106,7 +106,11 @@ impl Guests {
     }
 
     /// Name, MAC addresses and record in one step, while its networks are what they are.
-    async fn insert(&self, guest: &Guest, networks: &[Stored<Network>]) -> Result<(), GuestError> {
+    pub(super) async fn insert(
+        &self,
+        guest: &Guest,
+        networks: &[Stored<Network>],
+    ) -> Result<(), GuestError> {
         let record = Collection::<Guest>::key(&guest.uuid.to_string());
         let name = Collection::<NameOwner>::key(guest.name.as_str());
         let owner = NameOwner { uuid: guest.uuid };

@@ -68,6 +68,12 @@ pub enum GuestError {
     /// Its disks are not complete.
     #[error("guest {0} is still being created; wait for its task to end")]
     Incomplete(String),
+    /// It is a template.
+    #[error(
+        "guest {0} is a template, which does not start; clone it, or make it a guest again with \
+         `pindah guest template {0} --undo`"
+    )]
+    Template(String),
     /// Somebody else has changed it since it was read.
     #[error("guest {0} has changed since you read it; read it again, then edit")]
     Changed(String),

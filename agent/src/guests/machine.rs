@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, watch};
 use utoipa::ToSchema;
 
 use crate::clock::now_unix_ms;
@@ -74,7 +74,8 @@ pub struct Status {
 /// A guest's runtime side.
 #[derive(Debug, Default)]
 pub(super) struct Machine {
-    operation: Arc<tokio::sync::Mutex<()>>,
+    /// Written by who changes it, read by those who only read its disks.
+    operation: Arc<tokio::sync::RwLock<()>>,
     /// Taken after `operation`, if both are.
     intent: tokio::sync::Mutex<()>,
     /// Of those who apply limits the one who read the record last does it last. Taken alone.
@@ -83,7 +84,9 @@ pub(super) struct Machine {
 }
 
 /// The right to change what a guest does.
-pub(super) type Operation = OwnedMutexGuard<()>;
+pub(super) type Operation = OwnedRwLockWriteGuard<()>;
+/// The right to read its disks: nobody changes what it does meanwhile.
+pub(super) type Reading = OwnedRwLockReadGuard<()>;
 
 impl Machine {
     pub(super) fn status(&self) -> Status {
@@ -96,12 +99,17 @@ impl Machine {
 
     /// The right to change it; `None`: somebody has it.
     pub(super) fn try_operate(&self) -> Option<Operation> {
-        Arc::clone(&self.operation).try_lock_owned().ok()
+        Arc::clone(&self.operation).try_write_owned().ok()
+    }
+
+    /// The right to read its disks; `None`: somebody changes it.
+    pub(super) fn try_read(&self) -> Option<Reading> {
+        Arc::clone(&self.operation).try_read_owned().ok()
     }
 
     /// The right to change it, when it is free.
     pub(super) async fn operate(&self) -> Operation {
-        Arc::clone(&self.operation).lock_owned().await
+        Arc::clone(&self.operation).write_owned().await
     }
 
     /// The right to say what is wanted of it: in its record, and in what is remembered for later.

@@ -17,11 +17,15 @@
 //! looking at the processes.
 
 mod backoff;
+mod balloon;
+mod clone;
 mod console_log;
 mod create;
 mod delete;
+mod disk_record;
 mod ending;
 mod error;
+mod export;
 mod intent;
 mod interface;
 mod limits;
@@ -32,9 +36,11 @@ mod migration;
 mod move_disk;
 mod pool;
 mod recover;
+mod resize_disk;
 mod seed;
 mod start;
 mod stop;
+mod template;
 mod usage;
 mod vm_config;
 
@@ -47,6 +53,7 @@ use uuid::Uuid;
 
 pub use create::Created;
 pub use error::GuestError;
+pub use export::Export;
 pub use machine::{GuestState, Status};
 pub use memory::HostMemory;
 pub use migration::{

@@ -10,24 +10,19 @@
 //! Whatever happens, the pool in the record has the whole disk, and what the spare pool has of it
 //! is removed sooner or later.
 
-use std::time::Duration;
-
 use serde_json::json;
 use uuid::Uuid;
 
+use super::disk_record::find_disk;
 use super::{GuestError, GuestState, Guests};
 use crate::causes::chain;
 use crate::domain::{Disk, Guest, Invalid, PoolName, Task, TaskKind};
 use crate::storage::StorageError;
-use crate::store::{Stored, Transaction};
+use crate::store::Stored;
 use crate::tasks::{Failure, TaskContext};
 
 const OFF: [GuestState; 2] = [GuestState::Stopped, GuestState::Crashed];
 const HINT: &str = "stop it first: its disks move while it is off";
-/// How often a change is tried that others have come before.
-const ATTEMPTS: usize = 10;
-/// How long a failure to remove a spare copy waits for the next try, and one wait for the majority.
-const RETRY: Duration = Duration::from_secs(10);
 
 impl Guests {
     /// Begins to move a guest's disk to another pool.
@@ -71,10 +66,7 @@ impl Guests {
         if guest.incomplete {
             return Err(GuestError::Incomplete(guest.name.to_string()));
         }
-        let disk = guest.disk(id).ok_or_else(|| GuestError::NoDisk {
-            guest: guest.name.to_string(),
-            disk: id.chars().take(64).collect(),
-        })?;
+        let disk = find_disk(guest, id)?;
         if disk.volume.pool == *to {
             let must = "must differ from the pool that the disk is in";
             return Err(Invalid::text("pool", to.as_str(), must).into());
@@ -128,7 +120,7 @@ impl Guests {
         }
         if let Err(error) = self.remove_spares(uuid).await {
             context.log(&format!("a copy is left and goes later: {}", chain(&error)));
-            self.remove_spares_later(uuid);
+            self.settle_disks_later(uuid);
         }
         Ok(moved?)
     }
@@ -169,46 +161,13 @@ impl Guests {
         );
         context.log(&text);
         let progress = |percent| context.progress(percent, &text);
-        to.copy_volume(guest.uuid, &copy, (&from, disk), progress)
+        to.copy_volume((guest.uuid, &copy), (&from, guest.uuid, disk), progress)
             .await?;
         Ok(())
     }
 
-    /// Changes a disk's record, as the node that owns the guest and has its lease.
-    async fn change_disk(
-        &self,
-        uuid: Uuid,
-        id: &str,
-        change: impl Fn(&mut Disk),
-    ) -> Result<Guest, GuestError> {
-        let mut attempt = 0;
-        loop {
-            let Stored {
-                value: mut guest,
-                revision,
-            } = self.find(&uuid.to_string()).await?;
-            guest.may_start_on(&self.resources().node)?;
-            let disk = guest.disks.iter_mut().find(|disk| disk.id == id);
-            if let Some(disk) = disk {
-                change(disk);
-            }
-            // A pool that goes takes no disk.
-            let pools = &self.resources().pools;
-            let guard = pools.guard(Transaction::new(), &guest).await?;
-            attempt += 1;
-            match self.swap_under_lease_if(guard, &guest, revision).await {
-                Ok(_) => {
-                    self.tell_changed(&guest);
-                    return Ok(guest);
-                }
-                Err(GuestError::Changed(_)) if attempt < ATTEMPTS => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     /// Removes what does not count of the guest's disks. The caller holds the guest's operation.
-    async fn remove_spares(&self, uuid: Uuid) -> Result<(), GuestError> {
+    pub(super) async fn remove_spares(&self, uuid: Uuid) -> Result<(), GuestError> {
         let Stored { value, revision } = self.find(&uuid.to_string()).await?;
         if value.disks.iter().all(|disk| disk.spare.is_none()) {
             return Ok(());
@@ -236,23 +195,5 @@ impl Guests {
             updated.await?;
         }
         Ok(())
-    }
-
-    /// Until it is done, or the guest is gone.
-    pub(super) fn remove_spares_later(&self, uuid: Uuid) {
-        let guests = self.clone();
-        tokio::spawn(async move {
-            loop {
-                let operation = guests.machine(uuid).operate().await;
-                match guests.remove_spares(uuid).await {
-                    Ok(()) | Err(GuestError::NotFound(_) | GuestError::Placement(_)) => return,
-                    Err(error) => {
-                        tracing::warn!("guest {uuid}: a copy of a disk is left: {}", chain(&error));
-                    }
-                }
-                drop(operation);
-                tokio::time::sleep(RETRY).await;
-            }
-        });
     }
 }

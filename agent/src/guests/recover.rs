@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::ending::SHUT_ITSELF_DOWN;
 use super::{GuestError, GuestState, Guests, StopRequest};
 use crate::causes::chain;
-use crate::domain::{Guest, Wanted};
+use crate::domain::{Disk, Guest, Wanted};
 use crate::store::StoreError;
 use crate::supervisor::{Direct, GuestProcess};
 
@@ -73,8 +73,9 @@ impl Guests {
             }
             let (guests, uuid) = (self.clone(), guest.uuid);
             tokio::spawn(async move { guests.record_later(uuid).await });
-            if guest.disks.iter().any(|disk| disk.spare.is_some()) {
-                self.remove_spares_later(uuid);
+            let unsettled = |disk: &Disk| disk.spare.is_some() || disk.growing_to_mib.is_some();
+            if guest.disks.iter().any(unsettled) {
+                self.settle_disks_later(uuid);
             }
             let directory = self.directory(guest.uuid);
             if let Some(process) = self.resources().supervisor.adopt(&directory) {
@@ -89,7 +90,7 @@ impl Guests {
                 self.finish_move_later(guest);
                 continue;
             }
-            let autostart = host_restarted && guest.autostart.enabled;
+            let autostart = host_restarted && guest.autostart.enabled && !guest.template;
             if self.wanted(&guest) == Wanted::Running || autostart {
                 to_start.push(guest);
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pindah_vmm_api::RunState;
 use serde_json::json;
 
-use super::machine::{Machine, Operation};
+use super::machine::{Machine, Operation, Reading};
 use super::{GuestError, GuestState, Guests, seed, vm_config};
 use crate::causes::chain;
 use crate::domain::{Guest, Task, TaskKind, Wanted};
@@ -48,6 +48,12 @@ impl Guests {
         operation.ok_or_else(|| GuestError::Busy(guest.name.to_string()))
     }
 
+    /// The right to read a guest's disks.
+    pub(super) fn read(&self, guest: &Guest) -> Result<Reading, GuestError> {
+        let reading = self.machine(guest.uuid).try_read();
+        reading.ok_or_else(|| GuestError::Busy(guest.name.to_string()))
+    }
+
     fn require_startable(&self, guest: &Guest) -> Result<(), GuestError> {
         guest.may_start_on(&self.resources().node)?;
         if self.resources().witness {
@@ -55,6 +61,9 @@ impl Guests {
         }
         if guest.incomplete {
             return Err(GuestError::Incomplete(guest.name.to_string()));
+        }
+        if guest.template {
+            return Err(GuestError::Template(guest.name.to_string()));
         }
         let off = [GuestState::Stopped, GuestState::Crashed];
         self.require(guest, &off, "it can be started when it is off")

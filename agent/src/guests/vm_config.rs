@@ -40,7 +40,10 @@ pub(super) fn vm_config(
         serial: SerialConfig::File(console_log(directory)),
         console: None,
         rng: true,
-        balloon: Some(BalloonConfig::default()),
+        balloon: Some(BalloonConfig {
+            target_mib: guest.balloon_mib(guest.memory_mib),
+            ..BalloonConfig::default()
+        }),
         on_reset: ResetPolicy::Reset,
     })
 }

@@ -126,6 +126,7 @@ impl GuestMeter {
             self.usage.disk_write_kib_per_s = None;
             self.usage.disk_operations_per_s = None;
             self.usage.memory_used_mib = None;
+            self.usage.memory_returned_mib = None;
             return;
         };
         let disks = metrics.disks.iter();
@@ -142,7 +143,9 @@ impl GuestMeter {
         self.usage.disk_read_kib_per_s = read.map(kib);
         self.usage.disk_write_kib_per_s = write.map(kib);
         self.usage.disk_operations_per_s = operations.map(rounded);
-        self.usage.memory_used_mib = self.memory_used_mib(at, metrics.balloon.as_ref());
+        let balloon = metrics.balloon.as_ref();
+        self.usage.memory_returned_mib = balloon.map(|balloon| balloon.actual_mib);
+        self.usage.memory_used_mib = self.memory_used_mib(at, balloon);
     }
 
     /// What the guest says that it uses, in MiB, unless it has not said so for long. Its age is

@@ -14,6 +14,8 @@ pub struct GuestUsage {
     pub cpu_percent: Option<f64>,
     /// Memory that the guest itself says is in use, in MiB; null if it says nothing.
     pub memory_used_mib: Option<u64>,
+    /// Memory that it has given back to the node, in MiB.
+    pub memory_returned_mib: Option<u64>,
     /// Memory of the node that its process holds, in MiB.
     pub memory_resident_mib: Option<u64>,
     /// What it receives, in kbit/s.

@@ -1,26 +1,28 @@
-//! An image on its way out.
+//! An image, or a disk, on its way out.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::directory::{Directory, open_plain};
 use super::pool::DEADLINE;
 use super::pool_file::PoolFile;
-use super::{Image, Pool, StorageError};
-use crate::domain::FileName;
+use super::{Pool, StorageError};
+use crate::domain::{Disk, FileName};
 
 /// How much is read at once, in bytes.
 const PIECE_BYTES: usize = 1 << 20;
 /// How long that may take.
 const READ_DEADLINE: Duration = Duration::from_secs(60);
 
-/// An image that is being sent.
+/// A file that is being sent.
 pub struct Download {
-    image: Image,
     path: PathBuf,
     file: PoolFile,
+    bytes: u64,
     sent: u64,
 }
 
@@ -29,26 +31,54 @@ impl Download {
     ///
     /// # Errors
     /// [`StorageError::NoImage`], and those of every look at a pool.
-    pub async fn begin(pool: &Pool, name: &FileName) -> Result<Self, StorageError> {
-        let path = pool.image_path(name)?;
-        let (name, opened) = (name.clone(), path.clone());
+    pub async fn of_image(pool: &Pool, name: &FileName) -> Result<Self, StorageError> {
+        let image = name.clone();
+        let describe = move |directory: &Directory| Ok(directory.image(&image)?.file_bytes);
+        Self::begin(pool, pool.image_path(name)?, describe).await
+    }
+
+    /// Begins to send a guest's disk, which nobody writes to, as it is kept.
+    ///
+    /// # Errors
+    /// [`StorageError::BadImage`] if it needs other files; [`StorageError::Unfit`]; those of every
+    /// look at a pool.
+    pub async fn of_volume(pool: &Pool, guest: Uuid, disk: &Disk) -> Result<Self, StorageError> {
+        pool.require_disk_files()?;
+        pool.require_whole_volume(guest, disk).await?;
+        let file = disk.volume.file.clone();
+        let describe = move |directory: &Directory| Ok(directory.volume(guest, &file)?.bytes);
+        Self::begin(pool, pool.volume_path(guest, disk), describe).await
+    }
+
+    async fn begin(
+        pool: &Pool,
+        path: PathBuf,
+        describe: impl FnOnce(&Directory) -> Result<u64, StorageError> + Send + 'static,
+    ) -> Result<Self, StorageError> {
+        let opened = path.clone();
         let open = move |directory: &Directory| {
-            let image = directory.image(&name)?;
+            let bytes = describe(directory)?;
             let file = open_plain(&opened).map_err(StorageError::io("read", &opened))?;
-            Ok((image, file))
+            Ok((bytes, file))
         };
-        let (image, file) = pool.on(DEADLINE, open).await?;
+        let (bytes, file) = pool.on(DEADLINE, open).await?;
         Ok(Self {
-            image,
             path,
             file: PoolFile::new(pool, file),
+            bytes,
             sent: 0,
         })
     }
 
-    /// What is sent.
-    pub fn image(&self) -> &Image {
-        &self.image
+    /// How much is sent in all, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How much of it was sent, in per cent.
+    pub fn percent(&self) -> u8 {
+        let percent = u128::from(self.sent) * 100 / u128::from(self.bytes.max(1));
+        percent.min(100) as u8
     }
 
     /// The next piece; `None`: that was all.
@@ -56,7 +86,7 @@ impl Download {
     /// # Errors
     /// Those of every look at a pool.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, StorageError> {
-        let left = self.image.file_bytes.saturating_sub(self.sent);
+        let left = self.bytes.saturating_sub(self.sent);
         if left == 0 {
             return Ok(None);
         }

@@ -54,4 +54,4 @@ pub use pool::Pool;
 pub use pools::{GuestPools, Pools, PoolsConfig};
 pub use status::{PoolState, PoolStatus};
 pub use upload::Upload;
-pub use volume::{Source, VolumeFile, volume_need_mib, volume_size_mib};
+pub use volume::{Source, VolumeFile, growth_need_mib, volume_need_mib, volume_size_mib};

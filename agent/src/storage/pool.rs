@@ -138,7 +138,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`StorageError::Unfit`].
-    pub(super) fn require_disks(&self) -> Result<(), StorageError> {
+    pub fn require_disks(&self) -> Result<(), StorageError> {
         if self.record().source.holds_disks() {
             return Ok(());
         }
@@ -146,6 +146,21 @@ impl Pool {
             pool: self.name().clone(),
             reason: "is read-only and holds images only; choose another pool for the disk",
         })
+    }
+
+    /// Refuses a pool whose disks are no files: they neither grow nor are sent.
+    ///
+    /// # Errors
+    /// [`StorageError::Unfit`].
+    pub fn require_disk_files(&self) -> Result<(), StorageError> {
+        match self.place() {
+            Place::Files { .. } => Ok(()),
+            Place::Volumes(_) => Err(StorageError::Unfit {
+                pool: self.name().clone(),
+                reason: "keeps disks as volumes, which neither grow nor can be exported; move the \
+                         disk to another pool for that",
+            }),
+        }
     }
 
     /// Looks at it from now on, until it is dropped.

@@ -72,30 +72,24 @@ impl Pool {
         }
     }
 
-    /// Copies a guest's disk, which nobody writes to, from another pool, where it is `source`, to
-    /// this one. It is complete and kept when this returns; what is half-made when this fails goes
-    /// with [`Self::remove_volume`].
+    /// Copies a guest's disk, which nobody writes to, to one in this pool. It is complete and kept
+    /// when this returns; what is half-made when this fails goes with [`Self::remove_volume`].
     ///
     /// # Errors
     /// [`StorageError`].
     pub async fn copy_volume(
         &self,
-        guest: Uuid,
-        disk: &Disk,
-        (from, source): (&Self, &Disk),
+        (guest, disk): (Uuid, &Disk),
+        (from, from_guest, source): (&Self, Uuid, &Disk),
         progress: impl FnMut(u8) + Send,
     ) -> Result<(), StorageError> {
-        let format = match source.format {
-            DiskFormat::Raw => ImageFormat::Raw,
-            DiskFormat::Qcow2 => ImageFormat::Qcow2,
-        };
-        let needed_mib = from.copy_need_mib(guest, source, disk.format).await?;
+        let needed_mib = from.copy_need_mib(from_guest, source, disk.format).await?;
         self.require_space(needed_mib).await?;
         // Until it is copied.
-        let _attached = from.attach_for_a_while(guest, source).await?;
-        let path = from.volume_path(guest, source);
-        require_whole(&path, &source.volume.file, format).await?;
-        let from = ((&*path, format), Copying::Direct);
+        let _attached = from.attach_for_a_while(from_guest, source).await?;
+        from.require_whole_volume(from_guest, source).await?;
+        let path = from.volume_path(from_guest, source);
+        let from = ((&*path, image_format(source.format)), Copying::Direct);
         match self.place() {
             Place::Files { .. } => {
                 self.copy_to_file(guest, disk, from, progress).await?;
@@ -128,6 +122,62 @@ impl Pool {
         let path = self.volume_path(guest, disk);
         let to = Target::New(&path, format_name(disk.format));
         qemu_img::convert(from, to, copying, progress).await
+    }
+
+    /// Makes a guest's disk, which nobody uses, larger.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the disk then has its old size.
+    pub async fn grow_volume(
+        &self,
+        guest: Uuid,
+        disk: &Disk,
+        to_mib: u64,
+    ) -> Result<(), StorageError> {
+        self.require_disk_files()?;
+        self.require_volume(guest, disk).await?;
+        let path = self.volume_path(guest, disk);
+        qemu_img::grow(&path, format_name(disk.format), to_mib << 20).await?;
+        self.sync_volume(guest, disk).await
+    }
+
+    /// Size that a guest has of its disk, which nobody uses, in MiB: what its file says.
+    ///
+    /// # Errors
+    /// [`StorageError::QemuImg`], and those of every look at a pool.
+    pub async fn volume_size_mib(&self, guest: Uuid, disk: &Disk) -> Result<u64, StorageError> {
+        if let Place::Volumes(_) = self.place() {
+            return Ok(disk.size_mib);
+        }
+        let file = disk.volume.file.clone();
+        let look = move |directory: &Directory| directory.volume(guest, &file);
+        let volume = self.on(DEADLINE, look).await?;
+        let path = self.volume_path(guest, disk);
+        let bytes = match disk.format {
+            DiskFormat::Raw => volume.bytes,
+            DiskFormat::Qcow2 => {
+                qemu_img::info(&path, ImageFormat::Qcow2)
+                    .await?
+                    .virtual_size
+            }
+        };
+        Ok(bytes >> 20)
+    }
+
+    /// Sees that a guest's disk needs no other file.
+    ///
+    /// # Errors
+    /// [`StorageError::BadImage`], and those of every look at a pool.
+    pub(super) async fn require_whole_volume(
+        &self,
+        guest: Uuid,
+        disk: &Disk,
+    ) -> Result<(), StorageError> {
+        self.require_volume(guest, disk).await?;
+        let path = self.volume_path(guest, disk);
+        let format = image_format(disk.format);
+        require_whole(&path, &disk.volume.file, format).await?;
+        Ok(())
     }
 
     /// Refuses if there is something where a guest's disk would be.
@@ -328,5 +378,21 @@ pub fn volume_need_mib(disk: &Disk, source: Option<&Image>) -> u64 {
             ImageFormat::Raw => image.file_bytes,
         }
         .div_ceil(1 << 20),
+    }
+}
+
+/// Space that growing it to `to_mib` takes at once, in MiB: the rest of a raw disk may be written
+/// at any moment.
+pub fn growth_need_mib(disk: &Disk, to_mib: u64) -> u64 {
+    match disk.format {
+        DiskFormat::Raw => to_mib.saturating_sub(disk.size_mib),
+        DiskFormat::Qcow2 => 1,
+    }
+}
+
+fn image_format(format: DiskFormat) -> ImageFormat {
+    match format {
+        DiskFormat::Raw => ImageFormat::Raw,
+        DiskFormat::Qcow2 => ImageFormat::Qcow2,
     }
 }

@@ -170,13 +170,17 @@ fn guest_moves_there_and_back_and_tells_how_long_it_stood() {
         .collect();
     assert!(runners.len() > 1, "{runners:?}");
 
-    // What is to change at its next start changes nothing on the way.
+    // What is to change at its next start changes nothing on the way, and what has grown comes along.
     site.must(1, &["guest", "edit", "web", "--memory", "128M"]);
+    site.must(2, &["guest", "disk", "resize", "web", "disk0", "64M"]);
+    assert_eq!(traveller.show(2)["disks"][0]["size_mib"], 64);
+    site.must(2, &["guest", "memory", "web", "90M"]);
     traveller.migrate(1, &["--to", "node2"]);
     traveller.migrate(1, &["--to", "node3"]);
     traveller.wait_until_it_beats(3, 2);
 
     refusals(&traveller);
+    clones(&traveller);
     selftest(&traveller);
 
     // Paused it stays paused, and off it changes its node at once.
@@ -200,6 +204,45 @@ fn guest_moves_there_and_back_and_tells_how_long_it_stood() {
 }
 
 /// The site's own test finds all of it in order, and leaves nothing behind.
+/// Copies of a guest that is off go to a node of one's choice, if their disks can.
+fn clones(traveller: &Traveller) {
+    let site = &traveller.site;
+    let create = [
+        "guest",
+        "create",
+        "golden",
+        "--memory",
+        "64M",
+        "--no-network",
+    ];
+    let disks = ["--disk", "8M", "--pool", "nas", "--node", "node1"];
+    site.must(1, &[&create[..], &disks].concat());
+    site.must(2, &["guest", "template", "golden"]);
+    site.must(3, &["guest", "clone", "golden", "copy", "--to", "node2"]);
+    let copy = site.json(3, &["guest", "show", "copy"]);
+    assert_eq!(
+        (&copy["node"], &copy["incomplete"]),
+        (&"node2".into(), &false.into())
+    );
+    let error = site.pindah(3, &["guest", "start", "golden"]).unwrap_err();
+    assert!(error.contains("guest golden is a template"), "{error}");
+    let clone = ["guest", "clone", "golden", "other"];
+    for (more, message) in [
+        (["--to", "node9", "--pool", "nas"], "node9"),
+        (
+            ["--to", "node2", "--pool", "local"],
+            "which no other node has",
+        ),
+    ] {
+        let all = [&clone[..], &more].concat();
+        let error = site.pindah(3, &all).unwrap_err();
+        assert!(error.contains(message), "{error}");
+    }
+    for name in ["golden", "copy"] {
+        site.must(1, &["guest", "delete", name, "--yes"]);
+    }
+}
+
 fn selftest(traveller: &Traveller) {
     let probe = super::programs::programs().join("pindah-probe");
     let arguments = ["selftest", "--probe", probe.to_str().unwrap(), "--json"];

@@ -294,3 +294,27 @@ async fn guest_with_cloud_init_has_its_seed_at_each_start_and_shows_no_secret() 
     assert_eq!(task.error, None);
     assert!(seed.exists());
 }
+
+#[tokio::test]
+async fn order_in_which_guests_start_with_their_node_is_set_and_shown() {
+    let agent = Agent::start().await;
+    let create = ["guest", "create", "web", "--memory", "64M", "--disk", "1M"];
+    let order = ["--autostart", "--autostart-order", "3", "--no-network"];
+    agent.must(&[&create[..], &order].concat());
+    let shown = agent.must(&["guest", "show", "web"]);
+    assert!(shown.contains("yes, order 3\n"), "{shown}");
+    agent.must(&["guest", "edit", "web", "--autostart-delay", "10"]);
+    let shown = agent.must(&["guest", "show", "web"]);
+    assert!(
+        shown.contains("yes, order 3, the next one waits 10 s"),
+        "{shown}"
+    );
+    agent.must(&["guest", "edit", "web", "--autostart", "false"]);
+    let autostart = agent.guest("web").await.autostart;
+    assert_eq!(
+        (autostart.enabled, autostart.order, autostart.delay_s),
+        (false, 3, 10)
+    );
+    let refusal = agent.must_refuse(&["guest", "edit", "web", "--autostart-order", "65536"]);
+    assert!(refusal.contains("65536"), "{refusal}");
+}

@@ -4,15 +4,19 @@
 //! `/dev/kvm` does not open, tests that need a guest say so and end.
 
 mod accounts;
+mod clone;
 mod containment;
 mod crash;
 mod disk_move;
+mod disk_resize;
+mod export;
 mod full_disk;
 mod guests;
 mod harness;
 mod interface_edit;
 mod interfaces;
 mod iscsi;
+mod memory;
 mod metrics;
 mod network;
 mod networks;

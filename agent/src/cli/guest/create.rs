@@ -87,6 +87,12 @@ pub struct CreateArguments {
     /// Start it with its node.
     #[arg(long)]
     autostart: bool,
+    /// When it starts among the others of its node: smaller ones first.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    autostart_order: u16,
+    /// How long the next one waits, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    autostart_delay: u16,
     /// A free label. May be repeated.
     #[arg(long)]
     tag: Vec<String>,
@@ -150,7 +156,8 @@ impl CreateArguments {
             cloud_init,
             autostart: Autostart {
                 enabled: self.autostart,
-                ..Autostart::default()
+                order: self.autostart_order,
+                delay_s: self.autostart_delay,
             },
             on_crash: self.on_crash,
             tags: self.tag.into_iter().collect::<BTreeSet<_>>(),

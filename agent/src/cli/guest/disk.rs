@@ -2,11 +2,13 @@
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use serde::Serialize;
 
 use super::{Begin, path, segment};
-use crate::api::DiskMove;
+use crate::api::{DiskGrowth, DiskMove};
 use crate::cli::output::Output;
 use crate::cli::progress::begin;
+use crate::cli::size::parse_mib;
 use crate::client::Client;
 use crate::domain::PoolName;
 
@@ -15,6 +17,20 @@ use crate::domain::PoolName;
 pub(in crate::cli) enum DiskCommand {
     /// Move a disk of a guest that is off to another pool.
     Move(MoveArguments),
+    /// Make a disk larger; a guest that runs sees that at once. Its file systems it must grow itself.
+    Resize(ResizeArguments),
+}
+
+/// Which disk, and how large.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ResizeArguments {
+    #[command(flatten)]
+    begin: Begin,
+    /// The disk, as in disk0.
+    disk: String,
+    /// Its new size, as in 20G: more than it has.
+    #[arg(value_parser = parse_mib)]
+    size: u64,
 }
 
 /// Which disk, and where to.
@@ -31,13 +47,34 @@ pub(in crate::cli) struct MoveArguments {
 
 impl DiskCommand {
     pub(super) async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
-        let Self::Move(arguments) = self;
-        let body = DiskMove {
-            pool: PoolName::try_from(arguments.pool)?,
-        };
-        let rest = format!("/disks/{}/move", segment(&arguments.disk)?);
-        let path = path(&arguments.begin.guest, &rest)?;
-        let request = client.request(Method::POST, &path).json(&body);
-        begin(client, request, !arguments.begin.no_wait, output).await
+        match self {
+            Self::Move(arguments) => {
+                let body = DiskMove {
+                    pool: PoolName::try_from(arguments.pool)?,
+                };
+                let disk = (arguments.begin, arguments.disk);
+                order(client, output, disk, "move", &body).await
+            }
+            Self::Resize(arguments) => {
+                let body = DiskGrowth {
+                    size_mib: arguments.size,
+                };
+                let disk = (arguments.begin, arguments.disk);
+                order(client, output, disk, "resize", &body).await
+            }
+        }
     }
+}
+
+async fn order(
+    client: &Client,
+    output: Output,
+    (which, disk): (Begin, String),
+    what: &str,
+    body: &impl Serialize,
+) -> anyhow::Result<()> {
+    let rest = format!("/disks/{}/{what}", segment(&disk)?);
+    let path = path(&which.guest, &rest)?;
+    let request = client.request(Method::POST, &path).json(body);
+    begin(client, request, !which.no_wait, output).await
 }

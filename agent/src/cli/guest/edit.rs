@@ -10,7 +10,7 @@ use crate::api::{Data, GuestEdited, GuestView};
 use crate::cli::output::Output;
 use crate::cli::size::parse_mib;
 use crate::client::Client;
-use crate::domain::{CrashPolicy, GuestEdit, GuestName};
+use crate::domain::{Autostart, CrashPolicy, GuestEdit, GuestName};
 
 /// What is to change.
 #[derive(Debug, Args)]
@@ -31,6 +31,12 @@ pub struct EditArguments {
     /// Whether it starts with its node.
     #[arg(long, value_name = "true|false")]
     autostart: Option<bool>,
+    /// When it starts among the others of its node: smaller ones first.
+    #[arg(long, value_name = "N")]
+    autostart_order: Option<u16>,
+    /// How long the next one waits, in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    autostart_delay: Option<u16>,
     /// What becomes of it when it crashes: restart or stay.
     #[arg(long, value_parser = choice::<CrashPolicy>)]
     on_crash: Option<CrashPolicy>,
@@ -46,16 +52,13 @@ impl EditArguments {
     pub(super) async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
         let path = path(&self.guest, "")?;
         let (guest, etag) = client.get_tagged::<GuestView>(&path).await?;
+        let autostart = self.autostart(&guest.autostart);
         let edit = GuestEdit {
             name: self.name.map(GuestName::try_from).transpose()?,
             cpus: self.cpus,
             cpu_limits: self.cpu.apply(guest.cpu_limits),
             memory_mib: self.memory,
-            autostart: self.autostart.map(|enabled| {
-                let mut autostart = guest.autostart.clone();
-                autostart.enabled = enabled;
-                autostart
-            }),
+            autostart,
             on_crash: self.on_crash,
             tags: (!self.tag.is_empty()).then(|| self.tag.into_iter().collect()),
             notes: self.notes,
@@ -73,5 +76,15 @@ impl EditArguments {
                 format!("{name} is changed")
             }
         })
+    }
+
+    /// `None`: it stays as it is.
+    fn autostart(&self, now: &Autostart) -> Option<Autostart> {
+        let new = Autostart {
+            enabled: self.autostart.unwrap_or(now.enabled),
+            order: self.autostart_order.unwrap_or(now.order),
+            delay_s: self.autostart_delay.unwrap_or(now.delay_s),
+        };
+        (new != *now).then_some(new)
     }
 }

@@ -1,10 +1,13 @@
 //! `pindah guest …`.
 
+mod clone;
 mod cpu;
 mod create;
 mod disk;
 mod edit;
+mod export;
 mod interface;
+mod memory;
 mod migrate;
 mod show;
 
@@ -19,7 +22,7 @@ pub(super) use create::choice;
 use super::console;
 use super::output::Output;
 use super::progress::begin;
-use crate::api::GuestView;
+use crate::api::{Data, GuestView};
 use crate::client::Client;
 use crate::guests::StopRequest;
 
@@ -28,12 +31,20 @@ use crate::guests::StopRequest;
 pub(super) enum GuestCommand {
     /// Create a guest.
     Create(Box<create::CreateArguments>),
+    /// Copy a guest that is off, or a template.
+    Clone(clone::CloneArguments),
+    /// Make a guest that is off a template, which does not start and which others are copied from.
+    Template(TemplateArguments),
+    /// Download a disk of a guest that is off.
+    Export(export::ExportArguments),
     /// List all guests.
     List,
     /// Show a guest.
     Show(Name),
     /// Change a guest.
     Edit(edit::EditArguments),
+    /// Ask a guest to keep to a part of its RAM, and to give the rest back.
+    Memory(memory::MemoryArguments),
     /// A guest's network interfaces.
     #[command(subcommand)]
     Interface(interface::InterfaceCommand),
@@ -53,7 +64,7 @@ pub(super) enum GuestCommand {
     Console(Name),
     /// Print what a guest wrote last on its serial port.
     Log(LogArguments),
-    /// Move its disks.
+    /// A guest's disks.
     #[command(subcommand)]
     Disk(disk::DiskCommand),
     /// Delete a guest and its disks.
@@ -103,6 +114,16 @@ pub(super) struct DeleteArguments {
     yes: bool,
 }
 
+/// Which guest, and whether it is to be a template.
+#[derive(Debug, Args)]
+pub(super) struct TemplateArguments {
+    /// Name or UUID.
+    guest: String,
+    /// Make a template a guest again.
+    #[arg(long)]
+    undo: bool,
+}
+
 /// How much of the log.
 #[derive(Debug, Args)]
 pub(super) struct LogArguments {
@@ -117,9 +138,13 @@ impl GuestCommand {
     pub(super) async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
         match self {
             Self::Create(arguments) => arguments.run(client, output).await,
+            Self::Clone(arguments) => arguments.run(client, output).await,
+            Self::Template(arguments) => arguments.run(client, output).await,
+            Self::Export(arguments) => arguments.run(client, output).await,
             Self::List => show::list(client, output).await,
             Self::Show(name) => show::show(client, output, &name.guest).await,
             Self::Edit(arguments) => arguments.run(client, output).await,
+            Self::Memory(arguments) => arguments.run(client, output).await,
             Self::Interface(command) => command.run(client, output).await,
             Self::Start(arguments) => {
                 let path = path(&arguments.guest, "/start")?;
@@ -163,6 +188,22 @@ fn path(guest: &str, rest: &str) -> anyhow::Result<String> {
 async fn command(client: &Client, output: Output, guest: &str, rest: &str) -> anyhow::Result<()> {
     let guest: GuestView = client.post(&path(guest, rest)?, &json!({})).await?;
     output.show(&guest, |guest| format!("{} is {}", guest.name, guest.state))
+}
+
+impl TemplateArguments {
+    async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
+        let method = if self.undo {
+            Method::DELETE
+        } else {
+            Method::PUT
+        };
+        let request = client.request(method, &path(&self.guest, "/template")?);
+        let guest: Data<GuestView> = client.send(request).await?.json().await?;
+        output.show(&guest.data, |guest| {
+            let what = if guest.template { "template" } else { "guest" };
+            format!("{} is a {what}", guest.name)
+        })
+    }
 }
 
 impl StopArguments {

@@ -6,7 +6,7 @@ use super::path;
 use crate::api::GuestView;
 use crate::cli::output::{Output, age, figure, mib, properties, table, used};
 use crate::client::Client;
-use crate::domain::{Boot, CrashPolicy};
+use crate::domain::{Autostart, Boot, CrashPolicy};
 
 pub(super) async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     let mut guests: Vec<GuestView> = client.list("/guests").await?;
@@ -37,6 +37,8 @@ pub(super) async fn show(client: &Client, output: Output, name: &str) -> anyhow:
 fn row(guest: &GuestView) -> Vec<String> {
     let state = if guest.incomplete {
         "creating".to_owned()
+    } else if guest.template {
+        "template".to_owned()
     } else {
         guest.state.to_string()
     };
@@ -81,6 +83,32 @@ fn cpu_limits(guest: &GuestView) -> String {
     }
 }
 
+/// Its RAM, and what it is asked to give back of it and has.
+fn memory(guest: &GuestView) -> String {
+    let all = mib(guest.memory_mib);
+    let returned = guest.usage.memory_returned_mib.unwrap_or(0);
+    match guest.memory_target_mib {
+        None => all,
+        Some(target) => format!(
+            "{all}, asked to keep to {}, {} given back",
+            mib(target),
+            mib(returned)
+        ),
+    }
+}
+
+/// Whether it starts with its node, and when.
+fn autostart(autostart: &Autostart) -> String {
+    if !autostart.enabled {
+        return "no".to_owned();
+    }
+    let order = autostart.order;
+    match autostart.delay_s {
+        0 => format!("yes, order {order}"),
+        delay_s => format!("yes, order {order}, the next one waits {delay_s} s"),
+    }
+}
+
 fn text(guest: &GuestView) -> String {
     let disks: Vec<String> = guest
         .disks
@@ -117,6 +145,10 @@ fn text(guest: &GuestView) -> String {
         ("name", guest.name.to_string()),
         ("uuid", guest.uuid.to_string()),
         (
+            "template",
+            if guest.template { "yes" } else { "" }.to_owned(),
+        ),
+        (
             "state",
             format!("{} for {}", guest.state, age(guest.since_unix_ms)),
         ),
@@ -129,16 +161,13 @@ fn text(guest: &GuestView) -> String {
         ("crashes", guest.crashes.to_string()),
         ("cpus", guest.cpus.to_string()),
         ("cpu limits", cpu_limits(guest)),
-        ("memory", mib(guest.memory_mib)),
+        ("memory", memory(guest)),
         ("takes", takes(guest)),
         ("boots", boot),
         ("disks", disks.join(", ")),
         ("interfaces", interfaces.join(", ")),
         ("addresses", guest.addresses.join(" ")),
-        (
-            "autostart",
-            if guest.autostart.enabled { "yes" } else { "no" }.to_owned(),
-        ),
+        ("autostart", autostart(&guest.autostart)),
         ("on crash", on_crash.to_owned()),
         ("tags", tags.join(" ")),
         ("notes", guest.notes.clone()),

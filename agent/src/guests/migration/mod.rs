@@ -129,7 +129,7 @@ pub enum Settlement {
 }
 
 impl Guests {
-    fn links(&self) -> Result<&MigrationLinks, GuestError> {
+    pub(in crate::guests) fn links(&self) -> Result<&MigrationLinks, GuestError> {
         let resources = self.resources();
         let alone = || GuestError::Alone(resources.node.clone());
         resources.migration.as_ref().ok_or_else(alone)
@@ -137,7 +137,7 @@ impl Guests {
 
     /// Changes the record under this node's lease; anew if somebody changed something else
     /// meanwhile.
-    async fn change_place(
+    pub(in crate::guests) async fn change_place(
         &self,
         uuid: Uuid,
         change: impl Fn(&mut Guest) -> Result<(), PlacementError>,

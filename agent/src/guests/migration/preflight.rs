@@ -73,7 +73,6 @@ impl Guests {
             &can_move,
             "it can be moved when it runs, stands paused or is off",
         )?;
-        let pools = &self.resources().pools;
         for disk in &guest.disks {
             if let Some(pool) = &disk.spare {
                 // Nobody would remove it from a pool that this node alone has.
@@ -83,6 +82,17 @@ impl Guests {
                     pool: pool.clone(),
                 });
             }
+        }
+        self.require_shared_disks(guest).await
+    }
+
+    /// Refuses a guest whose disks another node could not reach.
+    pub(in crate::guests) async fn require_shared_disks(
+        &self,
+        guest: &Guest,
+    ) -> Result<(), GuestError> {
+        let pools = &self.resources().pools;
+        for disk in &guest.disks {
             let pool = &disk.volume.pool;
             if pool.is_local() || !pools.record(pool).await?.value.source.is_shared() {
                 return Err(GuestError::Immovable {
@@ -120,7 +130,7 @@ impl Guests {
     }
 
     /// What the node says of the guest.
-    async fn ask_for_offer(
+    pub(in crate::guests) async fn ask_for_offer(
         &self,
         guest: &Guest,
         to: &str,

@@ -18,6 +18,11 @@ const MEMORY_MIB: u32 = 1024;
 /// Room for an image and a disk made from it.
 const STATE_BYTES: u64 = 4 << 30;
 const LOG: &str = "/var/lib/pindah/pindahd.log";
+/// What the agent's answer to a request costs: its status, and how long it took, in seconds.
+const ASK: &str = "token=$(sed -n 's/.*\"token\": *\"\\([^\"]*\\)\".*/\\1/p' /var/lib/pindah/admin.json); \
+                   curl -sSk --max-time 60 -o /dev/null -w '%{http_code} %{time_total}' \
+                   -H \"Authorization: Bearer $token\" https://127.0.0.1:7480/api/v1";
+
 /// A server that keeps its agent's state when it loses its power.
 pub struct Node {
     name: String,
@@ -149,6 +154,15 @@ impl Node {
     pub fn console(&self, name: &str) -> Result<Console> {
         let attach = ["pindah", "guest", "console", name];
         Ok(Console::new(self.server().spawn(&attach)?))
+    }
+
+    /// How long the API takes to answer a GET of `path`, in seconds.
+    pub fn answer_s(&self, path: &str) -> Result<f64> {
+        let asked = self.server().check(&format!("{ASK}{path}"));
+        let answer = self.explain(asked)?;
+        let (status, seconds) = answer.split_once(' ').context("a status and a time")?;
+        ensure!(status == "200", "GET {path} is answered with {status}");
+        Ok(seconds.parse()?)
     }
 
     /// Adds to an error what the agent has said last.

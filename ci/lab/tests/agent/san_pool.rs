@@ -73,7 +73,7 @@ fn outlives_the_target(
 
 #[test]
 #[ignore = "lab"]
-fn lun_is_one_pool_for_both_nodes_and_guests_move_on_it() {
+fn full_lun_is_one_pool_for_both_nodes_and_guests_move_on_it() {
     let office = Office::new("san-pool").unwrap();
     let san = office.lab.san().unwrap();
     let [first, second] = &office.nodes;

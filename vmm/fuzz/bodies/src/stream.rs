@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use pindah_vmm::memory::GuestMemory;
 use pindah_vmm::memory::userfault::Userfault;
-use pindah_vmm::migration::destination::{Postcopier, receive};
+use pindah_vmm::migration::destination::{Incoming, Postcopier, receive};
+use pindah_vmm::migration::priority::Priority;
 use pindah_vmm::migration::progress::Progress;
 use pindah_vmm::migration::protocol::{
     Channel, Commit, FrameHeader, HEADER_BYTES, Hello, Kind, PREAMBLE_BYTES, Preamble, Reason,
@@ -105,7 +106,7 @@ impl MigrationDestination for Machine {
         Ok(())
     }
 
-    fn take(&self, _: Duration) -> Result<(), MigratableError> {
+    fn take(&self) -> Result<(), MigratableError> {
         self.ask(|asked| {
             assert!(!asked.owned, "taken twice");
             asked.owned = true;
@@ -160,15 +161,14 @@ pub fn run(data: &[u8]) {
     });
     let outcome = std::thread::scope(|scope| {
         scope.spawn(move || script.play(control, connect));
-        let plain = Identity::Plain;
-        receive(
-            &fixture.machine,
-            &fixture.listener,
-            &plain,
-            PATIENCE,
+        let listener = fixture.listener.try_clone();
+        let incoming = Incoming {
+            listener: listener.expect("the host has descriptors"),
+            identity: Identity::Plain,
+            timeout: PATIENCE,
             postcopier,
-            &progress,
-        )
+        };
+        receive(&fixture.machine, incoming, Priority::default(), &progress)
     });
     assert!(outcome.is_err(), "the machine refuses to run");
     fixture.machine.ask(|asked| {
