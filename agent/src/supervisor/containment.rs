@@ -45,7 +45,7 @@ pub enum ContainmentError {
         action: &'static str,
         /// Why.
         #[source]
-        source: zbus::Error,
+        source: Box<zbus::Error>,
     },
     /// The unit was not started.
     #[error("systemd says {result:?} of {unit}")]

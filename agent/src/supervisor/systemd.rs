@@ -80,7 +80,12 @@ impl Containment for Scopes {
 
 /// One connection a call: there are few, and the bus may be started anew between them.
 async fn contain(guest: &Contained<'_>) -> Result<(), ContainmentError> {
-    let failed = |action| move |source| ContainmentError::Systemd { action, source };
+    let failed = |action| {
+        move |source: zbus::Error| ContainmentError::Systemd {
+            action,
+            source: Box::new(source),
+        }
+    };
     let connection = zbus::Connection::system().await;
     let connection = connection.map_err(failed("answer on the system bus"))?;
     let manager = ManagerProxy::new(&connection).await;
