@@ -63,6 +63,9 @@ pub struct ConfigFile {
     pub listen: Option<SocketAddr>,
     /// The VMM's program; absent: `pindah-vmm` beside the agent's own.
     pub vmm: Option<PathBuf>,
+    /// The user that VMMs run as, a name or `UID:GID`; absent: `pindah-vmm` if there is such a user
+    /// and the agent is root.
+    pub vmm_user: Option<String>,
     /// How long a guest has for its shutdown, in seconds; absent: 60.
     pub stop_deadline_s: Option<u64>,
     /// Memory that guests may not take, in MiB; absent: 256.
@@ -116,6 +119,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The VMM's program.
     pub vmm: PathBuf,
+    /// The user that VMMs run as, if one is named.
+    pub vmm_user: Option<String>,
     /// How long a guest has for its shutdown.
     pub stop_deadline: Duration,
     /// Memory that guests may not take, in MiB.
@@ -187,6 +192,7 @@ impl ConfigFile {
             state_dir,
             listen,
             vmm,
+            vmm_user: self.vmm_user,
             stop_deadline: Duration::from_secs(self.stop_deadline_s.unwrap_or(60)),
             reserved_memory_mib: self.reserved_memory_mib.unwrap_or(256),
             default_pool: default_pool(self.default_pool)?,

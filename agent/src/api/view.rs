@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::{Api, ApiError};
 use crate::cluster::{GuestStatus, NodeStatus};
-use crate::domain::{Autostart, Boot, CrashPolicy, Disk, Guest, GuestName, Interface, Wanted};
+use crate::domain::{
+    Autostart, Boot, CpuLimits, CrashPolicy, Disk, Guest, GuestName, Interface, Wanted,
+};
 use crate::guests::{GuestState, Status};
 use crate::metrics::GuestUsage;
 use crate::storage::{PoolState, PoolStatus};
@@ -49,6 +51,12 @@ pub struct GuestView {
     pub template: bool,
     /// Virtual CPUs.
     pub cpus: u8,
+    /// What it may take of its node's processors.
+    #[serde(default)]
+    pub cpu_limits: CpuLimits,
+    /// Why its node does not apply that, while it runs and it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits_error: Option<String>,
     /// RAM in MiB.
     pub memory_mib: u64,
     /// RAM that it is asked to keep to, in MiB; absent: all of it.
@@ -186,6 +194,8 @@ impl GuestView {
             incomplete: guest.incomplete,
             template: guest.template,
             cpus: guest.cpus,
+            cpu_limits: guest.cpu_limits,
+            limits_error: status.limits_error,
             memory_mib: guest.memory_mib,
             memory_target_mib: guest.memory_target_mib,
             baseline: guest.baseline,

@@ -66,6 +66,10 @@ async fn serve(config: &Config) -> anyhow::Result<Next> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let node = Node::start(config).await?;
+    // Who waits for it, if systemd started it (sd_notify(3)).
+    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        tracing::warn!("cannot tell systemd that it serves: {error}");
+    }
     let end = async {
         tokio::select! {
             _ = terminate.recv() => {}

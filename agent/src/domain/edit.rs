@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::spec::{check_cpus, check_memory, check_texts};
-use super::{Autostart, CrashPolicy, Guest, GuestName, Invalid};
+use super::{Autostart, CpuLimits, CrashPolicy, Guest, GuestName, Invalid};
 
 /// What is to change; absent fields stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -18,6 +18,9 @@ pub struct GuestEdit {
     /// Virtual CPUs: from the next start on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u8>,
+    /// What it may take of its node's processors, all of it: at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_limits: Option<CpuLimits>,
     /// RAM in MiB: from the next start on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u64>,
@@ -45,6 +48,7 @@ impl GuestEdit {
         let Self {
             name,
             cpus,
+            cpu_limits,
             memory_mib,
             autostart,
             on_crash,
@@ -53,12 +57,14 @@ impl GuestEdit {
         } = self.clone();
         set(&mut edited.name, name);
         set(&mut edited.cpus, cpus);
+        set(&mut edited.cpu_limits, cpu_limits);
         set(&mut edited.memory_mib, memory_mib);
         set(&mut edited.autostart, autostart);
         set(&mut edited.on_crash, on_crash);
         set(&mut edited.tags, tags);
         set(&mut edited.notes, notes);
         check_cpus(edited.cpus)?;
+        edited.cpu_limits.check()?;
         check_memory(edited.memory_mib)?;
         check_texts(&edited.tags, &edited.notes)?;
         let restart = edited.cpus != guest.cpus || edited.memory_mib != guest.memory_mib;
@@ -99,7 +105,18 @@ mod tests {
         let (edited, restart) = edit(r#"{"memory_mib":1024}"#).unwrap();
         assert_eq!((edited.memory_mib, restart), (1024, true));
         assert_eq!(edited.notes, "old");
+        let (edited, restart) = edit(r#"{"cpu_limits":{"weight":50}}"#).unwrap();
+        assert_eq!((edited.cpu_limits.weight, restart), (Some(50), false));
         assert_eq!(edit("{}").unwrap(), (guest.clone(), false));
+        for (limits, must) in [
+            (r#"{"weight":0}"#, "cpu_limits.weight = 0"),
+            (r#"{"weight":10001}"#, "1 to 10000"),
+            (r#"{"limit_percent":4}"#, "cpu_limits.limit_percent = 4"),
+            (r#"{"limit_percent":6401}"#, "5 to 6400"),
+        ] {
+            let refused = edit(&format!(r#"{{"cpu_limits":{limits}}}"#)).unwrap_err();
+            assert!(refused.to_string().contains(must), "{refused}");
+        }
         assert!(edit(r#"{"cpus":65}"#).is_err());
     }
 }

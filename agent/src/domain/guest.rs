@@ -8,7 +8,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::invalid::within;
-use super::{CloudInit, FileName, GuestName, ImageRef, Interface, Invalid, PoolName, PoolRecord};
+use super::{
+    CloudInit, CpuLimits, FileName, GuestName, ImageRef, Interface, Invalid, PoolName, PoolRecord,
+};
 use crate::store::Record;
 
 /// A guest.
@@ -20,6 +22,9 @@ pub struct Guest {
     pub name: GuestName,
     /// Virtual CPUs.
     pub cpus: u8,
+    /// What it may take of its node's processors.
+    #[serde(default)]
+    pub cpu_limits: CpuLimits,
     /// RAM in MiB.
     pub memory_mib: u64,
     /// RAM that it is asked to keep to, in MiB; absent: all of it.

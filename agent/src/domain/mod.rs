@@ -3,6 +3,7 @@
 mod cidr;
 mod clone;
 mod cloud_init;
+mod cpu_limits;
 mod edit;
 mod firewall;
 mod fit_disks;
@@ -28,6 +29,7 @@ mod vlan;
 pub use cidr::Cidr;
 pub use clone::CloneSpec;
 pub use cloud_init::CloudInit;
+pub use cpu_limits::CpuLimits;
 pub use edit::GuestEdit;
 pub use firewall::{Direction, Firewall, FirewallRule, Policy, PortRange, Protocol};
 pub use guest::{

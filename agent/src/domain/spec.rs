@@ -11,8 +11,8 @@ use super::guest::{MEMORY_MIN_MIB, check_disk_size};
 use super::invalid::within;
 use super::mac::{derived_mac, parse_mac};
 use super::{
-    Autostart, Boot, CloudInit, CrashPolicy, Disk, FileName, Guest, GuestName, ImageRef, Interface,
-    InterfaceSpec, Invalid, PoolName, Volume, Wanted, format_name,
+    Autostart, Boot, CloudInit, CpuLimits, CrashPolicy, Disk, FileName, Guest, GuestName, ImageRef,
+    Interface, InterfaceSpec, Invalid, PoolName, Volume, Wanted, format_name,
 };
 
 /// Most disks of a guest.
@@ -31,6 +31,9 @@ pub struct GuestSpec {
     /// Virtual CPUs, 1 to 64.
     #[serde(default = "one")]
     pub cpus: u8,
+    /// What it may take of its node's processors.
+    #[serde(default)]
+    pub cpu_limits: CpuLimits,
     /// RAM in MiB, 16 to 1048576.
     pub memory_mib: u64,
     /// CPU features that it may see: `host`, `x86-64-v1`, `x86-64-v2`, `x86-64-v3`; absent: what
@@ -132,6 +135,7 @@ impl GuestSpec {
         now_unix_ms: u64,
     ) -> Result<Plan, Invalid> {
         check_cpus(self.cpus)?;
+        self.cpu_limits.check()?;
         check_memory(self.memory_mib)?;
         check_texts(&self.tags, &self.notes)?;
         if let Some(cloud_init) = &self.cloud_init {
@@ -145,6 +149,7 @@ impl GuestSpec {
             uuid,
             name: self.name.clone(),
             cpus: self.cpus,
+            cpu_limits: self.cpu_limits,
             memory_mib: self.memory_mib,
             memory_target_mib: None,
             baseline: self.baseline.unwrap_or_default(),

@@ -129,6 +129,9 @@ impl Guests {
         match self.resources().store.commit(transaction).await? {
             Outcome::Committed(revision) => {
                 self.tell_changed(&edited);
+                if edited.cpu_limits != stored.value.cpu_limits {
+                    self.limit_if_running(&edited).await;
+                }
                 let running = self.status(edited.uuid).state.has_process();
                 let value = edited;
                 Ok((Stored { value, revision }, restart && running))

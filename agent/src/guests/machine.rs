@@ -66,6 +66,9 @@ pub struct Status {
     pub pid: Option<u32>,
     /// How often it has crashed since somebody started it.
     pub crashes: u32,
+    /// Why its CPU limits are not applied, while it runs and they are not.
+    #[serde(default)]
+    pub limits_error: Option<String>,
 }
 
 /// A guest's runtime side.
@@ -75,6 +78,8 @@ pub(super) struct Machine {
     operation: Arc<tokio::sync::RwLock<()>>,
     /// Taken after `operation`, if both are.
     intent: tokio::sync::Mutex<()>,
+    /// Of those who apply limits the one who read the record last does it last. Taken alone.
+    limits: tokio::sync::Mutex<()>,
     status: watch::Sender<Status>,
 }
 
@@ -112,6 +117,16 @@ impl Machine {
         self.intent.lock().await
     }
 
+    /// The right to apply the limits of its record.
+    pub(super) async fn limits(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.limits.lock().await
+    }
+
+    pub(super) fn set_limits_error(&self, error: Option<String>) {
+        self.status
+            .send_modify(|status| status.limits_error = error);
+    }
+
     /// Returns whether that is something new.
     pub(super) fn set(&self, state: GuestState, reason: Option<&str>) -> bool {
         self.status.send_if_modified(|status| {
@@ -124,6 +139,7 @@ impl Machine {
             status.since_unix_ms = now_unix_ms();
             if !state.has_process() {
                 status.pid = None;
+                status.limits_error = None;
             }
             true
         })

@@ -28,6 +28,7 @@ mod error;
 mod export;
 mod intent;
 mod interface;
+mod limits;
 mod lookup;
 mod machine;
 mod memory;
@@ -67,7 +68,7 @@ use crate::metrics::Metrics;
 use crate::network::Networks;
 use crate::storage::Pools;
 use crate::store::{Collection, Store};
-use crate::supervisor::Direct;
+use crate::supervisor::{Containment, Direct};
 use crate::tasks::Tasks;
 use crate::vmm_client::VmmClient;
 use machine::Machine;
@@ -92,6 +93,8 @@ pub struct Resources {
     pub witness: bool,
     /// What starts processes.
     pub supervisor: Direct,
+    /// What keeps each guest's process in a group of its own.
+    pub containment: Arc<dyn Containment>,
     /// Where images and disks are kept.
     pub pools: Pools,
     /// What guests are connected to.

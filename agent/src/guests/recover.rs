@@ -154,6 +154,7 @@ impl Guests {
         if let Err(error) = self.networks().connect(guest).await {
             tracing::error!("guest {}: {}", guest.name, chain(&error));
         }
+        self.contain(guest, process.identity().pid).await;
         self.watch(guest, process);
         if self.wanted(guest) == Wanted::Stopped {
             // Its stop was under way when the agent before us ended.

@@ -196,7 +196,9 @@ impl Guests {
         pools.require(guest).await?;
         pools.attach(guest).await?;
         let config = vm_config::vm_config(guest, &pools, &directory)?;
-        Ok(resources.supervisor.spawn(&directory, &config, purpose)?)
+        let process = resources.supervisor.spawn(&directory, &config, purpose)?;
+        self.contain(guest, process.identity().pid).await;
+        Ok(process)
     }
 
     async fn wait_until_it_runs(
@@ -248,6 +250,7 @@ impl Guests {
     /// Removes what only a running guest needs.
     pub(super) async fn clean_up(&self, guest: &Guest) {
         Direct::forget(&self.directory(guest.uuid));
+        self.resources().containment.release(guest.uuid).await;
         self.networks().disconnect(guest).await;
         self.resources().pools.detach(guest).await;
     }

@@ -28,7 +28,7 @@ use crate::security::{
 };
 use crate::storage::{Pools, PoolsConfig, StorageError};
 use crate::store::{SqliteStore, Store, StoreError};
-use crate::supervisor::Direct;
+use crate::supervisor::{Direct, VmmUser, VmmUserError, containment};
 use crate::tasks::Tasks;
 use admin_context::AdminContext;
 use renewal::Renewal;
@@ -74,6 +74,9 @@ pub enum StartError {
     /// The first token.
     #[error(transparent)]
     Account(#[from] AccountError),
+    /// The user that VMMs run as.
+    #[error(transparent)]
+    VmmUser(#[from] VmmUserError),
     /// The networks.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -114,6 +117,7 @@ impl Node {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let vmm_user = VmmUser::of_setting(config.vmm_user.as_deref())?;
         let (state, lock) = State::open(&config.state_dir)?;
         let mut config = config.clone();
         let membership = cluster_place(&mut config).await?;
@@ -165,7 +169,8 @@ impl Node {
                 turns: Arc::new(Semaphore::new(config.migrations_at_once)),
             }),
             witness,
-            supervisor: Direct::new(config.vmm.clone()),
+            supervisor: Direct::new(config.vmm.clone()).as_user(vmm_user),
+            containment: containment(),
             pools: pools.clone(),
             networks,
             tasks: tasks.clone(),

@@ -1,4 +1,4 @@
-//! Supervision without systemd: the agent starts the VMM itself, and adopts it after a restart.
+//! Start and adoption: the agent starts the VMM itself, and finds it again after a restart.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,7 +13,7 @@ use pindah_vmm_api::{EventKind, Initiator, VmConfig};
 use thiserror::Error;
 use tokio::process::{Child, Command};
 
-use super::{Identity, find_process};
+use super::{Identity, VmmUser, find_process};
 use crate::files;
 
 /// Written by us, in the guest's directory.
@@ -74,6 +74,8 @@ impl Purpose {
 pub struct Direct {
     /// The VMM's program.
     vmm: PathBuf,
+    /// Whom it becomes.
+    user: Option<VmmUser>,
 }
 
 /// Why there is no process.
@@ -110,7 +112,13 @@ pub struct GuestProcess {
 impl Direct {
     /// Starts guests by this program.
     pub fn new(vmm: PathBuf) -> Self {
-        Self { vmm }
+        Self { vmm, user: None }
+    }
+
+    /// Has them run as this user, when they have opened what they need.
+    #[must_use]
+    pub fn as_user(self, user: Option<VmmUser>) -> Self {
+        Self { user, ..self }
     }
 
     /// The API socket of the VMM in `directory`.
@@ -152,12 +160,16 @@ impl Direct {
             .stdin(Stdio::null())
             .stdout(said)
             .stderr(log);
+        if let Some(user) = self.user {
+            command.args(["--user", &user.to_string()]);
+        }
         let started = |source| SpawnError::Start {
             program: self.vmm.clone(),
             source,
         };
         let child = command.spawn().map_err(started)?;
         let pid = child.id().unwrap_or_default();
+        be_expendable(pid);
         // Not reaped yet, so the number is its own even if it has ended.
         let identity = Identity::of(pid).unwrap_or(Identity {
             pid,
@@ -226,6 +238,14 @@ impl Direct {
         let lines = tail.lines().rev().find(|line| !line.trim().is_empty());
         let line = lines.unwrap_or("it said nothing").trim();
         line.strip_prefix("pindah-vmm: ").unwrap_or(line).to_owned()
+    }
+}
+
+/// When memory runs out a guest goes before the agent that brings it back: what the agent's own unit
+/// says of it (`OOMScoreAdjust`) is not its guests' (proc(5), `/proc/pid/oom_score_adj`).
+fn be_expendable(pid: u32) {
+    if let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), "0") {
+        tracing::debug!("the OOM score of process {pid}: {error}");
     }
 }
 

@@ -13,6 +13,8 @@ use super::programs::{pindah, pindahd, programs};
 /// How long a condition may take on the slowest host before the test has failed.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
+/// Whom VMMs become, as on the appliance: nobody of this host's.
+pub const VMM_USER: u32 = 64_990;
 /// The port of all APIs.
 const PORT: u16 = 7480;
 
@@ -111,7 +113,8 @@ impl Site {
         fs::create_dir(&directory).expect("a directory");
         let config = format!(
             "node = 'node{number}'\nlisten = '0.0.0.0:{PORT}'\nstop_deadline_s = 1\n\
-             state_dir = '{}'\nvmm = '{}'\nnetwork.enabled = false\n",
+             state_dir = '{}'\nvmm = '{}'\nvmm_user = '{VMM_USER}:{VMM_USER}'\n\
+             network.enabled = false\n",
             directory.join("s").display(),
             programs().join("pindah-vmm").display(),
         );

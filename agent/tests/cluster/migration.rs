@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::harness::{Site, host_can};
+use super::harness::{Site, VMM_USER, host_can};
 
 /// Nodes with a pool that all share, and a guest with its disk there.
 struct Traveller {
@@ -156,6 +156,11 @@ fn guest_moves_there_and_back_and_tells_how_long_it_stood() {
         );
         assert!(blackout_ms > 0.0 && downtime_ms > 0.0);
         assert!(traveller.show(by)["moving_to"].is_null());
+        let status = format!("/proc/{}/status", traveller.show(by)["pid"]);
+        let status = fs::read_to_string(status).unwrap();
+        for line in [&format!("Uid:\t{VMM_USER}\t"), "CapEff:\t0000000000000000"] {
+            assert!(status.contains(line), "{line} in {status}");
+        }
     }
     // Its log came along.
     let beats = traveller.beats(1);

@@ -77,6 +77,11 @@ impl Agent {
         agent
     }
 
+    /// An agent without a network for guests, with more in its configuration.
+    pub async fn start_configured(config: &str) -> Self {
+        Self::start_with(&format!("network.enabled = false\n{config}"), None).await
+    }
+
     /// An agent whose state directory is a file system of this size, which the caller unmounts.
     pub async fn start_on_small_state(size_mib: u64) -> Self {
         let mut agent = Self::make("network.enabled = false", None);

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod clone;
+mod containment;
 mod crash;
 mod disk_move;
 mod disk_resize;

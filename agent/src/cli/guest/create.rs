@@ -9,6 +9,7 @@ use pindah_vmm_api::{Baseline, DiskFormat};
 use reqwest::Method;
 use serde::Deserialize;
 
+use super::cpu::CpuFlags;
 use super::interface::InterfaceFlags;
 use crate::cli::output::Output;
 use crate::cli::progress::begin;
@@ -16,8 +17,8 @@ use crate::cli::size::parse_mib;
 use crate::cli::upload::image_for;
 use crate::client::Client;
 use crate::domain::{
-    Autostart, CloudInit, CrashPolicy, DiskSpec, GuestName, GuestSpec, InterfaceSpec, KernelSpec,
-    PoolName,
+    Autostart, CloudInit, CpuLimits, CrashPolicy, DiskSpec, GuestName, GuestSpec, InterfaceSpec,
+    KernelSpec, PoolName,
 };
 
 /// A choice by the name that it has in JSON.
@@ -105,6 +106,8 @@ pub struct CreateArguments {
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
+    cpu: CpuFlags,
+    #[command(flatten)]
     interface: InterfaceFlags,
 }
 
@@ -144,6 +147,7 @@ impl CreateArguments {
         Ok(GuestSpec {
             name,
             cpus: self.cpus,
+            cpu_limits: self.cpu.apply(CpuLimits::default()).unwrap_or_default(),
             memory_mib: self.memory,
             baseline: self.baseline,
             kernel,

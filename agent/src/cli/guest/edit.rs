@@ -3,6 +3,7 @@
 use clap::Args;
 use reqwest::{Method, header};
 
+use super::cpu::CpuFlags;
 use super::create::choice;
 use super::path;
 use crate::api::{Data, GuestEdited, GuestView};
@@ -25,6 +26,8 @@ pub struct EditArguments {
     /// Virtual CPUs: from the next start on.
     #[arg(long, value_name = "N")]
     cpus: Option<u8>,
+    #[command(flatten)]
+    cpu: CpuFlags,
     /// Whether it starts with its node.
     #[arg(long, value_name = "true|false")]
     autostart: Option<bool>,
@@ -53,6 +56,7 @@ impl EditArguments {
         let edit = GuestEdit {
             name: self.name.map(GuestName::try_from).transpose()?,
             cpus: self.cpus,
+            cpu_limits: self.cpu.apply(guest.cpu_limits),
             memory_mib: self.memory,
             autostart,
             on_crash: self.on_crash,

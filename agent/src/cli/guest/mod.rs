@@ -1,6 +1,7 @@
 //! `pindah guest …`.
 
 mod clone;
+mod cpu;
 mod create;
 mod disk;
 mod edit;

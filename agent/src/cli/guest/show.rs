@@ -75,6 +75,14 @@ fn takes(guest: &GuestView) -> String {
     )
 }
 
+/// What it may take of processors, and why that is not so.
+fn cpu_limits(guest: &GuestView) -> String {
+    match &guest.limits_error {
+        Some(error) => format!("{}; not applied: {error}", guest.cpu_limits),
+        None => guest.cpu_limits.to_string(),
+    }
+}
+
 /// Its RAM, and what it is asked to give back of it and has.
 fn memory(guest: &GuestView) -> String {
     let all = mib(guest.memory_mib);
@@ -152,6 +160,7 @@ fn text(guest: &GuestView) -> String {
         ),
         ("crashes", guest.crashes.to_string()),
         ("cpus", guest.cpus.to_string()),
+        ("cpu limits", cpu_limits(guest)),
         ("memory", memory(guest)),
         ("takes", takes(guest)),
         ("boots", boot),

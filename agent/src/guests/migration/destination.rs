@@ -164,6 +164,8 @@ impl Guests {
         };
         self.set_state(&guest, &machine, state, None);
         self.tell_changed(&guest);
+        // It may have been edited on its way.
+        self.contain(&guest, process.identity().pid).await;
         self.watch(&guest, process);
         drop(operation);
     }

@@ -1,0 +1,160 @@
+//! Guests as transient scopes of systemd (org.freedesktop.systemd1(5), systemd.scope(5)).
+//!
+//! `pindah-guest-UUID.scope` in `pindah.slice`: `systemctl status` and `systemd-cgtop` show what it
+//! takes. It goes with its last process, and stopping the agent's own unit does not touch it. It is
+//! ordered before that: when the host goes down the agent ends first, and does not take the end of
+//! its guests for crashes.
+
+use std::fs;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use tokio::time::{Instant, sleep, timeout_at};
+use uuid::Uuid;
+use zbus::zvariant::{ObjectPath, OwnedObjectPath, Value};
+
+use super::containment::{Contained, Containment, ContainmentError};
+use crate::domain::CpuLimits;
+
+/// How long systemd may take, in all.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How long the scope of a process that has just ended is waited for.
+const RETRY: Duration = Duration::from_millis(100);
+/// The agent's own unit.
+const AGENT: &str = "pindahd.service";
+/// What says that there is a unit of this name.
+const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+/// No limit: `CGROUP_WEIGHT_INVALID` and `USEC_INFINITY` of systemd.
+const UNLIMITED: u64 = u64::MAX;
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1",
+    gen_blocking = false
+)]
+trait Manager {
+    fn subscribe(&self) -> zbus::Result<()>;
+
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, Value<'_>)],
+        auxiliary: &[(&str, &[(&str, Value<'_>)])],
+    ) -> zbus::Result<OwnedObjectPath>;
+
+    fn set_unit_properties(
+        &self,
+        name: &str,
+        runtime: bool,
+        properties: &[(&str, Value<'_>)],
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    fn job_removed(
+        &self,
+        id: u32,
+        job: ObjectPath<'_>,
+        unit: &str,
+        result: &str,
+    ) -> zbus::Result<()>;
+}
+
+/// The scopes of systemd's system instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Scopes;
+
+#[async_trait]
+impl Containment for Scopes {
+    async fn contain(&self, guest: &Contained<'_>) -> Result<(), ContainmentError> {
+        let deadline = Instant::now() + DEADLINE;
+        let contained = timeout_at(deadline, contain(guest)).await;
+        contained.unwrap_or(Err(ContainmentError::Silent))
+    }
+
+    /// systemd removes a scope when its last process has ended.
+    async fn release(&self, _: Uuid) {}
+}
+
+/// One connection a call: there are few, and the bus may be started anew between them.
+async fn contain(guest: &Contained<'_>) -> Result<(), ContainmentError> {
+    let failed = |action| {
+        move |source: zbus::Error| ContainmentError::Systemd {
+            action,
+            source: Box::new(source),
+        }
+    };
+    let connection = zbus::Connection::system().await;
+    let connection = connection.map_err(failed("answer on the system bus"))?;
+    let manager = ManagerProxy::new(&connection).await;
+    let manager = manager.map_err(failed("answer on the system bus"))?;
+    let unit = unit_name(guest.uuid);
+    if is_in(guest.pid, &unit) {
+        let limits = limits(guest.limits);
+        let set = manager.set_unit_properties(&unit, true, &limits).await;
+        return set.map_err(failed("limit the guest's unit"));
+    }
+    let subscribed = manager.subscribe().await;
+    subscribed.map_err(failed("tell of its jobs"))?;
+    let jobs = manager.receive_job_removed().await;
+    let mut jobs = jobs.map_err(failed("tell of its jobs"))?;
+    let job = loop {
+        let properties = properties(guest);
+        let started = manager.start_transient_unit(&unit, "fail", &properties, &[]);
+        match started.await {
+            // Its process before this one has just ended.
+            Err(zbus::Error::MethodError(name, ..)) if name == UNIT_EXISTS => sleep(RETRY).await,
+            started => break started.map_err(failed("make the guest's unit"))?,
+        }
+    };
+    while let Some(signal) = jobs.next().await {
+        if let Ok(ended) = signal.args()
+            && ended.job.as_str() == job.as_str()
+        {
+            return match ended.result {
+                "done" => Ok(()),
+                result => Err(ContainmentError::Job {
+                    unit,
+                    result: result.to_owned(),
+                }),
+            };
+        }
+    }
+    Err(ContainmentError::Silent)
+}
+
+fn unit_name(uuid: Uuid) -> String {
+    format!("pindah-guest-{uuid}.scope")
+}
+
+/// Whether a process is in a unit, in any hierarchy (cgroups(7), `/proc/pid/cgroup`).
+fn is_in(pid: u32, unit: &str) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let mut groups = groups.lines().filter_map(|line| line.rsplit_once('/'));
+    groups.any(|(_, last)| last == unit)
+}
+
+fn properties(guest: &Contained<'_>) -> Vec<(&'static str, Value<'static>)> {
+    let mut properties = vec![
+        ("Description", format!("Guest {}", guest.name).into()),
+        ("Slice", "pindah.slice".into()),
+        ("PIDs", vec![guest.pid].into()),
+        ("CollectMode", "inactive-or-failed".into()),
+        ("Before", vec![AGENT].into()),
+        ("CPUAccounting", true.into()),
+        ("MemoryAccounting", true.into()),
+        ("TasksAccounting", true.into()),
+    ];
+    properties.extend(limits(guest.limits));
+    properties
+}
+
+fn limits(limits: CpuLimits) -> Vec<(&'static str, Value<'static>)> {
+    let quota_us = limits.limit_percent.map(|percent| percent * 10_000);
+    vec![
+        ("CPUWeight", limits.weight.unwrap_or(UNLIMITED).into()),
+        ("CPUQuotaPerSecUSec", quota_us.unwrap_or(UNLIMITED).into()),
+    ]
+}
