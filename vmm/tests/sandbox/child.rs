@@ -53,7 +53,12 @@ pub fn calls_of_others(kind: &str) -> &'static [Call] {
         "migration" => &[
             ("run", "ioctl"),
             ("socket-option", "setsockopt"),
-            ("users-priority", "setpriority"),
+            ("others-priority", "sched_setattr"),
+        ],
+        "encoding" => &[
+            ("run", "ioctl"),
+            ("send", "sendto"),
+            ("others-priority", "sched_setattr"),
         ],
         "postcopy" => &[
             ("run", "ioctl"),
@@ -146,8 +151,10 @@ fn attempt(call: &str) {
             let (level, option) = (libc::SOL_SOCKET, libc::TCP_NODELAY);
             libc::setsockopt(-1, level, option, std::ptr::null(), 0)
         }),
-        // SAFETY: takes no pointers.
-        "users-priority" => drop(unsafe { libc::setpriority(libc::PRIO_USER, 0, 0) }),
+        "others-priority" => {
+            // SAFETY: a null pointer is refused.
+            let _ = unsafe { libc::syscall(libc::SYS_sched_setattr, 1, std::ptr::null::<u8>(), 0) };
+        }
         // SAFETY: takes no pointers.
         "socket" => drop(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0) }),
         "open" => drop(File::open("/")),
