@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pindah_vmm_api::RunState;
+use pindah_vmm_api::{MigrationPhase, RunState};
 use reqwest::Method;
 
 use super::{Arrival, ArrivalOrder, MigrationLinks, Receiver, Settlement};
@@ -12,6 +12,7 @@ use crate::guests::machine::Operation;
 use crate::guests::{GuestError, GuestState, Guests};
 use crate::store::StoreError;
 use crate::supervisor::{Direct, GuestProcess, Purpose};
+use crate::vmm_client::VmmClient;
 
 /// How long the VMM may take to be built.
 const BUILD_DEADLINE: Duration = Duration::from_secs(30);
@@ -136,10 +137,10 @@ impl Guests {
         let client = self.client(guest.uuid);
         let runs = async {
             loop {
-                match client.info().await {
-                    Ok(info) if info.state != RunState::Created => return info.state,
-                    _ => tokio::time::sleep(POLL).await,
+                if let Some(state) = come(&client).await {
+                    return state;
                 }
+                tokio::time::sleep(POLL).await;
             }
         };
         let state = tokio::select! {
@@ -230,5 +231,20 @@ impl Guests {
         };
         let settled = tokio::time::timeout(SETTLE_DEADLINE, settled).await;
         settled.unwrap_or_else(|_| Err(GuestError::Unsettled(arrival.guest)))
+    }
+}
+
+/// What the guest does, if it has come. A VMM whose guest never came is off before its process ends,
+/// as one is whose guest has come and ended at once.
+async fn come(client: &VmmClient) -> Option<RunState> {
+    let state = client.info().await.ok()?.state;
+    match state {
+        RunState::Created => None,
+        RunState::Running | RunState::Paused => Some(state),
+        RunState::Stopped | RunState::Crashed => {
+            let phase = client.migration().await.ok()?.phase;
+            let came = matches!(phase, MigrationPhase::Completed | MigrationPhase::Postcopy);
+            came.then_some(state)
+        }
     }
 }
