@@ -11,9 +11,12 @@ use super::{GuestError, GuestState, Guests};
 use crate::causes::chain;
 use crate::domain::{Guest, Task, TaskKind, TaskSubject, Wanted};
 use crate::tasks::{Failure, TaskContext};
+use crate::vmm_client::VmmError;
 
 /// How long a VMM may take to end when it is switched off.
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(10);
+/// How long after a VMM's answer its event may come.
+const EVENT_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest time that a guest may be given, in seconds.
 const DEADLINE_MAX_S: u64 = 3600;
 
@@ -179,10 +182,9 @@ impl Guests {
         let _operation = self.operate(guest)?;
         let on = [GuestState::Running, GuestState::Paused];
         self.require(guest, &on, "it can be paused when it runs")?;
-        self.client(guest.uuid).pause().await?;
-        let machine = self.machine(guest.uuid);
-        self.set_state(guest, &machine, GuestState::Paused, None);
-        Ok(())
+        let client = self.client(guest.uuid);
+        self.bring_to(guest, GuestState::Paused, client.pause())
+            .await
     }
 
     /// Lets the guest go on.
@@ -193,9 +195,28 @@ impl Guests {
         let _operation = self.operate(guest)?;
         let on = [GuestState::Running, GuestState::Paused];
         self.require(guest, &on, "it can be resumed when it is paused")?;
-        self.client(guest.uuid).resume().await?;
+        let client = self.client(guest.uuid);
+        self.bring_to(guest, GuestState::Running, client.resume())
+            .await
+    }
+
+    /// Asks the VMM, and waits until its event shows. Events say what the guest does in their
+    /// order: one that stands again at once, for want of space, has done so before the answer is
+    /// here.
+    async fn bring_to(
+        &self,
+        guest: &Guest,
+        state: GuestState,
+        request: impl Future<Output = Result<(), VmmError>>,
+    ) -> Result<(), GuestError> {
         let machine = self.machine(guest.uuid);
-        self.set_state(guest, &machine, GuestState::Running, None);
+        let mut status = machine.subscribe();
+        let is_news = status.borrow_and_update().state != state;
+        request.await?;
+        let shown = tokio::time::timeout(EVENT_PATIENCE, status.changed());
+        if is_news && shown.await.is_err() {
+            self.set_state(guest, &machine, state, None);
+        }
         Ok(())
     }
 
