@@ -87,9 +87,7 @@ impl Guests {
         for disk in &mut clone.disks {
             let pool = self.resources().pools.get(&disk.volume.pool).await?;
             pool.require_disks()?;
-            if let Some(only) = pool.record().source.disk_format() {
-                *disk = disk.in_format(only);
-            }
+            *disk = pool.held_here(disk);
         }
         Ok(())
     }

@@ -133,8 +133,7 @@ impl Guests {
         to: &PoolName,
     ) -> Result<Disk, GuestError> {
         let target = self.resources().pools.get(to).await?;
-        let only = target.record().source.disk_format();
-        let copy = disk.in_format(only.unwrap_or(disk.format));
+        let copy = target.held_here(disk);
         target.require_vacant(uuid, &copy).await?;
         Ok(copy)
     }

@@ -148,6 +148,14 @@ impl Pool {
         })
     }
 
+    /// A disk as it would be here.
+    pub fn held_here(&self, disk: &Disk) -> Disk {
+        let source = &self.record().source;
+        let mut held = disk.in_format(source.disk_format().unwrap_or(disk.format));
+        held.size_mib = source.disk_size_mib(disk.size_mib);
+        held
+    }
+
     /// Refuses a pool whose disks are no files: they neither grow nor are sent.
     ///
     /// # Errors

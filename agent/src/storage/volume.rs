@@ -146,9 +146,7 @@ impl Pool {
     /// # Errors
     /// [`StorageError::QemuImg`], and those of every look at a pool.
     pub async fn volume_size_mib(&self, guest: Uuid, disk: &Disk) -> Result<u64, StorageError> {
-        if let Place::Volumes(_) = self.place() {
-            return Ok(disk.size_mib);
-        }
+        self.require_disk_files()?;
         let file = disk.volume.file.clone();
         let look = move |directory: &Directory| directory.volume(guest, &file);
         let volume = self.on(DEADLINE, look).await?;
