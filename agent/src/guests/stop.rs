@@ -210,11 +210,12 @@ impl Guests {
         request: impl Future<Output = Result<(), VmmError>>,
     ) -> Result<(), GuestError> {
         let machine = self.machine(guest.uuid);
-        let mut status = machine.subscribe();
-        let is_news = status.borrow_and_update().state != state;
+        let before = machine.status();
         request.await?;
-        let shown = tokio::time::timeout(EVENT_PATIENCE, status.changed());
-        if is_news && shown.await.is_err() {
+        let mut status = machine.subscribe();
+        let shown =
+            status.wait_for(|now| now.state == state || now.since_unix_ms != before.since_unix_ms);
+        if tokio::time::timeout(EVENT_PATIENCE, shown).await.is_err() {
             self.set_state(guest, &machine, state, None);
         }
         Ok(())
