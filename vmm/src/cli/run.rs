@@ -112,7 +112,7 @@ pub fn build(config: &Config, prepared: Prepared) -> anyhow::Result<Built> {
     let priority = prepared.priority;
     let encoding = EncodingThread::spawn().context("cannot start the thread that encodes")?;
     let migrator = Migrator::spawn(move |job, progress| {
-        jobs::perform(&machine, job, (&encoding, priority), progress);
+        jobs::perform(&machine, job, &encoding, priority, progress);
     })
     .context("cannot start the thread that migrates")?;
     let server = prepared

@@ -19,7 +19,8 @@ use crate::vm::migratable::{MigrationDestination, MigrationSource};
 pub fn perform<M>(
     machine: &Arc<M>,
     job: Job,
-    (encoding, priority): (&EncodingThread, Priority),
+    encoding: &EncodingThread,
+    priority: Priority,
     progress: &Progress,
 ) where
     M: Machine + MigrationSource + MigrationDestination + 'static,
@@ -32,7 +33,7 @@ pub fn perform<M>(
             .publish(EventKind::MigrationProgress { status });
     });
     match job {
-        Job::Send(outgoing) => send(&**machine, *outgoing, (encoding, priority), progress),
+        Job::Send(outgoing) => send(&**machine, *outgoing, encoding, priority, progress),
         Job::Receive(incoming) => receive(&**machine, incoming, priority, progress),
     }
 }
@@ -40,7 +41,8 @@ pub fn perform<M>(
 fn send<M: Machine + MigrationSource>(
     machine: &M,
     outgoing: Outgoing,
-    (encoding, priority): (&EncodingThread, Priority),
+    encoding: &EncodingThread,
+    priority: Priority,
     progress: &Progress,
 ) {
     machine.events().publish(EventKind::MigrationStarted);
