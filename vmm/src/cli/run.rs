@@ -143,6 +143,7 @@ pub fn wait(built: Built) -> ExitReason {
 }
 
 fn end(built: Built, reason: ExitReason) -> ExitReason {
+    built.migrator.end_arrival();
     if let Some(server) = built.server {
         server.stop();
     }

@@ -1,7 +1,7 @@
 //! How a migration is going: for who asks, for who is told each second, and the way to end it.
 
 use std::fmt::{Debug, Formatter};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pindah_vmm_api::{MigrationPhase, MigrationStatus};
@@ -20,6 +20,8 @@ pub struct Progress {
     is_departure: bool,
     cancel: Cancel,
     inner: Mutex<Inner>,
+    /// Notified once it is over.
+    over: Condvar,
     listener: OnceLock<Listener>,
 }
 
@@ -44,6 +46,7 @@ impl Progress {
             is_departure,
             cancel,
             inner: Mutex::default(),
+            over: Condvar::new(),
             listener: OnceLock::new(),
         }
     }
@@ -134,6 +137,14 @@ impl Progress {
             }
         });
         self.inner().ended = true;
+        self.over.notify_all();
+    }
+
+    /// Waits until it is over, for `limit` at most.
+    pub(super) fn wait_for_end(&self, limit: Duration) {
+        let not_over = |inner: &mut Inner| !inner.ended;
+        // Whoever waits finds out by itself.
+        drop(self.over.wait_timeout_while(self.inner(), limit, not_over));
     }
 
     /// Whether it is over.

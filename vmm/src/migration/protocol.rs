@@ -45,7 +45,8 @@
 //!        │ urgent: ◄────────────────────── Want (page) ─│ somebody touched one
 //!        │ urgent: Pages ─────────────────────────────► │
 //!        │ urgent: ◄─────────────────────── Ack (bytes) │
-//!        │ urgent: ◄────────────────────────── Fetched ─│ the last one is in place
+//!        │ urgent: ◄────────────────────────── Fetched ─│ the last one is in place, or the guest
+//!        │                                              │ has ended and wants none
 //!        ╵ ends                                         ▼
 //! ```
 //! Between `Leave` and `Commit` no page is sent. From `Commit` on pages may come, and may be
@@ -182,7 +183,7 @@ pub enum Kind {
     /// GPAs of pages that somebody waits for, to the source, on the urgent connection: a u64 each,
     /// little-endian, multiples of 4096.
     Want = 14,
-    /// [`Fetched`], to the source, on the urgent connection: all pages are in place.
+    /// [`Fetched`], to the source, on the urgent connection: no page is wanted any more.
     Fetched = 15,
     /// Pages, to the destination, on a data connection, or wanted ones on the urgent one.
     Pages = 32,
@@ -334,9 +335,12 @@ pub struct Dropped {
     pub pages: u64,
 }
 
-/// All that was left behind is in place at the destination.
+/// All that was left behind is in place at the destination, or is wanted no more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetched {
+    /// The guest was switched off, or has crashed, before all of it had come.
+    #[serde(default)]
+    pub ended: bool,
     /// From COMMIT to the last page, in microseconds.
     pub duration_us: u64,
     /// Pages that were wanted.

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pindah_vmm_api::{MigrationPhase, MigrationStatus};
 use thiserror::Error;
@@ -16,6 +17,9 @@ use super::progress::Progress;
 use super::request::Outgoing;
 use super::wait::Cancel;
 use crate::sandbox::{self, ThreadKind};
+
+/// How long a guest's source may take to hear that it has ended.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What the thread is told to do.
 #[derive(Debug)]
@@ -124,6 +128,17 @@ impl Migrator {
         })
     }
 
+    /// The machine has ended: no guest comes any more, and the source of one that has come hears
+    /// that it needs nothing. Waits for that for a few seconds at most.
+    pub fn end_arrival(&self) {
+        let last = lock(&self.last).clone();
+        if let Some(last) = last.filter(|last| !last.is_departure()) {
+            // If it is too late to cancel, the guest has come.
+            let _ = last.set_cancelled();
+            last.wait_for_end(FAREWELL);
+        }
+    }
+
     /// Has the job give up; how that went shows in [`Self::status`].
     ///
     /// # Errors
@@ -141,7 +156,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use pindah_vmm_api::MigrateRequest;
 

@@ -178,6 +178,9 @@ pub trait MigrationDestination: Send + Sync {
     /// driver (virtio 1.2, 5.1.6.5.4).
     fn announce(&self);
 
+    /// Whether the guest, which has run here, was switched off or has crashed.
+    fn has_ended(&self) -> bool;
+
     /// The guest will not run here: the machine ends.
     fn dismiss(&self);
 

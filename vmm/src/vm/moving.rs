@@ -168,6 +168,10 @@ impl MigrationDestination for Vm {
         }
     }
 
+    fn has_ended(&self) -> bool {
+        matches!(self.life.now().state, RunState::Stopped | RunState::Crashed)
+    }
+
     fn dismiss(&self) {
         self.requester.send(Request::Dismiss);
     }

@@ -14,6 +14,9 @@ const ANNOUNCE_MS: [u64; 5] = [0, 50, 150, 300, 500];
 /// How often to tell how many pages are still to come.
 const TELL: Duration = Duration::from_millis(200);
 
+/// How long the source may take to hear that no page is wanted any more.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 impl Arrival<'_> {
     /// Whether the guest can run here before all of its pages have come.
     pub(super) fn prepare_postcopy(
@@ -63,7 +66,7 @@ impl Arrival<'_> {
         Ok(())
     }
 
-    /// The guest runs: the network is told, and the rest of its pages comes.
+    /// The guest runs: the network is told, and the rest of its pages comes, unless it ends before.
     pub(super) fn settle(&self) -> Result<(), ReceiveError> {
         let start = Instant::now();
         let mut announcements = ANNOUNCE_MS
@@ -72,6 +75,13 @@ impl Arrival<'_> {
             .peekable();
         let mut fetching = self.fetching.as_ref();
         loop {
+            if self.machine.has_ended() {
+                if let Some(pages) = fetching {
+                    pages.end();
+                    self.has_fetched(pages, FAREWELL)?;
+                }
+                return Ok(());
+            }
             while announcements.next_if(|at| start.elapsed() >= *at).is_some() {
                 self.machine.announce();
             }

@@ -120,7 +120,8 @@ impl<'a, 'b> Postcopy<'a, 'b> {
         }
     }
 
-    /// Sends all that is left: the guest runs at the destination.
+    /// Sends all that is left: the guest runs at the destination. If it ends there, the rest is of
+    /// no use to anybody.
     ///
     /// # Errors
     /// [`MigrationError::Lost`].
@@ -129,12 +130,12 @@ impl<'a, 'b> Postcopy<'a, 'b> {
             .update(|status| status.phase = MigrationPhase::Postcopy);
         loop {
             if let Some(fetched) = self.heard.fetched {
-                if self.count > 0 {
+                if self.count > 0 && !fetched.ended {
                     return Err(lost("it wants no more, and has not got all"));
                 }
                 return Ok(PostcopyReport {
                     duration_us: fetched.duration_us,
-                    pages: self.all,
+                    pages: self.all - self.count,
                     demanded_pages: fetched.demanded_pages,
                     fault_median_us: fetched.fault_median_us,
                     fault_max_us: fetched.fault_max_us,

@@ -57,6 +57,7 @@ pub struct Fake {
     pub running: AtomicBool,
     pub doubtful: AtomicBool,
     pub lost: AtomicBool,
+    pub ended: AtomicBool,
     pub announced: AtomicU32,
     pub holds: AtomicU32,
     pub restored: Mutex<Vec<VmState>>,
@@ -77,6 +78,7 @@ impl Fake {
             running: AtomicBool::new(name == "source"),
             doubtful: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             announced: AtomicU32::new(0),
             holds: AtomicU32::new(0),
             restored: Mutex::default(),
@@ -257,6 +259,10 @@ impl MigrationDestination for Fake {
 
     fn announce(&self) {
         self.announced.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
     }
 
     fn dismiss(&self) {}

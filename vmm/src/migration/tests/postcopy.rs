@@ -11,7 +11,7 @@ use crate::migration::connection::Connection;
 use crate::migration::left;
 use crate::migration::pending::Pending;
 use crate::migration::protocol::{
-    Channel, Commit, Dropped, Hello, Kind, Preamble, VERSION, Welcome,
+    Channel, Commit, Dropped, Fetched, Hello, Kind, Preamble, VERSION, Welcome,
 };
 use crate::vm::migratable::{Migratable, MigrationSource};
 
@@ -58,6 +58,22 @@ fn guest_that_writes_too_fast_leaves_pages_behind_and_gets_them() {
     assert!(postcopy.fault_median_us > 0, "{postcopy:?}");
     assert!(u128::from(report.downtime_us) < 2_000_000, "{report:?}");
     assert_eq!(rig.outgoing.status().phase, MigrationPhase::Completed);
+}
+
+#[test]
+fn guest_that_ends_before_its_pages_have_come_needs_them_no_more() {
+    let Some(rig) = rig().map(on_a_slow_link) else {
+        return;
+    };
+    let words = AtomicU64::new(1);
+    let (sent, received) = rig.run_both(
+        |guest| write_noise(guest, &words, 512),
+        |guest| guest.ended.store(true, Ordering::SeqCst),
+    );
+    assert!(sent.unwrap().postcopy.is_some());
+    received.unwrap();
+    assert_eq!(rig.outgoing.status().phase, MigrationPhase::Completed);
+    assert!(!rig.destination.lost.load(Ordering::SeqCst));
 }
 
 #[test]
@@ -214,6 +230,22 @@ fn play(rig: &Rig, script: impl FnOnce(Script, &Fake) + Send) -> Result<Running,
         let incoming = rig.incoming(listener);
         destination::receive(&rig.destination, incoming, Priority::default(), &progress)
     })
+}
+
+#[test]
+fn source_hears_that_a_guest_has_ended_and_wants_no_more() {
+    let Some(rig) = rig() else { return };
+    let received = play(&rig, |mut script, guest| {
+        let pages = script.leave_all(guest);
+        script.commit(guest, pages);
+        let _: Running = script.hear(Kind::Running);
+        rig.destination.ended.store(true, Ordering::SeqCst);
+        let frame = script.urgent.receive(soon()).unwrap();
+        assert_eq!(frame.kind, Kind::Fetched);
+        assert!(frame.message::<Fetched>().unwrap().ended);
+    });
+    received.unwrap();
+    assert!(!rig.destination.lost.load(Ordering::SeqCst));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Before COMMIT nothing is lost. After RUNNING the guest needs both processes and the link: if one
 //! of them goes, nobody runs it any more, and each process that is left says so, runs it by no
-//! means, and ends when it is told to.
+//! means, and ends when it is told to. A guest that is switched off then is not lost: it needs no
+//! page any more.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ use super::track::is_beat_of;
 use super::{QUIET, Site};
 
 const VM: &str = "/api/v1/vm";
+/// Of `pindah-vmm send`.
+const ARGUMENTS: &[&str] = &["--mode", "hybrid", "--bandwidth", "4M"];
 /// So long nobody must hear of a guest that stands.
 const QUIETNESS: Duration = Duration::from_millis(500);
 
@@ -53,7 +56,7 @@ impl Case {
     fn run(&self) {
         println!("{self:?}");
         let site = Site::plain();
-        let setup = self.setup(&site);
+        let setup = setup(&site, self.with_disk);
         let mut source = setup.twin().start();
         source.wait_event("ready");
         let (mut destination, address) = site.receive(&setup);
@@ -65,8 +68,7 @@ impl Case {
         };
         let action = self.action(&source, &destination);
         let proxy = Proxy::start(address, false, trigger, action, None);
-        let arguments = ["--mode", "hybrid", "--bandwidth", "4M"];
-        let sent = site.send(&source, proxy.address(), &arguments).wait();
+        let sent = site.send(&source, proxy.address(), ARGUMENTS).wait();
         assert!(proxy.has_fired(), "nothing broke: {sent:?}");
         assert_eq!(sent.status.code(), Some(1), "{sent:?}");
         check(&mut source, self.source);
@@ -87,20 +89,6 @@ impl Case {
         }
     }
 
-    fn setup(&self, site: &Site) -> Setup {
-        let mut cmdline =
-            format!("{QUIET} beat_ms=20 cpus=2 ws_mib=16 rate_mib_s=16 content=random rewrite=1");
-        let mut disk = String::new();
-        if self.with_disk {
-            cmdline += " blk=1 blk_op=verify blk_qd=8 blk_s=0 blk_iops=500";
-            disk = site.raw_disk(8);
-        }
-        Setup::new(&cmdline)
-            .memory_mib(64)
-            .config("cpus = { count = 2 }")
-            .table(&disk)
-    }
-
     fn action(
         &self,
         source: &Guest,
@@ -119,6 +107,21 @@ impl Case {
             Fate::Cut
         }
     }
+}
+
+/// A guest that writes more than the link carries.
+fn setup(site: &Site, with_disk: bool) -> Setup {
+    let mut cmdline =
+        format!("{QUIET} beat_ms=20 cpus=2 ws_mib=16 rate_mib_s=16 content=random rewrite=1");
+    let mut disk = String::new();
+    if with_disk {
+        cmdline += " blk=1 blk_op=verify blk_qd=8 blk_s=0 blk_iops=500";
+        disk = site.raw_disk(8);
+    }
+    Setup::new(&cmdline)
+        .memory_mib(64)
+        .config("cpus = { count = 2 }")
+        .table(&disk)
 }
 
 fn post(guest: &Guest, what: &str, body: Option<&Value>) -> (u16, Value) {
@@ -228,6 +231,36 @@ fn guest_that_misses_pages_stands_for_good_when_its_source_is_lost() {
             ..lost
         },
     ]);
+}
+
+#[test]
+fn guest_that_is_switched_off_while_it_misses_pages_is_not_lost() {
+    if !kvm_opens() {
+        return;
+    }
+    let site = Site::plain();
+    let setup = setup(&site, true);
+    let mut source = setup.twin().start();
+    source.wait_event("ready");
+    let (mut destination, address) = site.receive(&setup);
+    let trigger = Trigger {
+        message: Message::Plain(Kind::Want),
+        nth: 20,
+        moment: Moment::After,
+    };
+    let api = destination.path("api");
+    let switch_off = move || {
+        let (status, answer) = request(&api, "POST", &format!("{VM}/power-off"), None);
+        assert_eq!(status / 100, 2, "{answer}");
+        Fate::Pass
+    };
+    let proxy = Proxy::start(address, false, trigger, switch_off, None);
+    let sent = site.send(&source, proxy.address(), ARGUMENTS).wait();
+    assert!(proxy.has_fired(), "it was never switched off: {sent:?}");
+    assert_eq!(sent.status.code(), Some(0), "{sent:?}");
+    assert_eq!(source.wait_exit().code(), Some(5), "{}", source.log());
+    let code = destination.wait_exit().code();
+    assert_eq!(code, Some(0), "{}", destination.log());
 }
 
 #[test]

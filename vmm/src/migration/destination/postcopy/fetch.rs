@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
+use std::mem;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use rustix::event::PollFlags;
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::{Failure, Gate, Missing, Waiting};
+use super::{Ending, Failure, Gate, Missing, Waiting};
 use crate::memory::{GuestMemory, GuestRegion, PAGE_SIZE};
 use crate::migration::connection::{Connection, ConnectionError};
 use crate::migration::pages::{DecodeError, Decoder};
@@ -77,7 +78,7 @@ pub struct Fetcher {
     gate: Arc<Gate>,
     remaining: Arc<AtomicU64>,
     report: Sender<Result<Fetched, Failure>>,
-    stop: Cancel,
+    ending: Ending,
 }
 
 impl Fetcher {
@@ -86,7 +87,7 @@ impl Fetcher {
         gate: Arc<Gate>,
         remaining: Arc<AtomicU64>,
         report: Sender<Result<Fetched, Failure>>,
-        stop: Cancel,
+        ending: Ending,
     ) -> Self {
         let Job {
             missing,
@@ -118,11 +119,11 @@ impl Fetcher {
             gate,
             remaining,
             report,
-            stop,
+            ending,
         }
     }
 
-    /// Fetches all pages, or says why they do not come.
+    /// Fetches all pages until the guest has ended, or says why they do not come.
     pub(super) fn run(mut self) {
         let outcome = self.fetch();
         let Self {
@@ -130,7 +131,7 @@ impl Fetcher {
             urgent,
             gate,
             report,
-            stop,
+            ending: Ending { stop, .. },
             ..
         } = self;
         let outcome = outcome.map_err(|error| Failure {
@@ -148,7 +149,10 @@ impl Fetcher {
                 ..failure
             }),
             Ok(fetched) => {
-                drop(pages);
+                if fetched.ended {
+                    // A request that still waits for a page must not find zeroes, and write them.
+                    mem::forget(pages.missing.userfault);
+                }
                 Ok(fetched)
             }
         };
@@ -162,7 +166,12 @@ impl Fetcher {
 
     fn fetch(&mut self) -> Result<Fetched, FetchError> {
         while self.pages.missing.count() > 0 {
-            let ready = self.wait()?;
+            let ready = match self.wait() {
+                Err(FetchError::Abandoned) if self.ending.guest_ended.load(Ordering::Acquire) => {
+                    return Ok(self.farewell(true));
+                }
+                ready => ready?,
+            };
             if ready & 1 != 0 {
                 self.take_faults()?;
             }
@@ -185,12 +194,20 @@ impl Fetcher {
             // With the descriptor, which is closed next, all of it goes.
             tracing::debug!("{}", crate::causes::chain(&error));
         }
-        let fetched = self.pages.fetched(self.committed);
+        Ok(self.farewell(false))
+    }
+
+    /// Tells the source that no page is wanted any more.
+    fn farewell(&mut self, ended: bool) -> Fetched {
+        let fetched = Fetched {
+            ended,
+            ..self.pages.fetched(self.committed)
+        };
         let soon = Instant::now() + Duration::from_secs(10);
         if let Err(error) = self.urgent.send_message(Kind::Fetched, &fetched, soon) {
-            tracing::warn!("the source was not told that all pages are here: {error}");
+            tracing::warn!("the source was not told that no page is wanted any more: {error}");
         }
-        Ok(fetched)
+        fetched
     }
 
     /// What there is to do: bit 0 for faults, 1 for the urgent connection, then those for data.
@@ -205,7 +222,7 @@ impl Fetcher {
             0 => self.heard + LINK_PATIENCE,
             _ => Instant::now(),
         };
-        match wait(&asked, deadline, Some(&self.stop)) {
+        match wait(&asked, deadline, Some(&self.ending.stop)) {
             Ok(ready) => Ok(ready | buffered),
             Err(Ended::Late) if buffered != 0 => Ok(buffered),
             Err(Ended::Late) => Err(FetchError::Silent(LINK_PATIENCE)),
@@ -374,6 +391,7 @@ impl Pages {
     fn fetched(&mut self, committed: Instant) -> Fetched {
         self.waits_us.sort_unstable();
         Fetched {
+            ended: false,
             duration_us: committed.elapsed().as_micros() as u64,
             demanded_pages: self.demanded,
             fault_median_us: self

@@ -24,7 +24,7 @@ mod missing;
 use std::fmt::{Debug, Formatter};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -88,16 +88,22 @@ pub(super) struct Starter {
 impl Starter {
     /// Begins to fetch.
     pub fn begin(self, job: fetch::Job) -> Fetching {
-        let (report, ended) = channel();
+        let (reporter, report) = channel();
+        let guest_ended = Arc::new(AtomicBool::new(false));
         let gate = Arc::new(Gate::default());
         let remaining = Arc::new(AtomicU64::new(job.missing.count()));
         let fetching = Fetching {
             gate: Arc::clone(&gate),
             remaining: Arc::clone(&remaining),
-            ended,
+            report,
             stop: self.stop.clone(),
+            guest_ended: Arc::clone(&guest_ended),
         };
-        let fetcher = Fetcher::new(job, gate, remaining, report, self.stop);
+        let ending = Ending {
+            stop: self.stop,
+            guest_ended,
+        };
+        let fetcher = Fetcher::new(job, gate, remaining, reporter, ending);
         let sent = self.jobs.send(fetcher);
         assert!(sent.is_ok(), "the thread lives as long as its handle");
         fetching
@@ -110,8 +116,16 @@ pub(super) use fetch::Job;
 pub(super) struct Fetching {
     gate: Arc<Gate>,
     remaining: Arc<AtomicU64>,
-    ended: Receiver<Result<Fetched, Failure>>,
+    report: Receiver<Result<Fetched, Failure>>,
     stop: Cancel,
+    guest_ended: Arc<AtomicBool>,
+}
+
+/// What ends the thread's work before all pages are here.
+struct Ending {
+    stop: Cancel,
+    /// It ran, and wants no more pages. Otherwise it never will.
+    guest_ended: Arc<AtomicBool>,
 }
 
 impl Fetching {
@@ -131,11 +145,17 @@ impl Fetching {
     /// How it ended, if it does within `time`; why pages do not come if they do not. Whoever waits
     /// for one then waits until the process ends.
     pub fn wait(&self, time: Duration) -> Option<Result<Fetched, String>> {
-        match self.ended.recv_timeout(time) {
+        match self.report.recv_timeout(time) {
             Ok(ended) => Some(ended.map_err(|failure| failure.reason)),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => Some(Err("its thread has gone".to_owned())),
         }
+    }
+
+    /// The guest, which ran, has ended: nothing is fetched any more, and the source is told.
+    pub fn end(&self) {
+        self.guest_ended.store(true, Ordering::Release);
+        self.stop.set();
     }
 
     /// The guest will not run here: nothing is fetched any more. Returns when RAM is as any other.
@@ -144,7 +164,7 @@ impl Fetching {
         if let Ok(Err(Failure {
             waiting: Some(waiting),
             ..
-        })) = self.ended.recv()
+        })) = self.report.recv()
         {
             waiting.end();
         }
