@@ -122,7 +122,7 @@ fn disk_config(disk: &Disk, path: PathBuf) -> DiskConfig {
         queue_size: 256,
         // A full pool stops the guest until there is space, not its file system.
         on_error: ErrorPolicy::Pause,
-        limits: DiskLimits::default(),
+        limits: disk.limits.into(),
     }
 }
 
