@@ -16,8 +16,8 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use pindah_vmm_api::{
-    BalloonTarget, DiskResize, ErrorBody, Event, Metrics, MigrateRequest, MigrationStatus,
-    ResumeRequest, VmInfo,
+    BalloonTarget, DiskLimits, DiskResize, ErrorBody, Event, Metrics, MigrateRequest,
+    MigrationStatus, ResumeRequest, VmInfo,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -142,6 +142,15 @@ impl VmmClient {
         let path = format!("/api/v1/disks/{id}");
         self.order(Method::PATCH, &path, &DiskResize { size_bytes })
             .await
+    }
+
+    /// Gives a disk these limits, and no others.
+    ///
+    /// # Errors
+    /// [`VmmError`].
+    pub async fn limit_disk(&self, id: &str, limits: &DiskLimits) -> Result<(), VmmError> {
+        let path = format!("/api/v1/disks/{id}/limits");
+        self.order(Method::PUT, &path, limits).await
     }
 
     /// Asks the guest to give back `target_mib` of its RAM.

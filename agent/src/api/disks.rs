@@ -1,15 +1,16 @@
 //! Disks of guests.
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::etag::{etag, is_current};
 use super::extract::{Body, Path};
 use super::permit::{Change, GuestFor};
-use super::{Accepted, Api, ApiError, ErrorBody};
-use crate::domain::PoolName;
+use super::{Accepted, Api, ApiError, Data, ErrorBody, GuestView};
+use crate::domain::{DiskLimits, PoolName};
 use crate::guests::GuestError;
 
 /// Where a disk is to go.
@@ -46,6 +47,32 @@ pub async fn resize_disk(
         .guests
         .resize_disk(&guest, &disk, growth.size_mib, &on.principal.user);
     Ok(Accepted { task: task.await? })
+}
+
+/// Sets how much of its storage a disk may take, now if its guest runs, and from each start on; an
+/// empty object lifts all limits. `If-Match` must hold the `ETag` of the guest that was read.
+#[utoipa::path(put, path = "/api/v1/guests/{guest}/disks/{disk}/limits", tag = "guests",
+    request_body = DiskLimits,
+    params(("guest" = String, Path, description = "Name or UUID"), ("disk" = String, Path),
+        ("If-Match" = String, Header, description = "The ETag that was read")),
+    responses((status = 200, body = Data<GuestView>), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 412, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 428, body = ErrorBody)))]
+pub async fn limit_disk(
+    State(api): State<Api>,
+    on: GuestFor<Change>,
+    Path((_, disk)): Path<(String, String)>,
+    headers: HeaderMap,
+    Body(limits): Body<DiskLimits>,
+) -> Result<Response, ApiError> {
+    let stored = on.stored;
+    if !is_current(&headers, stored.revision)? {
+        return Err(GuestError::Changed(stored.value.name.to_string()).into());
+    }
+    let limited = api.guests.limit_disk(&stored, &disk, limits).await?;
+    let etag = etag(limited.revision);
+    let data = api.view(limited.value).await?;
+    Ok(([(header::ETAG, etag)], Data { data }).into_response())
 }
 
 /// Downloads a disk of a guest that is off, in the format that it is kept in. A task says how far

@@ -65,6 +65,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(console::guest_console))
         .routes(routes!(disks::move_disk))
         .routes(routes!(disks::resize_disk))
+        .routes(routes!(disks::limit_disk))
         .routes(routes!(disks::export_disk))
         .routes(routes!(tasks::list_tasks))
         .routes(routes!(tasks::show_task))

@@ -72,6 +72,7 @@ mod tests {
         original.wanted = Wanted::Running;
         original.epoch = 7;
         original.disks[0].spare = Some(local);
+        original.disks[0].limits.iops = Some(500);
         let spec: CloneSpec = serde_json::from_str(r#"{"name": "web2", "pool": "nas"}"#).unwrap();
         let clone = spec.plan(&original, Uuid::from_u128(u128::MAX), 9);
 
@@ -79,6 +80,7 @@ mod tests {
         assert_eq!((clone.memory_mib, clone.notes.as_str()), (512, "n"));
         let disk = &clone.disks[0];
         assert_eq!((disk.volume.pool.as_str(), &disk.spare), ("nas", &None));
+        assert_eq!(disk.limits.iops, Some(500));
         assert_eq!((clone.wanted, clone.epoch), (Wanted::Stopped, 0));
         assert!(clone.incomplete && !clone.template);
         for (one, other) in clone.interfaces.iter().zip(&original.interfaces) {

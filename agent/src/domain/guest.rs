@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::invalid::within;
 use super::{
-    CloudInit, CpuLimits, FileName, GuestName, ImageRef, Interface, Invalid, PoolName, PoolRecord,
+    CloudInit, CpuLimits, DiskLimits, FileName, GuestName, ImageRef, Interface, Invalid, PoolName,
+    PoolRecord,
 };
 use crate::store::Record;
 
@@ -178,6 +179,9 @@ pub struct Disk {
     pub format: DiskFormat,
     /// Size that the guest sees, in MiB.
     pub size_mib: u64,
+    /// How much of its storage it may take.
+    #[serde(default, skip_serializing_if = "DiskLimits::is_empty")]
+    pub limits: DiskLimits,
     /// A pool that may have a copy of it which does not count, and goes: of a move that is under
     /// way, or that was.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,7 @@ mod cidr;
 mod clone;
 mod cloud_init;
 mod cpu_limits;
+mod disk_limits;
 mod edit;
 mod firewall;
 mod fit_disks;
@@ -30,6 +31,7 @@ pub use cidr::Cidr;
 pub use clone::CloneSpec;
 pub use cloud_init::CloudInit;
 pub use cpu_limits::CpuLimits;
+pub use disk_limits::DiskLimits;
 pub use edit::GuestEdit;
 pub use firewall::{Direction, Firewall, FirewallRule, Policy, PortRange, Protocol};
 pub use guest::{

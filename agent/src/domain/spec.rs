@@ -11,8 +11,8 @@ use super::guest::{MEMORY_MIN_MIB, check_disk_size};
 use super::invalid::within;
 use super::mac::{derived_mac, parse_mac};
 use super::{
-    Autostart, Boot, CloudInit, CpuLimits, CrashPolicy, Disk, FileName, Guest, GuestName, ImageRef,
-    Interface, InterfaceSpec, Invalid, PoolName, Volume, Wanted, format_name,
+    Autostart, Boot, CloudInit, CpuLimits, CrashPolicy, Disk, DiskLimits, FileName, Guest,
+    GuestName, ImageRef, Interface, InterfaceSpec, Invalid, PoolName, Volume, Wanted, format_name,
 };
 
 /// Most disks of a guest.
@@ -110,6 +110,9 @@ pub struct DiskSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "qcow2")]
     pub format: Option<DiskFormat>,
+    /// How much of its storage it may take.
+    #[serde(default, skip_serializing_if = "DiskLimits::is_empty")]
+    pub limits: DiskLimits,
 }
 
 /// A record, and the images from which its disks are to be made.
@@ -249,6 +252,7 @@ fn plan_disk(index: usize, disk: &DiskSpec, default_pool: &PoolName) -> Result<D
             return Err(Invalid::number(field, "null", must));
         }
     }
+    disk.limits.check(&format!("disks[{index}].limits"))?;
     let format = disk.format.unwrap_or(DiskFormat::Qcow2);
     let file = FileName::try_from(format!("disk{index}.{}", format_name(format)))?;
     let pool = disk.pool.as_ref().unwrap_or(default_pool).clone();
@@ -257,6 +261,7 @@ fn plan_disk(index: usize, disk: &DiskSpec, default_pool: &PoolName) -> Result<D
         volume: Volume { pool, file },
         format,
         size_mib: disk.size_mib.unwrap_or(0),
+        limits: disk.limits,
         spare: None,
         spare_format: None,
         growing_to_mib: None,
@@ -359,6 +364,10 @@ mod tests {
             (
                 json!({ "disks": [{ "size_mib": 0 }] }),
                 "disks[0].size_mib = 0",
+            ),
+            (
+                json!({ "disks": [{ "size_mib": 1, "limits": { "iops": 1 } }] }),
+                "disks[0].limits.iops = 1: must be 10 to 1000000",
             ),
             (
                 json!({ "disks": [{ "image": "/etc/shadow" }] }),

@@ -28,6 +28,7 @@ mod error;
 mod export;
 mod intent;
 mod interface;
+mod limit_disk;
 mod limits;
 mod lookup;
 mod machine;

@@ -137,8 +137,13 @@ impl Guests {
         let machine = self.machine(guest.uuid);
         machine.set_pid(process.identity().pid);
         let state = match self.client(guest.uuid).info().await {
-            Ok(info) if info.state == RunState::Paused => GuestState::Paused,
-            Ok(_) => GuestState::Running,
+            Ok(info) => {
+                self.limit_disks(guest, &info.devices).await;
+                match info.state {
+                    RunState::Paused => GuestState::Paused,
+                    _ => GuestState::Running,
+                }
+            }
             Err(error) => {
                 tracing::warn!("guest {}: {}", guest.name, chain(&error));
                 GuestState::Running

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use pindah_vmm_api::{
-    BalloonConfig, BootConfig, CpusConfig, DiskCache, DiskConfig, DiskFormat, ErrorPolicy,
-    MemoryConfig, NetConfig, ResetPolicy, SerialConfig, VhostMode, VmConfig,
+    BalloonConfig, BootConfig, CpusConfig, DiskCache, DiskConfig, DiskFormat, DiskLimits,
+    ErrorPolicy, MemoryConfig, NetConfig, ResetPolicy, SerialConfig, VhostMode, VmConfig,
 };
 
 use crate::domain::{Boot, Disk, Guest, Interface};
@@ -105,6 +105,7 @@ fn seed_config(directory: &Path) -> DiskConfig {
         queues: 1,
         queue_size: 256,
         on_error: ErrorPolicy::Report,
+        limits: DiskLimits::default(),
     }
 }
 
@@ -121,6 +122,7 @@ fn disk_config(disk: &Disk, path: PathBuf) -> DiskConfig {
         queue_size: 256,
         // A full pool stops the guest until there is space, not its file system.
         on_error: ErrorPolicy::Pause,
+        limits: disk.limits.into(),
     }
 }
 

@@ -55,6 +55,7 @@ const RULES: &[(&str, &str, Rule)] = &[
     ("post", "/api/v1/guests/{guest}/clone", Operator),
     ("get", "/api/v1/guests/{guest}/console", Run),
     ("get", "/api/v1/guests/{guest}/disks/{disk}/content", Change),
+    ("put", "/api/v1/guests/{guest}/disks/{disk}/limits", Change),
     ("post", "/api/v1/guests/{guest}/disks/{disk}/resize", Change),
     ("post", "/api/v1/guests/{guest}/disks/{disk}/move", Change),
     (

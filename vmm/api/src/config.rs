@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::CpuFeatures;
+use crate::{CpuFeatures, DiskLimits};
 
 /// Everything that the VMM must know to build one guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,6 +212,9 @@ pub struct DiskConfig {
     /// What happens when the host fails a request.
     #[serde(default)]
     pub on_error: ErrorPolicy,
+    /// How much of its storage it may take; absent: no limits.
+    #[serde(default, skip_serializing_if = "DiskLimits::is_empty")]
+    pub limits: DiskLimits,
 }
 
 /// Format of a disk image.

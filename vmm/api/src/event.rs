@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{MigrationReport, MigrationStatus};
+use crate::{DiskLimits, MigrationReport, MigrationStatus};
 
 /// One event: one line of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,13 @@ pub enum EventKind {
         id: String,
         /// Its new size in bytes.
         size_bytes: u64,
+    },
+    /// A disk has other limits.
+    DiskLimited {
+        /// The disk.
+        id: String,
+        /// Its limits.
+        limits: DiskLimits,
     },
     /// The host failed a disk request.
     DiskError {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskFormat, PauseReason};
+use crate::{DiskFormat, DiskLimits, PauseReason};
 
 /// One guest, as `GET /api/v1/vm` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +74,9 @@ pub enum DeviceInfo {
         format: DiskFormat,
         /// The guest may not write.
         read_only: bool,
+        /// How much of its storage it may take.
+        #[serde(default, skip_serializing_if = "DiskLimits::is_empty")]
+        limits: DiskLimits,
     },
     /// virtio-net.
     Net {

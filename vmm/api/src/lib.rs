@@ -9,6 +9,7 @@
 
 mod config;
 mod cpu;
+mod disk_limits;
 mod error;
 mod event;
 mod info;
@@ -19,6 +20,7 @@ mod request;
 
 pub use config::*;
 pub use cpu::*;
+pub use disk_limits::*;
 pub use error::*;
 pub use event::*;
 pub use info::*;

@@ -96,6 +96,7 @@ fn dispatch(
         Operation::Reset => without_body(&body, Job::Reset)?,
         Operation::SetBalloon => Action::Run(Job::SetBalloon(json(&body)?)),
         Operation::ResizeDisk => Action::Run(Job::ResizeDisk(id, json(&body)?)),
+        Operation::LimitDisk => Action::Run(Job::LimitDisk(id, json(&body)?)),
         Operation::TakeSnapshot => snapshot(&body, descriptors)?,
         Operation::StartMigration => migrate(machine, &body, descriptors)?,
         Operation::GetMigration => match migrator.status() {

@@ -1,8 +1,8 @@
 //! `openapi.json`, made from the route table and the wire types, and held to the checked-in one.
 
 use pindah_vmm_api::{
-    BalloonTarget, DiskResize, ErrorBody, Event, Metrics, MigrateRequest, MigrationStatus,
-    ResumeRequest, SnapshotReport, SnapshotRequest, VmConfig, VmInfo,
+    BalloonTarget, DiskLimits, DiskResize, ErrorBody, Event, Metrics, MigrateRequest,
+    MigrationStatus, ResumeRequest, SnapshotReport, SnapshotRequest, VmConfig, VmInfo,
 };
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -52,7 +52,8 @@ fn describe(operation: Operation, generator: &mut SchemaGenerator) -> Descriptio
         ),
         Operation::GetConfig => (
             "getConfig",
-            "What the guest was built from, ids and addresses filled in",
+            "What the guest was built from, ids and addresses filled in, its disks' limits as they \
+             are now",
             None,
             ok::<VmConfig>("The configuration.", generator),
         ),
@@ -97,6 +98,12 @@ fn describe(operation: Operation, generator: &mut SchemaGenerator) -> Descriptio
             "Give a disk another size and tell the guest",
             Some((schema::<DiskResize>(generator), true)),
             done("The image has the size, and the guest was told."),
+        ),
+        Operation::LimitDisk => (
+            "limitDisk",
+            "Set how much of its storage a disk may take; an empty object lifts all limits",
+            Some((schema::<DiskLimits>(generator), true)),
+            done("The limits count from now on, for requests that wait already, too."),
         ),
         Operation::AttachConsole => (
             "attachConsole",

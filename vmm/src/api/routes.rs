@@ -17,6 +17,7 @@ pub enum Operation {
     Reset,
     SetBalloon,
     ResizeDisk,
+    LimitDisk,
     AttachConsole,
     TakeSnapshot,
     StartMigration,
@@ -61,6 +62,7 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/api/v1/vm/reset", Operation::Reset),
     route("PUT", "/api/v1/balloon", Operation::SetBalloon),
     route("PATCH", "/api/v1/disks/{id}", Operation::ResizeDisk),
+    route("PUT", "/api/v1/disks/{id}/limits", Operation::LimitDisk),
     route(
         "POST",
         "/api/v1/consoles/{id}/attach",
@@ -135,6 +137,11 @@ mod tests {
                 "PATCH",
                 "/api/v1/disks/disk0",
                 Ok((Operation::ResizeDisk, "disk0")),
+            ),
+            (
+                "PUT",
+                "/api/v1/disks/disk0/limits",
+                Ok((Operation::LimitDisk, "disk0")),
             ),
             (
                 "POST",

@@ -17,9 +17,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use pindah_vmm_api::{
-    AfterSnapshot, BalloonTarget, DeviceInfo, DiskFormat, DiskResize, ErrorBody, ErrorCode, Event,
-    EventKind, Metrics, PauseReason, ResumeRequest, RunState, SnapshotReport, SnapshotRequest,
-    VmConfig, VmInfo,
+    AfterSnapshot, BalloonTarget, DeviceInfo, DiskFormat, DiskLimits, DiskResize, ErrorBody,
+    ErrorCode, Event, EventKind, Metrics, PauseReason, ResumeRequest, RunState, SnapshotReport,
+    SnapshotRequest, VmConfig, VmInfo,
 };
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};

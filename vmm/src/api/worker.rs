@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use pindah_vmm_api::{
-    AfterSnapshot, BalloonTarget, DiskResize, ErrorCode, ErrorInfo, ResumeRequest,
+    AfterSnapshot, BalloonTarget, DiskLimits, DiskResize, ErrorCode, ErrorInfo, ResumeRequest,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -28,6 +28,7 @@ pub(super) enum Job {
     Reset,
     SetBalloon(BalloonTarget),
     ResizeDisk(String, DiskResize),
+    LimitDisk(String, DiskLimits),
     TakeSnapshot {
         then: AfterSnapshot,
         state: File,
@@ -38,7 +39,10 @@ pub(super) enum Job {
 impl Job {
     /// Whether it would change the machine, or what is known of its memory.
     pub(super) fn disturbs_migration(&self) -> bool {
-        !matches!(self, Self::PressPowerButton | Self::PowerOff)
+        !matches!(
+            self,
+            Self::PressPowerButton | Self::PowerOff | Self::LimitDisk(..)
+        )
     }
 }
 
@@ -126,6 +130,7 @@ fn run(machine: &dyn Machine, job: Job, cancelled: &AtomicBool) -> Result<Respon
         Job::Reset => machine.reset(),
         Job::SetBalloon(target) => machine.set_balloon_target(target.target_mib),
         Job::ResizeDisk(id, resize) => machine.resize_disk(&id, resize.size_bytes),
+        Job::LimitDisk(id, limits) => machine.limit_disk(&id, limits),
         Job::TakeSnapshot {
             then,
             state,

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use pindah_vmm::api::client::Client;
-use pindah_vmm_api::{BalloonTarget, DiskResize, Metrics, ResumeRequest, VmConfig, VmInfo};
+use pindah_vmm_api::{
+    BalloonTarget, DiskLimits, DiskResize, Metrics, ResumeRequest, VmConfig, VmInfo,
+};
 use serde::Serialize;
 
 use super::options::{parse_mib, parse_size};
@@ -61,6 +63,17 @@ enum ControlCommand {
         #[arg(value_parser = parse_size)]
         size: u64,
     },
+    /// Limit how much of its storage a disk may take. What is not given is not limited.
+    Limit {
+        /// The disk's id.
+        disk: String,
+        /// Most bytes a second, reads and writes together: 20M.
+        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        bandwidth: Option<u64>,
+        /// Most requests a second.
+        #[arg(long, value_name = "N")]
+        iops: Option<u64>,
+    },
     /// Connect standard input and output to a console, until input ends or the guest does.
     Console {
         /// `serial` or `console`.
@@ -93,6 +106,17 @@ pub fn control(arguments: ControlArguments) -> anyhow::Result<()> {
         ControlCommand::Resize { disk, size } => {
             let body = DiskResize { size_bytes: size };
             client.command("PATCH", &format!("/api/v1/disks/{disk}"), Some(&body))?;
+        }
+        ControlCommand::Limit {
+            disk,
+            bandwidth,
+            iops,
+        } => {
+            let body = DiskLimits {
+                bandwidth_bytes_per_s: bandwidth,
+                iops,
+            };
+            client.command("PUT", &format!("/api/v1/disks/{disk}/limits"), Some(&body))?;
         }
         ControlCommand::Console { id } => console(client, &id)?,
     }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use pindah_vmm::config::Config;
 use pindah_vmm_api::{
-    BalloonConfig, Baseline, BootConfig, BootProtocol, CpusConfig, DiskConfig, MemoryConfig,
-    NetConfig, ResetPolicy, SerialConfig, VmConfig,
+    BalloonConfig, Baseline, BootConfig, BootProtocol, CpusConfig, DiskConfig, DiskLimits,
+    MemoryConfig, NetConfig, ResetPolicy, SerialConfig, VmConfig,
 };
 
 use super::options::{OptionError, Options, parse_choice, parse_mib, parse_serial, parse_size};
@@ -69,7 +69,8 @@ pub struct GuestArguments {
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
     /// A disk: path=FILE,format=raw|qcow2[,readonly][,cache=direct|buffered][,serial=TEXT]
-    /// [,queues=N][,queue_size=N][,on_error=report|pause][,id=NAME]. May be repeated.
+    /// [,queues=N][,queue_size=N][,on_error=report|pause][,bandwidth=SIZE][,iops=N][,id=NAME].
+    /// bandwidth and iops are its limits a second, reads and writes together. May be repeated.
     #[arg(long, value_name = "OPTIONS", value_parser = parse_disk, verbatim_doc_comment)]
     disk: Vec<DiskConfig>,
     /// A network: tap=NAME[,mac=ADDRESS][,queues=N][,queue_size=N][,vhost=auto|on|off]
@@ -158,6 +159,8 @@ fn parse_disk(text: &str) -> Result<DiskConfig, OptionError> {
         "queues",
         "queue_size",
         "on_error",
+        "bandwidth",
+        "iops",
         "id",
     ];
     let mut options = Options::parse(text, None, &known)?;
@@ -176,6 +179,10 @@ fn parse_disk(text: &str) -> Result<DiskConfig, OptionError> {
         queues: options.number("queues")?.unwrap_or(1),
         queue_size: options.number("queue_size")?.unwrap_or(256),
         on_error: options.choice("on_error")?.unwrap_or_default(),
+        limits: DiskLimits {
+            bandwidth_bytes_per_s: options.take("bandwidth", parse_size)?,
+            iops: options.number("iops")?,
+        },
     })
 }
 
@@ -225,7 +232,7 @@ mod tests {
             "--cmdline=-x console=ttyS0",
             "--protocol=pvh",
             "--disk=path=/a,,b,format=raw,readonly,serial=s1,queues=2,id=root",
-            "--disk=path=/c,format=qcow2,cache=buffered,on_error=pause",
+            "--disk=path=/c,format=qcow2,cache=buffered,on_error=pause,bandwidth=20M,iops=500",
             "--net=tap=t0,mac=52:54:00:00:00:01,queues=2,vhost=off",
             "--serial=file:/log",
             "--balloon=256M",
@@ -255,6 +262,7 @@ mod tests {
             format = "qcow2"
             cache = "buffered"
             on_error = "pause"
+            limits = { bandwidth_bytes_per_s = 20_971_520, iops = 500 }
             [[nets]]
             tap = "t0"
             mac = "52:54:00:00:00:01"
@@ -296,6 +304,10 @@ mod tests {
             (
                 "--disk=path=/a,format=raw,queues=99",
                 "disks[0].queues = 99: must be 1 to 16",
+            ),
+            (
+                "--disk=path=/a,format=raw,bandwidth=20",
+                "bandwidth=20: \"20\" is not a size",
             ),
             ("--net=mac=52:54:00:00:00:01", "option \"tap\" is missing"),
             (

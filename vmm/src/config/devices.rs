@@ -39,7 +39,15 @@ fn one_disk(index: usize, wire: &DiskConfig) -> Result<(), Invalid> {
         format_args!("must be at most {MAX_DISK_SERIAL_BYTES} printable ASCII characters"),
     )?;
     queues(at("queues"), wire.queues)?;
-    queue_size(at("queue_size"), wire.queue_size)
+    queue_size(at("queue_size"), wire.queue_size)?;
+    match wire.limits.out_of_range() {
+        None => Ok(()),
+        Some((field, value, range)) => Err(refused(
+            at(&format!("limits.{field}")),
+            value,
+            format_args!("must be {} to {}", range.start(), range.end()),
+        )),
+    }
 }
 
 fn queues(field: String, value: u8) -> Result<(), Invalid> {

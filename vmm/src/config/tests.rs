@@ -151,6 +151,14 @@ const REFUSED_TOML: &[(&str, &str)] = &[
         "vm.toml:6:14: disks[0].queue_size = 100: must be a power of two from 2 to 1024",
     ),
     (
+        "[[disks]]\npath = '/d'\nformat = 'raw'\nlimits = { iops = 9 }",
+        "vm.toml:6:19: disks[0].limits.iops = 9: must be 10 to 1000000",
+    ),
+    (
+        "[[disks]]\npath = '/d'\nformat = 'raw'\n[disks.limits]\nbandwidth_bytes_per_s = 65535",
+        "vm.toml:7:25: disks[0].limits.bandwidth_bytes_per_s = 65535: must be 65536 to 1099511627776",
+    ),
+    (
         "[[disks]]\npath = '/d'\nformat = 'raw'\nqueue_size = 1",
         "vm.toml:6:14: disks[0].queue_size = 1: must be a power of two",
     ),

@@ -68,7 +68,7 @@ pub(super) fn of(kind: ThreadKind) -> &'static [&'static [Rule]] {
             IMAGE_LOCKS,
         ],
         ThreadKind::Vcpu => &[VCPU, RUNTIME, INTERRUPTS, DEVICES, TIMERS, IMAGES],
-        ThreadKind::Block => &[URING, RUNTIME, POLLING, IMAGES, IMAGE_LOCKS],
+        ThreadKind::Block => &[URING, RUNTIME, POLLING, TIMERS, IMAGES, IMAGE_LOCKS],
         ThreadKind::Net => &[RUNTIME, POLLING, DEVICES, VHOST],
         ThreadKind::Device => &[
             RUNTIME, POLLING, IRQ_LINE, TIMERS, SOCKETS, TERMINALS, BALLOON,
@@ -206,7 +206,7 @@ const DEVICES: &[Rule] = &[ioctl(&[
     tun::SETCARRIER,
 ])];
 
-/// Clocks that a driver programs.
+/// Clocks that a driver programs, and the pace of a disk that has limits.
 const TIMERS: &[Rule] = &[free(c::SYS_timerfd_settime), free(c::SYS_timerfd_gettime)];
 
 /// Disk images and snapshots, by descriptor. The two calls that could take a path are held to the

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pindah_vmm_api::{
-    DeviceInfo, DiskMetrics, EventKind, Initiator, Metrics, PauseReason, RunState, VcpuMetrics,
-    VmConfig, VmInfo,
+    DeviceInfo, DiskLimits, DiskMetrics, EventKind, Initiator, Metrics, PauseReason, RunState,
+    VcpuMetrics, VmConfig, VmInfo,
 };
 
 use super::Vm;
@@ -68,6 +68,23 @@ impl Vm {
         })
     }
 
+    /// What it was built from, with the limits that its disks have now.
+    pub(super) fn current_config(&self) -> VmConfig {
+        let mut config = self.config.clone();
+        for (disk, config) in self.handles.disks.iter().zip(&mut config.disks) {
+            config.limits = disk.limits();
+        }
+        config
+    }
+
+    fn disk(&self, id: &str) -> Result<&BlockHandle, MachineError> {
+        let disk = self.handles.disks.iter().find(|disk| disk.id() == id);
+        disk.ok_or_else(|| MachineError::NoDevice {
+            kind: "disk",
+            id: id.to_owned(),
+        })
+    }
+
     fn devices(&self) -> Vec<DeviceInfo> {
         let mut devices = vec![DeviceInfo::Console {
             id: "serial".to_owned(),
@@ -78,6 +95,7 @@ impl Vm {
                 size_bytes: disk.size(),
                 format: config.format,
                 read_only: config.read_only,
+                limits: disk.limits(),
             });
         }
         for ((net, vhost), config) in self.handles.nets.iter().zip(&self.config.nets) {
@@ -140,7 +158,7 @@ impl Machine for Vm {
     }
 
     fn config(&self) -> VmConfig {
-        self.config.clone()
+        self.current_config()
     }
 
     fn metrics(&self) -> Metrics {
@@ -241,11 +259,7 @@ impl Machine for Vm {
     }
 
     fn resize_disk(&self, id: &str, size_bytes: u64) -> Result<(), MachineError> {
-        let disk = self.handles.disks.iter().find(|disk| disk.id() == id);
-        let disk = disk.ok_or_else(|| MachineError::NoDevice {
-            kind: "disk",
-            id: id.to_owned(),
-        })?;
+        let disk = self.disk(id)?;
         self.require("resize", &BEGUN)?;
         self.refuse_while_it_moves("resize")?;
         disk.resize(size_bytes).map_err(|error| match error {
@@ -262,6 +276,24 @@ impl Machine for Vm {
         self.events.publish(EventKind::DiskResized {
             id: id.to_owned(),
             size_bytes,
+        });
+        Ok(())
+    }
+
+    fn limit_disk(&self, id: &str, limits: DiskLimits) -> Result<(), MachineError> {
+        let disk = self.disk(id)?;
+        self.require("limit", &ALIVE)?;
+        if let Some((field, value, range)) = limits.out_of_range() {
+            return Err(MachineError::Value {
+                field,
+                value: value.to_string(),
+                allowed: format!("{} to {}", range.start(), range.end()),
+            });
+        }
+        disk.set_limits(limits);
+        self.events.publish(EventKind::DiskLimited {
+            id: id.to_owned(),
+            limits,
         });
         Ok(())
     }

@@ -153,6 +153,7 @@ impl<'a> Slots<'a> {
             queue_size: config.queue_size,
             serial: config.serial.clone().unwrap_or_default(),
             on_error: config.on_error,
+            limits: config.limits,
         };
         let id = config.id.as_deref().unwrap_or_default();
         let control = Arc::new(self.control.clone());

@@ -16,7 +16,7 @@
 
 use std::os::unix::net::UnixStream;
 
-use pindah_vmm_api::{Initiator, Metrics, RunState, VmInfo};
+use pindah_vmm_api::{DiskLimits, Initiator, Metrics, RunState, VmInfo};
 use thiserror::Error;
 
 use super::events::Events;
@@ -34,7 +34,7 @@ pub trait Machine: Send + Sync {
     /// What it is and how it is doing.
     fn info(&self) -> VmInfo;
 
-    /// What it was built from, ids and addresses filled in.
+    /// What it was built from, ids and addresses filled in, and its disks' limits as they are now.
     fn config(&self) -> pindah_vmm_api::VmConfig;
 
     /// Its counters.
@@ -90,6 +90,13 @@ pub trait Machine: Send + Sync {
     /// [`MachineError::NoDevice`], [`MachineError::Value`] for a size that the image or virtio
     /// cannot have, [`MachineError::Host`] when the image does not follow.
     fn resize_disk(&self, id: &str, size_bytes: u64) -> Result<(), MachineError>;
+
+    /// Gives a disk other limits, all of them, from now on.
+    ///
+    /// # Errors
+    /// [`MachineError::NoDevice`], [`MachineError::Value`] for a limit that is too low or too
+    /// high, [`MachineError::State`] when it is off.
+    fn limit_disk(&self, id: &str, limits: DiskLimits) -> Result<(), MachineError>;
 
     /// Makes `stream` a reader and writer of the console `id` (`serial` or `console`). On success
     /// `greeting` is the first that is written to it, then what was kept, then what comes. On

@@ -162,7 +162,7 @@ impl Vm {
             let id = index.to_string();
             sections.push(Section::new(KIND_VCPU, &id, VERSION_VCPU, &state)?);
         }
-        Ok(VmState::new(self.config.clone(), sections))
+        Ok(VmState::new(self.current_config(), sections))
     }
 
     /// Sets the state of everything but RAM, which must be there already. Call instead of

@@ -4,6 +4,7 @@
 //! KVM runs natively. Where it does not open, each test says so and ends.
 
 mod api_client;
+mod disk_limits;
 mod harness;
 mod life;
 mod migration;

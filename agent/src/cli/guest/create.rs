@@ -10,6 +10,7 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use super::cpu::CpuFlags;
+use super::disk_limits::NewDiskLimits;
 use super::interface::InterfaceFlags;
 use crate::cli::output::Output;
 use crate::cli::progress::begin;
@@ -106,6 +107,8 @@ pub struct CreateArguments {
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
+    disk_limits: NewDiskLimits,
+    #[command(flatten)]
     cpu: CpuFlags,
     #[command(flatten)]
     interface: InterfaceFlags,
@@ -177,6 +180,7 @@ impl CreateArguments {
             image: None,
             pool: pool.clone(),
             format: self.format,
+            limits: self.disk_limits.limits(),
         };
         let mut disks: Vec<DiskSpec> = self.disk.iter().map(|size| empty(Some(*size))).collect();
         if let Some(image) = image {

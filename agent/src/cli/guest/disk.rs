@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde::Serialize;
 
-use super::{Begin, path, segment};
+use super::{Begin, disk_limits, path, segment};
 use crate::api::{DiskGrowth, DiskMove};
 use crate::cli::output::Output;
 use crate::cli::progress::begin;
@@ -19,6 +19,9 @@ pub(in crate::cli) enum DiskCommand {
     Move(MoveArguments),
     /// Make a disk larger; a guest that runs sees that at once. Its file systems it must grow itself.
     Resize(ResizeArguments),
+    /// Limit how much of its storage a disk may take, reads and writes together; a guest that runs
+    /// keeps to that at once.
+    Limit(disk_limits::LimitArguments),
 }
 
 /// Which disk, and how large.
@@ -62,6 +65,7 @@ impl DiskCommand {
                 let disk = (arguments.begin, arguments.disk);
                 order(client, output, disk, "resize", &body).await
             }
+            Self::Limit(arguments) => arguments.run(client, output).await,
         }
     }
 }

@@ -4,6 +4,7 @@ mod clone;
 mod cpu;
 mod create;
 mod disk;
+mod disk_limits;
 mod edit;
 mod export;
 mod interface;

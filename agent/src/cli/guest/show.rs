@@ -119,7 +119,13 @@ fn text(guest: &GuestView) -> String {
                 DiskFormat::Qcow2 => "qcow2",
             };
             let pool = &disk.volume.pool;
-            format!("{}: {} {format} in {pool}", disk.id, mib(disk.size_mib))
+            let limits = if disk.limits.is_empty() {
+                String::new()
+            } else {
+                format!(" (at most {})", disk.limits)
+            };
+            let size = mib(disk.size_mib);
+            format!("{}: {size} {format} in {pool}{limits}", disk.id)
         })
         .collect();
     let interfaces: Vec<String> = guest

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use pindah_vmm_api::{
-    BootConfig, CpusConfig, DiskCache, DiskConfig, DiskFormat, ErrorPolicy, MemoryBacking,
-    MemoryConfig, NetConfig, ResetPolicy, SerialConfig, VhostMode, VmConfig,
+    BootConfig, CpusConfig, DiskCache, DiskConfig, DiskFormat, DiskLimits, ErrorPolicy,
+    MemoryBacking, MemoryConfig, NetConfig, ResetPolicy, SerialConfig, VhostMode, VmConfig,
 };
 
 use super::{ACTION_LIMIT, Guest};
@@ -86,6 +86,7 @@ impl<'a> GuestBuilder<'a> {
             queues: 1,
             queue_size: 256,
             on_error: ErrorPolicy::default(),
+            limits: DiskLimits::default(),
         });
         self
     }

@@ -18,7 +18,7 @@ use pindah_vmm::vm::events::Events;
 use pindah_vmm::vm::machine::{Machine, MachineError};
 use pindah_vmm::vm::migratable::{Migratable, MigratableError};
 use pindah_vmm::vm::state::VmState;
-use pindah_vmm_api::{EventKind, Metrics, PauseReason, RunState, VmConfig, VmInfo};
+use pindah_vmm_api::{DiskLimits, EventKind, Metrics, PauseReason, RunState, VmConfig, VmInfo};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use crate::input::Input;
@@ -99,6 +99,10 @@ impl Machine for Fake {
             kind: "disk",
             id: id.to_owned(),
         })
+    }
+
+    fn limit_disk(&self, _: &str, _: DiskLimits) -> Result<(), MachineError> {
+        Ok(())
     }
 
     fn attach_console(&self, _: &str, stream: UnixStream, _: &[u8]) -> Result<(), MachineError> {

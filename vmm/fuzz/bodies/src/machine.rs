@@ -16,7 +16,7 @@ use pindah_vmm::devices::virtio::block::{Block, BlockHandle, BlockOptions, Image
 use pindah_vmm::devices::virtio::transport::{Notifier, Transport, vectors};
 use pindah_vmm::devices::{IrqLine, MachineControl};
 use pindah_vmm::memory::GuestMemory;
-use pindah_vmm_api::{DiskCache, DiskFormat, ErrorPolicy};
+use pindah_vmm_api::{DiskCache, DiskFormat, DiskLimits, ErrorPolicy};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -196,6 +196,7 @@ pub fn block(file: &File) -> (Block, BlockHandle) {
         queue_size: QUEUE_SIZE,
         serial: "serial".to_owned(),
         on_error: ErrorPolicy::Report,
+        limits: DiskLimits::default(),
     };
     let resources = open(&image).expect("a valid image");
     let made = Block::new("disk0", &options, resources, Arc::new(Nothing));

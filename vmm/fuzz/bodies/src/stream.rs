@@ -130,6 +130,10 @@ impl MigrationDestination for Machine {
 
     fn announce(&self) {}
 
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     fn dismiss(&self) {}
 
     fn lose(&self) {

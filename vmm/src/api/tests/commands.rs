@@ -32,6 +32,13 @@ fn state_and_commands_reach_the_machine() {
     client
         .command("PATCH", "/api/v1/disks/disk0", Some(&resize))
         .unwrap();
+    let limits = DiskLimits {
+        bandwidth_bytes_per_s: None,
+        iops: Some(500),
+    };
+    client
+        .command("PUT", "/api/v1/disks/disk0/limits", Some(&limits))
+        .unwrap();
     assert_eq!(
         fixture.machine.calls(),
         [
@@ -41,7 +48,8 @@ fn state_and_commands_reach_the_machine() {
             "reset",
             "resume by force",
             "balloon 3",
-            "resize disk0 1024"
+            "resize disk0 1024",
+            "limit disk0 Some(500)"
         ]
     );
     let config: VmConfig = client.get("/api/v1/vm/config").unwrap();

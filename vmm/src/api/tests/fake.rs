@@ -67,6 +67,7 @@ impl Machine for FakeMachine {
                 size_bytes: 512,
                 format: DiskFormat::Raw,
                 read_only: false,
+                limits: DiskLimits::default(),
             }],
         }
     }
@@ -143,6 +144,11 @@ impl Machine for FakeMachine {
                 id: id.into(),
             }),
         }
+    }
+
+    fn limit_disk(&self, id: &str, limits: DiskLimits) -> Result<(), MachineError> {
+        self.record(format!("limit {id} {:?}", limits.iops));
+        Ok(())
     }
 
     fn attach_console(

@@ -93,6 +93,11 @@ impl<H: Handler> Worker<H> {
         answer.recv().expect("the thread answers every command")
     }
 
+    /// Runs `call` on the worker's thread, in turn with its events, and does not wait for it.
+    pub fn post(&self, call: impl FnOnce(&mut H) + Send + 'static) {
+        self.send(Command::Call(Box::new(call)));
+    }
+
     /// Runs `call` on the worker's thread, in turn with its events, and waits for its result.
     pub fn call<R: Send + 'static>(&self, call: impl FnOnce(&mut H) -> R + Send + 'static) -> R {
         let (reply, answer) = channel();

@@ -16,6 +16,8 @@ struct Case {
     cmdline: &'static str,
     site: fn() -> Site,
     disk: Disk,
+    /// More keys of the disk.
+    disk_keys: &'static str,
     balloon: bool,
     /// Its RAM lies in a file.
     memfd: bool,
@@ -40,6 +42,7 @@ const CASE: Case = Case {
     cmdline: "",
     site: Site::new,
     disk: Disk::None,
+    disk_keys: "",
     balloon: false,
     memfd: false,
     is_held: false,
@@ -108,7 +111,8 @@ impl Case {
             .memory_mib(self.mib)
             .config(&format!("cpus = {{ count = {} }}", self.cpus))
             .config(if self.balloon { "balloon = {}" } else { "" })
-            .table(disk.as_deref().unwrap_or_default());
+            .table(disk.as_deref().unwrap_or_default())
+            .table(self.disk_keys);
         let setup = if self.memfd {
             setup.memory_key("backing = 'memfd'")
         } else {
@@ -340,6 +344,13 @@ fn guest_moves_with_its_devices() {
             name: "raw disk",
             cmdline: "ws_mib=16 rate_mib_s=20",
             disk: Disk::Raw,
+            ..CASE
+        },
+        Case {
+            name: "disk at its limits",
+            cmdline: "ws_mib=16 rate_mib_s=20",
+            disk: Disk::Raw,
+            disk_keys: "limits = { iops = 10 }",
             ..CASE
         },
         Case {

@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use pindah_vmm_api::DiskLimits;
 use thiserror::Error;
 
 use super::disk::{Disk, ResizeError};
 use super::lock::{ImageLocks, LockError};
 use super::metrics::BlockMetrics;
+use super::queue::QueueHandler;
 use super::request::SECTOR_SIZE;
 use super::shared::Shared;
 use super::{Workers, on_worker};
@@ -86,6 +88,21 @@ impl BlockHandle {
         sum
     }
 
+    /// How much of its storage the disk may take.
+    pub fn limits(&self) -> DiskLimits {
+        self.shared.throttle.limits()
+    }
+
+    /// Lets the disk take so much of its storage from now on. Requests that wait because of the
+    /// limits before wait no longer than the new ones say. Waits for nobody: storage that stalls
+    /// does not keep a disk's limits.
+    pub fn set_limits(&self, limits: DiskLimits) {
+        self.shared.throttle.set(limits, Instant::now());
+        for worker in self.workers.iter() {
+            worker.post(QueueHandler::turn);
+        }
+    }
+
     /// Makes the disk `size` bytes large and tells the guest. A block device must have that size
     /// already.
     ///
@@ -152,7 +169,7 @@ impl BlockHandle {
     /// Goes on after [`Self::quiesce`].
     pub fn unquiesce(&self) {
         for worker in self.workers.iter() {
-            worker.call(super::queue::QueueHandler::unquiesce);
+            worker.call(QueueHandler::unquiesce);
         }
     }
 }

@@ -5,7 +5,7 @@
 //!                                            │ activate / deactivate              │ resize, lock,
 //!                                            ▼                                    ▼ quiesce, metrics
 //!                            QueueHandler, one worker thread a queue ◄────────────┘
-//!                              chain ─► request ─► Engine ─► used ring, interrupt
+//!                  throttle ─► chain ─► request ─► Engine ─► used ring, interrupt
 //!                                                   ├ Uring     raw images
 //!                                                   ├ Blocking  raw images without io_uring
 //!                                                   └ Pool      qcow2 images, on threads
@@ -15,6 +15,7 @@
 //! it: activation costs a message a queue and needs nothing that a sandbox forbids.
 
 mod alignment;
+mod bucket;
 mod chain;
 mod config_space;
 mod disk;
@@ -32,6 +33,7 @@ mod request;
 mod shared;
 mod spin;
 mod state;
+mod throttle;
 mod uring;
 
 #[cfg(test)]
@@ -40,8 +42,9 @@ mod tests;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-use pindah_vmm_api::ErrorPolicy;
+use pindah_vmm_api::{DiskLimits, ErrorPolicy};
 use thiserror::Error;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
@@ -59,6 +62,7 @@ use queue::QueueHandler;
 use request::SECTOR_SIZE;
 use shared::{Driver, Shared};
 use state::{BlockState, KeptRequests};
+use throttle::Throttle;
 
 pub use disk::ResizeError;
 pub use handle::{BlockHandle, QuiesceError};
@@ -83,6 +87,8 @@ pub struct BlockOptions {
     pub serial: String,
     /// What happens when the host fails a request.
     pub on_error: ErrorPolicy,
+    /// How much of its storage it may take.
+    pub limits: DiskLimits,
 }
 
 /// Why a block device cannot be made.
@@ -168,6 +174,7 @@ impl Block {
             capacity_sectors: AtomicU64::new(resources.size / SECTOR_SIZE),
             writeback: AtomicBool::new(true),
             pause_requested: AtomicBool::new(false),
+            throttle: Throttle::new(options.limits, Instant::now()),
             metrics: (0..queues)
                 .map(|_| metrics::QueueMetrics::default())
                 .collect(),
@@ -180,7 +187,8 @@ impl Block {
         let engines = disk.engines(id, queues, slots, ring);
         let mut workers = Vec::new();
         for (index, engine) in (0..).zip(engines.map_err(host("start an engine"))?) {
-            let handler = QueueHandler::new(Arc::clone(&shared), index, engine, slots);
+            let handler = QueueHandler::new(Arc::clone(&shared), index, engine, slots)
+                .map_err(host("make a timer"))?;
             let name = format!("blk-{id}-{index}");
             let worker = Worker::spawn(&name, ThreadKind::Block, handler);
             workers.push(worker.map_err(host("start a thread"))?);

@@ -7,9 +7,13 @@
 //!            │      └── spin, if events came fast lately ─┘               │    and event armed)
 //!            └─────────────────────────────────────────────────────────────┘
 //! ```
+//! A disk at its limits takes no chains: they stay in the ring, and a timer wakes the queue when
+//! the next one may start.
+//!
 //! During a turn the driver is asked not to notify and the engine not to signal, so that a busy
 //! queue costs one system call for many requests.
 
+use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +25,7 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_AVAIL_F_NO_INTERRUPT};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::timerfd::TimerFd;
 
 use super::chain::{Chain, ChainError, Segment};
 use super::engine::{Completion, Engine};
@@ -34,9 +39,12 @@ use std::os::fd::RawFd;
 
 const KICK: u32 = 0;
 const COMPLETION: u32 = 1;
+const TIMER: u32 = 2;
 /// A turn ends after this long even if the driver keeps the queue full, so that pause, reset and
 /// the rest get their turn too.
 const LONGEST_TURN: Duration = Duration::from_millis(1);
+/// Shortest sleep of a disk at its limits: what may start meanwhile starts in one turn.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// Serves queue number `index` of a block device.
 pub(super) struct QueueHandler {
@@ -52,6 +60,8 @@ pub(super) struct QueueHandler {
     /// the order of their failure.
     kept: Vec<u16>,
     spin: Spin,
+    /// Ends the wait for the disk's limits.
+    timer: TimerFd,
     active: Option<Active>,
 }
 
@@ -71,6 +81,8 @@ struct Active {
     interrupt: Arc<dyn Interrupt>,
     cache: CacheMode,
     taking: Taking,
+    /// How long the disk's limits let the next chain wait, as of the last look; `None`: no longer.
+    held: Option<Duration>,
     /// Something was put on the used ring since the last look at whether to interrupt.
     answered: bool,
 }
@@ -111,7 +123,15 @@ impl CacheMode {
 
 impl QueueHandler {
     /// A handler for at most `slots` requests at a time.
-    pub fn new(shared: Arc<Shared>, index: u16, engine: Box<dyn Engine>, slots: u16) -> Self {
+    ///
+    /// # Errors
+    /// The host refuses a timer.
+    pub fn new(
+        shared: Arc<Shared>,
+        index: u16,
+        engine: Box<dyn Engine>,
+        slots: u16,
+    ) -> io::Result<Self> {
         let unused = InFlight {
             head: 0,
             status: GuestAddress(0),
@@ -123,7 +143,7 @@ impl QueueHandler {
             flushing: false,
             started: Instant::now(),
         };
-        Self {
+        Ok(Self {
             shared,
             index,
             engine,
@@ -133,8 +153,9 @@ impl QueueHandler {
             spare: Vec::new(),
             kept: Vec::new(),
             spin: Spin::default(),
+            timer: TimerFd::new()?,
             active: None,
-        }
+        })
     }
 
     /// Heads of chains that wait for the next activation.
@@ -177,7 +198,8 @@ impl QueueHandler {
         self.slots.len() - self.free.len()
     }
 
-    fn turn(&mut self) {
+    /// Does all that can be done now.
+    pub fn turn(&mut self) {
         let Some(mut active) = self.active.take() else {
             return;
         };
@@ -203,12 +225,19 @@ impl QueueHandler {
         self.spin.sleeps();
     }
 
-    /// Takes what waits in the available ring, as far as there are slots.
+    /// Takes what waits in the available ring, as far as there are slots and the disk's limits
+    /// allow.
     fn take(&mut self, active: &mut Active, now: Instant) -> bool {
         let mut taken = false;
         let memory = Arc::clone(&active.memory);
+        active.held = None;
         while active.taking == Taking::Yes && !self.free.is_empty() {
+            active.held = self.shared.throttle.wait(now);
             let queue = &mut active.queue.queue;
+            if active.held.is_some() {
+                let _ = queue.disable_notification(&*memory);
+                break;
+            }
             let head = match queue.iter(&*memory) {
                 Ok(mut chains) => chains.next().map(|chain| chain.head_index()),
                 Err(error) => {
@@ -276,6 +305,7 @@ impl QueueHandler {
         operation: Operation,
         now: Instant,
     ) {
+        self.shared.throttle.charge(operation, now);
         let slot = self.free.pop().expect("the caller has looked");
         self.slots[usize::from(slot)] = InFlight {
             head,
@@ -410,12 +440,17 @@ impl QueueHandler {
         }
     }
 
+    /// Whether a chain that comes would be taken.
+    fn looks(&self, active: &Active) -> bool {
+        active.taking == Taking::Yes && !self.free.is_empty() && active.held.is_none()
+    }
+
     /// Waits a short while, without sleeping, for a chain or a completion. Returns whether one
     /// has come.
     fn spin(&mut self, active: &Active, now: Instant) -> bool {
         let memory = &*active.memory;
         let queue = &active.queue.queue;
-        let looks = active.taking == Taking::Yes && !self.free.is_empty();
+        let looks = self.looks(active);
         let engine = &mut self.engine;
         self.spin.until(now, || {
             engine.is_ready()
@@ -428,7 +463,7 @@ impl QueueHandler {
 
     /// Asks for notifications and events; false if something has come before they were on.
     fn may_sleep(&mut self, active: &mut Active) -> bool {
-        if active.taking == Taking::Yes && !self.free.is_empty() {
+        if self.looks(active) {
             let memory = &*active.memory;
             match active.queue.queue.enable_notification(memory) {
                 Ok(false) => {}
@@ -440,6 +475,10 @@ impl QueueHandler {
         if self.engine.is_ready() {
             self.engine.disarm();
             return false;
+        }
+        if let Some(wait) = active.held {
+            let set = self.timer.reset(wait.max(SHORTEST_WAIT), None);
+            set.expect("a timer takes any time but none");
         }
         true
     }
@@ -529,6 +568,7 @@ impl Handler for QueueHandler {
         let descriptors = vec![
             (queue.kick.as_raw_fd(), KICK),
             (self.engine.event(), COMPLETION),
+            (self.timer.as_raw_fd(), TIMER),
         ];
         let mut active = Active {
             memory: activation.memory,
@@ -536,6 +576,7 @@ impl Handler for QueueHandler {
             interrupt: activation.interrupt,
             cache: CacheMode::negotiated(activation.features),
             taking: Taking::Yes,
+            held: None,
             answered: false,
         };
         self.retry_kept(&mut active);
@@ -546,10 +587,15 @@ impl Handler for QueueHandler {
 
     fn event(&mut self, token: u32) {
         self.spin.wakes();
-        if token == COMPLETION {
-            self.engine.drain();
-        } else if let Some(active) = &self.active {
-            let _ = active.queue.kick.read();
+        match token {
+            COMPLETION => self.engine.drain(),
+            // Not read, which would wait if it was set anew since it was due.
+            TIMER => self.stop_timer(),
+            _ => {
+                if let Some(active) = &self.active {
+                    let _ = active.queue.kick.read();
+                }
+            }
         }
         self.turn();
     }
@@ -559,11 +605,17 @@ impl Handler for QueueHandler {
             return Vec::new();
         };
         self.finish(&mut active, None);
+        self.stop_timer();
         vec![(active.queue.index, active.queue.queue)]
     }
 }
 
 impl QueueHandler {
+    fn stop_timer(&mut self) {
+        // Fails only for a timer that is not one.
+        let _ = self.timer.clear();
+    }
+
     /// Takes the kept chains first. After a reset of the queue there is nothing to take: then the
     /// ring's positions say that no chain is out.
     fn retry_kept(&mut self, active: &mut Active) {

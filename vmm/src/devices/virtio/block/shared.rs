@@ -9,6 +9,7 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 
 use super::metrics::QueueMetrics;
 use super::request::Operation;
+use super::throttle::Throttle;
 use crate::devices::MachineControl;
 use crate::devices::virtio::Interrupt;
 
@@ -25,6 +26,8 @@ pub(super) struct Shared {
     pub writeback: AtomicBool,
     /// The machine was asked to pause since the last activation.
     pub pause_requested: AtomicBool,
+    /// How much of its storage it may take.
+    pub throttle: Throttle,
     /// One set a queue.
     pub metrics: Box<[QueueMetrics]>,
     pub control: Arc<dyn MachineControl>,

@@ -4,6 +4,7 @@ mod rig;
 
 mod broken;
 mod faults;
+mod limits;
 mod migration;
 mod model;
 mod open;

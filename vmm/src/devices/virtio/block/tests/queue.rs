@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pindah_vmm_api::ErrorPolicy;
+use pindah_vmm_api::{DiskLimits, ErrorPolicy};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -18,19 +18,21 @@ use crate::devices::virtio::block::metrics::QueueMetrics;
 use crate::devices::virtio::block::queue::QueueHandler;
 use crate::devices::virtio::block::request::{Kind, Operation};
 use crate::devices::virtio::block::shared::{Driver, Shared};
+use crate::devices::virtio::block::throttle::Throttle;
 use crate::devices::virtio::testing::{
     DEADLINE, DriverQueue, FakeInterrupt, activation, memory, readable, writable,
 };
 use crate::devices::virtio::worker::Handler;
 use crate::memory::GuestMemory;
 
-const FLUSH_FEATURE: u64 = 1 << 9;
+pub const FLUSH_FEATURE: u64 = 1 << 9;
 const CONFIG_WCE: u64 = 1 << 11;
-const KICK: u32 = 0;
-const COMPLETION: u32 = 1;
+pub const KICK: u32 = 0;
+pub const COMPLETION: u32 = 1;
+pub const TIMER: u32 = 2;
 
 /// What the engine was given, and what it is to give back.
-struct Store {
+pub struct Store {
     submitted: Mutex<Vec<(u16, Kind, Vec<Segment>)>>,
     done: Mutex<VecDeque<Completion>>,
     event: EventFd,
@@ -39,7 +41,7 @@ struct Store {
 }
 
 impl Store {
-    fn kinds(&self) -> Vec<Kind> {
+    pub fn kinds(&self) -> Vec<Kind> {
         let submitted = self.submitted.lock().unwrap();
         submitted.iter().map(|&(_, kind, _)| kind).collect()
     }
@@ -93,17 +95,19 @@ impl Engine for FakeEngine {
     }
 }
 
-struct Bench {
+pub struct Bench {
     memory: Arc<GuestMemory>,
-    driver: DriverQueue,
-    handler: QueueHandler,
-    store: Arc<Store>,
-    shared: Arc<Shared>,
+    pub driver: DriverQueue,
+    pub handler: QueueHandler,
+    pub store: Arc<Store>,
+    pub shared: Arc<Shared>,
+    /// Readable when the wait for the disk's limits is over.
+    pub timer: RawFd,
     interrupt: Arc<FakeInterrupt>,
 }
 
 /// A queue of 64 with `slots` slots, activated.
-fn bench(features: u64, slots: u16) -> Bench {
+pub fn bench(features: u64, slots: u16) -> Bench {
     let memory = memory(8);
     let driver = DriverQueue::new(&memory, 0x1000, 64);
     let store = Arc::new(Store {
@@ -120,15 +124,18 @@ fn bench(features: u64, slots: u16) -> Bench {
         capacity_sectors: AtomicU64::new(1000),
         writeback: AtomicBool::new(true),
         pause_requested: AtomicBool::new(false),
+        throttle: Throttle::new(DiskLimits::default(), Instant::now()),
         metrics: [QueueMetrics::default()].into(),
         control: Arc::new(Machine::default()),
         driver: Mutex::new(Driver::default()),
     });
     let engine = Box::new(FakeEngine(Arc::clone(&store)));
-    let mut handler = QueueHandler::new(Arc::clone(&shared), 0, engine, slots);
+    let mut handler = QueueHandler::new(Arc::clone(&shared), 0, engine, slots).unwrap();
     let (activation, interrupt) = activation(&memory, features, &[(0, &driver)]);
-    handler.activate(activation).unwrap();
+    let watched = handler.activate(activation).unwrap();
+    let timer = watched.iter().find(|(_, token)| *token == TIMER).unwrap();
     Bench {
+        timer: timer.0,
         memory,
         driver,
         handler,
@@ -140,7 +147,7 @@ fn bench(features: u64, slots: u16) -> Bench {
 
 impl Bench {
     /// Puts a request of one sector into the ring; its header and status are at `at`.
-    fn push(&mut self, kind: u32, at: u64) {
+    pub fn push(&mut self, kind: u32, at: u64) {
         let header = [u64::from(kind), 0];
         self.memory.write_obj(header, GuestAddress(at)).unwrap();
         let data = match kind {
@@ -156,7 +163,7 @@ impl Bench {
     }
 
     /// Ends the first operation, and lets the queue see it.
-    fn end(&mut self, result: io::Result<()>) {
+    pub fn end(&mut self, result: io::Result<()>) {
         self.store.end(result);
         self.handler.event(COMPLETION);
     }

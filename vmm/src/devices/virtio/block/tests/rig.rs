@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use pindah_vmm_api::ErrorPolicy;
+use pindah_vmm_api::{DiskLimits, ErrorPolicy};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -55,6 +55,7 @@ pub fn options() -> BlockOptions {
         queue_size: 256,
         serial: "serial number 1".to_owned(),
         on_error: ErrorPolicy::Report,
+        limits: DiskLimits::default(),
     }
 }
 
