@@ -1,5 +1,7 @@
 //! Whether a guest can move, and where to: known before anything is changed.
 
+use std::net::IpAddr;
+
 use pindah_vmm_api::Baseline;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -8,7 +10,7 @@ use utoipa::ToSchema;
 use super::MoveRequest;
 use crate::causes::chain;
 use crate::cluster::features_of_node;
-use crate::domain::{Guest, Invalid, within};
+use crate::domain::{Forecast, Guest, Invalid, within};
 use crate::guests::{GuestError, GuestState, Guests, HostMemory};
 use crate::names::some_of;
 use crate::network::NetworkState;
@@ -20,6 +22,10 @@ pub struct Offer {
     pub node: String,
     /// Memory that it would have left for guests, in MiB.
     pub memory_left_mib: u64,
+    /// Where guests arrive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<IpAddr>,
 }
 
 /// What a move would be.
@@ -33,6 +39,9 @@ pub struct Plan {
     pub memory_left_mib: u64,
     /// The most that there is to send, in MiB; more if the guest writes a lot on the way.
     pub memory_mib: u64,
+    /// What that would take, if it would run on the way.
+    #[serde(default)]
+    pub forecast: Option<Forecast>,
 }
 
 impl Guests {
@@ -53,11 +62,17 @@ impl Guests {
             .choose(guest, request.to.as_deref(), request.force)
             .await?;
         let live = self.status(guest.uuid).state.has_process();
+        let forecast = if live {
+            Some(self.foretell(guest, &offer, request).await?)
+        } else {
+            None
+        };
         Ok(Plan {
             to: offer.node,
             live,
             memory_left_mib: offer.memory_left_mib,
             memory_mib: if live { self.resident_mib(guest) } else { 0 },
+            forecast,
         })
     }
 
@@ -205,6 +220,7 @@ impl Guests {
         Ok(Offer {
             node: resources.node.clone(),
             memory_left_mib: left.saturating_sub(guest.memory_mib),
+            address: resources.migration.as_ref().map(|links| links.address),
         })
     }
 
@@ -257,7 +273,7 @@ impl Guests {
     }
 
     /// RAM of the guest that its process has touched, in MiB.
-    fn resident_mib(&self, guest: &Guest) -> u64 {
+    pub(super) fn resident_mib(&self, guest: &Guest) -> u64 {
         let resident = self.usage(guest.uuid).memory_resident_mib;
         resident.map_or(guest.memory_mib, |resident| resident.min(guest.memory_mib))
     }
