@@ -99,6 +99,7 @@ impl NodeView {
             memory_mib: 0,
             memory_available_mib: 0,
             memory_guests_mib: 0,
+            memory_reserved_mib: 0,
             guests_running: 0,
             kvm: false,
             pools: Vec::new(),

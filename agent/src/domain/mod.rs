@@ -1,5 +1,6 @@
 //! What a guest, a pool and a task are, and what may be asked of them. Pure: no file, no clock, no store.
 
+mod balance;
 mod cidr;
 mod clone;
 mod cloud_init;
@@ -29,6 +30,7 @@ mod spoof_guard;
 mod task;
 mod vlan;
 
+pub use balance::{GuestLoad, LoadPercent, NodeBalance, NodeLoad, Suggestion, balance};
 pub use cidr::Cidr;
 pub use clone::CloneSpec;
 pub use cloud_init::CloudInit;

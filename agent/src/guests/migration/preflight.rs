@@ -79,15 +79,24 @@ impl Guests {
     /// Refuses a guest that has something only this node has.
     async fn require_movable(&self, guest: &Guest) -> Result<(), GuestError> {
         guest.may_start_on(&self.resources().node)?;
-        if guest.incomplete {
-            return Err(GuestError::Incomplete(guest.name.to_string()));
-        }
         let can_move = [GuestState::Running, GuestState::Paused, GuestState::Stopped];
         self.require(
             guest,
             &can_move,
             "it can be moved when it runs, stands paused or is off",
         )?;
+        self.require_portable(guest).await
+    }
+
+    /// Refuses a guest that could not go on without what only its node has, whichever that is.
+    ///
+    /// # Errors
+    /// [`GuestError::Incomplete`], [`GuestError::Spare`], [`GuestError::Immovable`],
+    /// [`GuestError::Store`].
+    pub async fn require_portable(&self, guest: &Guest) -> Result<(), GuestError> {
+        if guest.incomplete {
+            return Err(GuestError::Incomplete(guest.name.to_string()));
+        }
         for disk in &guest.disks {
             if let Some(pool) = &disk.spare {
                 // Nobody would remove it from a pool that this node alone has.
