@@ -158,8 +158,9 @@ fn write_error(path: &Path, source: std::io::Error) -> NetworkError {
 }
 
 fn configuration(config: &NetworkConfig, directory: &Path) -> String {
-    let (first, last) = config.guests();
-    let (bridge, address, mask) = (&config.bridge, config.address, config.mask());
+    let (first, last) = config.subnet.guests();
+    let (address, mask) = (config.subnet.address(), config.subnet.mask());
+    let bridge = &config.bridge;
     let leases = directory.join(LEASES);
     format!(
         "# Written by pindahd at each start.

@@ -98,8 +98,9 @@ impl Links {
         let up = LinkUnspec::new_with_index(index).up().build();
         let changed = self.handle.link().change(up).execute().await;
         changed.map_err(|source| failed("bring up", name, source))?;
-        let address = IpAddr::V4(config.address);
-        let request = self.handle.address().add(index, address, config.prefix);
+        let address = IpAddr::V4(config.subnet.address());
+        let prefix = config.subnet.prefix();
+        let request = self.handle.address().add(index, address, prefix);
         match request.execute().await {
             Err(error) if code(&error) != Some(EXISTS) => {
                 Err(failed("give its address to", name, error))

@@ -29,14 +29,14 @@ fn table(config: &NetworkConfig) -> String {
 /// Added, deleted and made again: right whether or not it was there.
 fn ruleset(config: &NetworkConfig) -> String {
     let table = table(config);
-    let (base, prefix, bridge) = (config.base(), config.prefix, &config.bridge);
+    let (range, bridge) = (config.subnet.range(), &config.bridge);
     format!(
         "add table ip {table}
 delete table ip {table}
 table ip {table} {{
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
-        ip saddr {base}/{prefix} oifname != \"{bridge}\" masquerade
+        ip saddr {range} oifname != \"{bridge}\" masquerade
     }}
 }}
 "
