@@ -25,7 +25,7 @@ async fn candidates(config: &Config) -> Result<Vec<IpAddr>, ClusterError> {
         .network
         .as_ref()
         .map(|network| network.subnet.address());
-    let mut found = network::host_addresses().await?;
+    let mut found = network::addresses_beside_routed().await?;
     found.retain(|address| match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && Some(*v4) != bridge,
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Invalid, LinkName};
+use super::{Invalid, LinkName, Subnet};
 
 /// Most interfaces of a bond.
 const BOND_MAX: usize = 8;
@@ -33,6 +33,20 @@ pub enum Uplink {
         /// The bridge.
         bridge: LinkName,
     },
+    /// By the node itself, which routes: guests are reached from elsewhere by their own addresses.
+    /// The router of the node's network must send the subnet to the node.
+    Routed {
+        /// The node's address in the subnet, with the prefix length: the guests' gateway.
+        #[schema(value_type = String, example = "10.20.0.1/24")]
+        subnet: Subnet,
+        /// Whether the node gives addresses and resolves names.
+        #[serde(default = "yes")]
+        dhcp: bool,
+    },
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl std::fmt::Display for Uplink {
@@ -45,6 +59,7 @@ impl std::fmt::Display for Uplink {
                 write!(formatter, "{} ({mode})", names.join("+"))
             }
             Self::HostBridge { bridge } => write!(formatter, "the host's bridge {bridge}"),
+            Self::Routed { subnet, .. } => write!(formatter, "routed {subnet}"),
         }
     }
 }
@@ -74,9 +89,17 @@ impl Uplink {
     /// The host's interfaces that it takes for itself.
     pub fn interfaces(&self) -> &[LinkName] {
         match self {
-            Self::None | Self::HostBridge { .. } => &[],
+            Self::None | Self::HostBridge { .. } | Self::Routed { .. } => &[],
             Self::Interface { interface } => std::slice::from_ref(interface),
             Self::Bond { interfaces, .. } => interfaces,
+        }
+    }
+
+    /// The subnet that the node routes, if it does.
+    pub fn subnet(&self) -> Option<Subnet> {
+        match self {
+            Self::Routed { subnet, .. } => Some(*subnet),
+            _ => None,
         }
     }
 
