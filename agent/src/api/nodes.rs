@@ -286,6 +286,7 @@ fn require_this(api: &Api, name: &str) -> Result<(), ApiError> {
 /// How to remove.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct RemoveQuery {
     /// It never comes back; the guests on its own disks are given up.
     #[serde(default)]
