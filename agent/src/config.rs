@@ -3,14 +3,14 @@
 //! Without a file everything has a default, and several agents share a machine if each has its own
 //! state directory, listen address and bridge.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::domain::PoolName;
+use crate::domain::{PoolName, Subnet};
 
 /// Longest path of the state directory, in bytes: sockets below it must fit into a `sockaddr_un`.
 const STATE_DIRECTORY_MAX: usize = 48;
@@ -142,10 +142,8 @@ pub struct Config {
 pub struct NetworkConfig {
     /// The bridge's name.
     pub bridge: String,
-    /// The bridge's address.
-    pub address: Ipv4Addr,
-    /// Length of the prefix, 8 to 29.
-    pub prefix: u8,
+    /// The bridge's address, and the network that it is in.
+    pub subnet: Subnet,
     /// NAT.
     pub nat: bool,
     /// DHCP and DNS.
@@ -267,59 +265,17 @@ impl NetworkFile {
             });
         }
         let text = self.address.unwrap_or_else(|| "10.87.0.1/22".to_owned());
-        let (address, prefix) = parse_network(&text).ok_or(ConfigError::Value {
+        let subnet = Subnet::parse(&text).ok_or(ConfigError::Value {
             field: "network.address",
             value: text,
-            must: "must be a host's IPv4 address with a prefix of 8 to 29, as in 10.87.0.1/22",
+            must: Subnet::MUST,
         })?;
         Ok(Some(NetworkConfig {
             bridge,
-            address,
-            prefix,
+            subnet,
             nat: self.nat.unwrap_or(true),
             dhcp: self.dhcp.unwrap_or(true),
         }))
-    }
-}
-
-fn parse_network(text: &str) -> Option<(Ipv4Addr, u8)> {
-    let (address, prefix) = text.split_once('/')?;
-    let address: Ipv4Addr = address.parse().ok()?;
-    let prefix: u8 = prefix.parse().ok()?;
-    if !(8..=29).contains(&prefix) {
-        return None;
-    }
-    let host = address.to_bits() & !mask(prefix);
-    let is_host = host != 0 && host != !mask(prefix);
-    is_host.then_some((address, prefix))
-}
-
-fn mask(prefix: u8) -> u32 {
-    u32::MAX << (32 - u32::from(prefix))
-}
-
-impl NetworkConfig {
-    /// The network's own address.
-    pub fn base(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.address.to_bits() & mask(self.prefix))
-    }
-
-    /// The network's mask.
-    pub fn mask(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(mask(self.prefix))
-    }
-
-    /// First and last address that guests get: the network's larger part beside the node's own
-    /// address.
-    pub fn guests(&self) -> (Ipv4Addr, Ipv4Addr) {
-        let base = self.base().to_bits();
-        let own = self.address.to_bits();
-        let last = base | !mask(self.prefix);
-        if own - base <= last - own {
-            (Ipv4Addr::from_bits(own + 1), Ipv4Addr::from_bits(last - 1))
-        } else {
-            (Ipv4Addr::from_bits(base + 1), Ipv4Addr::from_bits(own - 1))
-        }
     }
 }
 
@@ -357,21 +313,7 @@ mod tests {
         assert_eq!(config.vmm, Path::new("/usr/bin/pindah-vmm"));
         let network = config.network.unwrap();
         assert_eq!(network.bridge, "pindah0");
-        assert_eq!(network.base().to_string(), "10.87.0.0");
-        assert_eq!(network.mask().to_string(), "255.255.252.0");
-        let (first, last) = network.guests();
-        assert_eq!(
-            (first.to_string().as_str(), last.to_string().as_str()),
-            ("10.87.0.2", "10.87.3.254")
-        );
-    }
-
-    #[test]
-    fn guests_get_the_larger_part_of_the_network() {
-        let config = parse("network.address = '192.168.7.254/24'").unwrap();
-        let (first, last) = config.network.unwrap().guests();
-        assert_eq!(first.to_string(), "192.168.7.1");
-        assert_eq!(last.to_string(), "192.168.7.253");
+        assert_eq!(network.subnet.to_string(), "10.87.0.1/22");
     }
 
     #[test]

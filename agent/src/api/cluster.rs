@@ -13,7 +13,9 @@ use super::extract::{Body, OptionalBody};
 use super::permit::{Admin, Viewer};
 use super::{Api, ApiError, Data, ErrorBody};
 use crate::clock::now_unix_ms;
-use crate::cluster::{Admission, ClusterView, CpuView, InitRequest, JoinAnswer, JoinRequest};
+use crate::cluster::{
+    Admission, Balance, ClusterView, CpuView, InitRequest, JoinAnswer, JoinRequest,
+};
 use crate::domain::Invalid;
 
 /// Largest backup that is taken, in bytes.
@@ -81,6 +83,15 @@ pub async fn show_cpu(State(api): State<Api>, _: Viewer) -> Result<Data<CpuView>
     responses((status = 200, body = Data<CpuView>), (status = 409, body = ErrorBody)))]
 pub async fn adopt_cpu(State(api): State<Api>, _: Admin) -> Result<Data<CpuView>, ApiError> {
     let data = api.site.adopt_common_cpu().await?;
+    Ok(Data { data })
+}
+
+/// How even the nodes' load is, and which guests should move where to make it so; changes nothing.
+#[utoipa::path(get, path = "/api/v1/cluster/balance", tag = "cluster",
+    responses((status = 200, body = Data<Balance>), (status = 409, body = ErrorBody),
+        (status = 503, body = ErrorBody)))]
+pub async fn show_balance(State(api): State<Api>, _: Viewer) -> Result<Data<Balance>, ApiError> {
+    let data = api.site.balance().await?;
     Ok(Data { data })
 }
 

@@ -255,6 +255,7 @@ impl From<NetworkRequestError> for ApiError {
             | NetworkRequestError::OfNode(_)
             | NetworkRequestError::InUse { .. }
             | NetworkRequestError::BridgeInUse { .. }
+            | NetworkRequestError::SubnetTaken { .. }
             | NetworkRequestError::Taken { .. } => ErrorCode::Conflict,
             NetworkRequestError::Apply(ref error) if error.is_refusal() => ErrorCode::Conflict,
             NetworkRequestError::Apply(_) => ErrorCode::Internal,

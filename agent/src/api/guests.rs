@@ -23,6 +23,7 @@ const LOG_MAX: u64 = 1 << 20;
 /// Which part of a list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct PageQuery {
     /// At most so many, 1 to 1000.
     limit: Option<usize>,
@@ -179,6 +180,7 @@ pub async fn edit_guest(
 /// How to delete.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct DeleteQuery {
     /// Switch the guest off first.
     #[serde(default)]
@@ -203,6 +205,7 @@ pub async fn delete_guest(
 /// How much of a log.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct LogQuery {
     /// The last so many bytes, at most 1048576; absent: 65536.
     bytes: Option<u64>,

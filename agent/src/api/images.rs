@@ -28,6 +28,7 @@ const PIECE_DEADLINE: Duration = Duration::from_secs(60);
 /// Whose images.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct PoolQuery {
     /// The pool; absent: the node's own, `local`.
     #[serde(default = "PoolName::local")]
@@ -38,6 +39,7 @@ pub struct PoolQuery {
 /// Whose images.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct PoolsQuery {
     /// The pool; absent: all that answer on the node.
     #[param(value_type = Option<String>)]

@@ -23,33 +23,17 @@ pub async fn migrate_guest(
     Ok(Accepted { task: task.await? })
 }
 
-/// Where a guest is to go.
-#[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-pub struct PlanQuery {
-    /// The node that it moves to; absent: the best.
-    to: Option<String>,
-    /// Whether it may move although something that it uses stays behind.
-    #[serde(default)]
-    force: bool,
-}
-
-/// What a move would be, and whether it can be; changes nothing.
+/// What a move would be, what it would take, and whether it can be; changes nothing.
 #[utoipa::path(get, path = "/api/v1/guests/{guest}/migrate", tag = "guests",
-    params(("guest" = String, Path, description = "Name or UUID"), PlanQuery),
+    params(("guest" = String, Path, description = "Name or UUID"), MoveRequest),
     responses((status = 200, body = Data<Plan>), (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn plan_migration(
     State(api): State<Api>,
     on: GuestFor<Look>,
-    Query(query): Query<PlanQuery>,
+    Query(request): Query<MoveRequest>,
 ) -> Result<Data<Plan>, ApiError> {
     let guest = on.stored.value;
-    let request = MoveRequest {
-        to: query.to,
-        force: query.force,
-        ..MoveRequest::default()
-    };
     let data = api.guests.plan_move(&guest, &request).await?;
     Ok(Data { data })
 }

@@ -99,6 +99,7 @@ impl NodeView {
             memory_mib: 0,
             memory_available_mib: 0,
             memory_guests_mib: 0,
+            memory_reserved_mib: 0,
             guests_running: 0,
             kvm: false,
             pools: Vec::new(),
@@ -285,6 +286,7 @@ fn require_this(api: &Api, name: &str) -> Result<(), ApiError> {
 /// How to remove.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct RemoveQuery {
     /// It never comes back; the guests on its own disks are given up.
     #[serde(default)]

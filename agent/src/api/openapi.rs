@@ -86,6 +86,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(cluster::init_cluster))
         .routes(routes!(cluster::show_cpu))
         .routes(routes!(cluster::adopt_cpu))
+        .routes(routes!(cluster::show_balance))
         .routes(routes!(cluster::create_join_token))
         .routes(routes!(cluster::admit_node))
         .routes(routes!(cluster::join_cluster))

@@ -212,6 +212,7 @@ pub async fn list_volumes(
 /// How to delete.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct DeleteQuery {
     /// Give up the disks and images in it.
     #[serde(default)]

@@ -23,6 +23,7 @@ const PAGE_MAX: usize = 1000;
 /// Which part of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct TasksQuery {
     /// At most so many, 1 to 1000.
     limit: Option<usize>,
@@ -67,6 +68,7 @@ fn page(tasks: Vec<Task>, after: Option<Uuid>, limit: usize) -> Listing<Task> {
 /// How long to wait.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct WaitQuery {
     /// Answer when the task has ended, or after so many seconds, at most 60.
     #[serde(default)]
@@ -104,6 +106,7 @@ fn not_found(id: Uuid) -> ApiError {
 /// Which lines.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct LinesQuery {
     /// Leave out the first so many.
     #[serde(default)]

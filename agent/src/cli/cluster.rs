@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use reqwest::Method;
 
+use super::balance;
 use super::output::{Output, properties, table};
 use crate::api::{Data, JoinTokenCreated, NewJoinToken, NodeView};
 use crate::client::{Client, Context};
@@ -37,6 +38,12 @@ pub(super) enum ClusterCommand {
         /// From now on new guests see what all nodes have in common.
         #[arg(long)]
         adopt: bool,
+    },
+    /// Show which guests should move so that the nodes share their load.
+    Balance {
+        /// Move them, one after the other.
+        #[arg(long)]
+        apply: bool,
     },
     /// Print a token by which one node may join.
     Token {
@@ -97,6 +104,7 @@ impl ClusterCommand {
                 };
                 output.show(&view, cpus)
             }
+            Self::Balance { apply } => balance::run(client, apply, output).await,
             Self::Token { lifetime } => {
                 let new = NewJoinToken {
                     lifetime_s: Some(lifetime.saturating_mul(60)),

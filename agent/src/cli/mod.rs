@@ -1,5 +1,6 @@
 //! `pindah`: a client of the REST API and nothing else. One file a noun.
 
+mod balance;
 mod cluster;
 mod console;
 mod download;

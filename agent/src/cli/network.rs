@@ -10,7 +10,9 @@ use super::guest::{choice, segment};
 use super::output::{Output, properties, table};
 use crate::api::{Data, NetworkView};
 use crate::client::Client;
-use crate::domain::{BondMode, LinkName, NetworkEdit, NetworkName, NetworkSpec, Uplink, is_label};
+use crate::domain::{
+    BondMode, LinkName, NetworkEdit, NetworkName, NetworkSpec, Subnet, Uplink, is_label,
+};
 use crate::network::NetworkStatus;
 
 /// What guests are connected to.
@@ -78,6 +80,14 @@ pub(super) struct UplinkFlags {
     /// A bridge of the host's own, which is used as it is: on each node, or on one. May be repeated.
     #[arg(long, value_name = "[NODE=]BRIDGE")]
     bridge: Vec<String>,
+    /// The node routes the subnet itself, without NAT: its address there, which is the guests'
+    /// gateway, with the prefix length. The router of the node's network must send the subnet to
+    /// the node. May be repeated.
+    #[arg(long, value_name = "NODE=ADDRESS/PREFIX")]
+    routed: Vec<String>,
+    /// A node that routes gives no addresses and resolves no names.
+    #[arg(long, requires = "routed")]
+    no_dhcp: bool,
     /// No uplink: on each node, or on one. May be repeated.
     #[arg(long, value_name = "NODE", num_args = 0..=1, default_missing_value = "")]
     no_uplink: Vec<String>,
@@ -147,6 +157,13 @@ impl UplinkFlags {
             add(text, &|name| {
                 let bridge = link(name)?;
                 Ok(Uplink::HostBridge { bridge })
+            })?;
+        }
+        for text in &self.routed {
+            add(text, &|subnet| {
+                let subnet = Subnet::try_from(subnet.to_owned())?;
+                let dhcp = !self.no_dhcp;
+                Ok(Uplink::Routed { subnet, dhcp })
             })?;
         }
         for node in &self.no_uplink {
@@ -259,6 +276,10 @@ fn text(view: &NetworkView) -> String {
         ]
     });
     lines.push(table(&head, rows));
+    lines.extend(network.subnets().map(|(node, subnet)| {
+        let range = subnet.range();
+        format!("guests are reached when the router of {node}'s network sends {range} to {node}")
+    }));
     lines.join("\n")
 }
 
@@ -283,11 +304,16 @@ mod tests {
 
     #[test]
     fn uplinks_are_of_all_nodes_or_of_one() {
-        let spec = spec("lan --uplink enp3s0 --bond node1=eno1,eno2 --bridge node2=br0").unwrap();
+        let line = "lan --uplink enp3s0 --bond node1=eno1,eno2 --bridge node2=br0 \
+                    --routed node3=10.2.0.1/24 --no-dhcp";
+        let spec = spec(line).unwrap();
         assert_eq!(spec.uplink.to_string(), "enp3s0");
         let of = |node: &str| spec.node_uplinks[node].to_string();
         assert_eq!(of("node1"), "eno1+eno2 (active-backup)");
         assert_eq!(of("node2"), "the host's bridge br0");
+        assert_eq!(of("node3"), "routed 10.2.0.1/24");
+        let routed = &spec.node_uplinks["node3"];
+        assert!(matches!(routed, Uplink::Routed { dhcp: false, .. }));
     }
 
     #[test]
@@ -321,6 +347,15 @@ mod tests {
             ("lan --uplink N=a", "\"N\" is no node's name"),
             ("lan --uplink a/b", "name of an interface = \"a/b\""),
             ("lan --bond-mode 802.3ad", "--bond"),
+            ("lan --no-dhcp", "--routed"),
+            (
+                "lan --routed n1=10.2.0.0/24",
+                "must be a host's IPv4 address",
+            ),
+            (
+                "lan --routed n1=10.2.0.1/24 --bridge n1=b",
+                "n1 has two uplinks",
+            ),
             ("Lan", "name of a network = \"Lan\""),
         ] {
             let message = spec(line).unwrap_err();

@@ -21,8 +21,11 @@ pub struct InitRequest {
 
 /// Addresses by which other hosts may reach this one, the likeliest first.
 async fn candidates(config: &Config) -> Result<Vec<IpAddr>, ClusterError> {
-    let bridge = config.network.as_ref().map(|network| network.address);
-    let mut found = network::host_addresses().await?;
+    let bridge = config
+        .network
+        .as_ref()
+        .map(|network| network.subnet.address());
+    let mut found = network::addresses_beside_routed().await?;
     found.retain(|address| match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && Some(*v4) != bridge,
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),

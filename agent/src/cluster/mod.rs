@@ -13,6 +13,7 @@
 
 mod address;
 mod backup;
+mod balance;
 mod cpu;
 mod error;
 mod etcd_process;
@@ -37,6 +38,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use address::{InitRequest, current as current_address, own_names};
+pub use balance::{Balance, SuggestedMove};
 pub use cpu::{
     CpuView, NodeCpu, NodeCpuView, cpu_baseline, features_of_host, features_of_node, tell_features,
 };

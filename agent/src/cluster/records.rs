@@ -72,6 +72,9 @@ pub struct NodeStatus {
     pub memory_available_mib: u64,
     /// What running guests have of it, in MiB.
     pub memory_guests_mib: u64,
+    /// What guests may not take of it, in MiB.
+    #[serde(default)]
+    pub memory_reserved_mib: u64,
     /// Guests that have a process.
     pub guests_running: usize,
     /// Whether it can run guests: `/dev/kvm` is there.

@@ -56,6 +56,7 @@ pub async fn node_status(guests: &Guests, pools: &Pools) -> Result<NodeStatus, G
         memory_mib: memory.total_mib,
         memory_available_mib: memory.available_mib,
         memory_guests_mib: guests.used_memory_mib().await?,
+        memory_reserved_mib: guests.reserved_memory_mib(),
         guests_running: running.count(),
         kvm: std::path::Path::new("/dev/kvm").exists(),
         pools: pools.statuses(),

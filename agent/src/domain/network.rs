@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Invalid, LinkName, NetworkName, check_notes};
+use super::{Invalid, LinkName, NetworkName, Subnet, Uplink, check_notes};
 use crate::store::Record;
 
-/// Most interfaces of a bond.
-const BOND_MAX: usize = 8;
 /// Most nodes with an uplink of their own.
 const NODES_MAX: usize = 64;
 
@@ -61,94 +59,6 @@ impl std::fmt::Display for NetworkKind {
     }
 }
 
-/// How a network leaves a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "by", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Uplink {
-    /// Not at all: only guests of the same node see each other.
-    #[default]
-    None,
-    /// By an interface of the host that has no addresses. It becomes a port of the bridge.
-    Interface {
-        /// The interface.
-        interface: LinkName,
-    },
-    /// By a bond that is made of interfaces of the host that have no addresses.
-    Bond {
-        /// The interfaces.
-        interfaces: Vec<LinkName>,
-        /// How they work together.
-        #[serde(default)]
-        mode: BondMode,
-    },
-    /// By a bridge of the host, which is used as it is, and neither changed nor removed.
-    HostBridge {
-        /// The bridge.
-        bridge: LinkName,
-    },
-}
-
-impl std::fmt::Display for Uplink {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::None => formatter.write_str("none"),
-            Self::Interface { interface } => write!(formatter, "{interface}"),
-            Self::Bond { interfaces, mode } => {
-                let names: Vec<&str> = interfaces.iter().map(LinkName::as_str).collect();
-                write!(formatter, "{} ({mode})", names.join("+"))
-            }
-            Self::HostBridge { bridge } => write!(formatter, "the host's bridge {bridge}"),
-        }
-    }
-}
-
-/// How the interfaces of a bond work together (Linux `Documentation/networking/bonding.rst`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub enum BondMode {
-    /// One carries everything, another takes over when it fails. Needs nothing of the switch.
-    #[default]
-    #[serde(rename = "active-backup")]
-    ActiveBackup,
-    /// All carry, as agreed with the switch by LACP.
-    #[serde(rename = "802.3ad")]
-    Lacp,
-}
-
-impl std::fmt::Display for BondMode {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Self::ActiveBackup => "active-backup",
-            Self::Lacp => "802.3ad",
-        })
-    }
-}
-
-impl Uplink {
-    /// The host's interfaces that it takes for itself.
-    pub fn interfaces(&self) -> &[LinkName] {
-        match self {
-            Self::None | Self::HostBridge { .. } => &[],
-            Self::Interface { interface } => std::slice::from_ref(interface),
-            Self::Bond { interfaces, .. } => interfaces,
-        }
-    }
-
-    fn check(&self, field: &str) -> Result<(), Invalid> {
-        let Self::Bond { interfaces, .. } = self else {
-            return Ok(());
-        };
-        let mut names: Vec<&str> = interfaces.iter().map(LinkName::as_str).collect();
-        let shown = names.join(",");
-        names.sort_unstable();
-        names.dedup();
-        if names.len() == interfaces.len() && (1..=BOND_MAX).contains(&names.len()) {
-            return Ok(());
-        }
-        let must = format!("must be 1 to {BOND_MAX} different interfaces");
-        Err(Invalid::text(format!("{field}.interfaces"), &shown, must))
-    }
-}
-
 /// A new network: a bridge on each node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -189,6 +99,7 @@ impl NetworkSpec {
             }
             uplink.check(&format!("node_uplinks.{node}"))?;
         }
+        self.check_subnets()?;
         let name = self.name.clone();
         if name.is_of_node() {
             let must = "must not be that of each node's own network, which is there already";
@@ -203,6 +114,27 @@ impl NetworkSpec {
             created_unix_ms: now_unix_ms,
             deleting: false,
         })
+    }
+
+    /// A subnet is on one node: a router sends it to one.
+    fn check_subnets(&self) -> Result<(), Invalid> {
+        if let Some(subnet) = self.uplink.subnet() {
+            let must = "must be of one node, in node_uplinks: each routes a subnet of its own";
+            return Err(Invalid::text("uplink.subnet", &subnet.to_string(), must));
+        }
+        let mut before: Vec<(&String, Subnet)> = Vec::new();
+        for (node, uplink) in &self.node_uplinks {
+            let Some(subnet) = uplink.subnet() else {
+                continue;
+            };
+            if let Some((other, _)) = before.iter().find(|(_, other)| other.overlaps(subnet)) {
+                let field = format!("node_uplinks.{node}.subnet");
+                let must = format!("must have no addresses that the one of node {other} has");
+                return Err(Invalid::text(field, &subnet.to_string(), must));
+            }
+            before.push((node, subnet));
+        }
+        Ok(())
     }
 }
 
@@ -263,10 +195,18 @@ impl Network {
     }
 
     /// Whether a guest on it that moves between these nodes keeps its addresses. On a node's own
-    /// network they stay behind, and so do they on a network that does not leave the node.
+    /// network they stay behind, and so do they on a network that does not leave the node, or that
+    /// the node routes.
     pub fn follows_a_move<'a>(&self, nodes: impl IntoIterator<Item = &'a str>) -> bool {
+        let stays = |node| matches!(self.uplink_on(node), Uplink::None | Uplink::Routed { .. });
         let mut nodes = nodes.into_iter();
-        self.kind == NetworkKind::Bridge && nodes.all(|node| *self.uplink_on(node) != Uplink::None)
+        self.kind == NetworkKind::Bridge && nodes.all(|node| !stays(node))
+    }
+
+    /// The subnets that nodes route, each with its node.
+    pub fn subnets(&self) -> impl Iterator<Item = (&str, Subnet)> {
+        let uplinks = self.node_uplinks.iter();
+        uplinks.filter_map(|(node, uplink)| Some((node.as_str(), uplink.subnet()?)))
     }
 
     /// An interface of some node that both would take for themselves.
@@ -294,7 +234,7 @@ impl Network {
     /// The port of the node's own bridge that is the uplink, if there is one.
     pub fn uplink_port_on(&self, node: &str) -> Option<String> {
         match self.uplink_on(node) {
-            Uplink::None | Uplink::HostBridge { .. } => None,
+            Uplink::None | Uplink::HostBridge { .. } | Uplink::Routed { .. } => None,
             Uplink::Interface { interface } => Some(interface.to_string()),
             Uplink::Bond { .. } => Some(self.own_bond()),
         }
@@ -302,7 +242,12 @@ impl Network {
 
     /// The bridge that a node makes for it.
     pub fn own_bridge(&self) -> String {
-        format!("pn-{}", self.name)
+        Self::own_bridge_of(&self.name)
+    }
+
+    /// The bridge that a node makes for the network of this name.
+    pub fn own_bridge_of(name: &NetworkName) -> String {
+        format!("pn-{name}")
     }
 
     /// The bond that a node makes for it.
@@ -331,6 +276,7 @@ mod tests {
                 "node1": { "by": "bond", "interfaces": ["eno1", "eno2"], "mode": "802.3ad" },
                 "node2": { "by": "host_bridge", "bridge": "br0" },
                 "node3": { "by": "none" },
+                "node4": { "by": "routed", "subnet": "10.20.0.1/24" },
             },
         }))
         .unwrap();
@@ -343,6 +289,13 @@ mod tests {
         assert_eq!(network.uplink_on("node9").to_string(), "enp3s0");
         assert!(network.follows_a_move(["node1", "node2"]));
         assert!(!network.follows_a_move(["node1", "node3"]));
+        assert!(!network.follows_a_move(["node1", "node4"]));
+        assert_eq!(
+            network.uplink_on("node4").to_string(),
+            "routed 10.20.0.1/24"
+        );
+        assert_eq!(network.bridge_on("node4").unwrap(), "pn-lan");
+        assert_eq!(network.uplink_port_on("node4"), None);
         assert!(!Network::of_node().follows_a_move(["node1", "node2"]));
         assert_eq!(Network::of_node().bridge_on("node1"), None);
     }
@@ -395,6 +348,22 @@ mod tests {
             (
                 json!({ "name": "lan", "node_uplinks": { "A/": { "by": "none" } } }),
                 "must be names of nodes",
+            ),
+            (
+                json!({ "name": "lan", "uplink": { "by": "routed", "subnet": "10.2.0.1/24" } }),
+                "uplink.subnet = \"10.2.0.1/24\": must be of one node",
+            ),
+            (
+                json!({ "name": "lan", "node_uplinks": {
+                    "n1": { "by": "routed", "subnet": "10.2.0.1/16" },
+                    "n2": { "by": "routed", "subnet": "10.2.7.1/24" },
+                } }),
+                "node_uplinks.n2.subnet = \"10.2.7.1/24\": must have no addresses that the one of node n1",
+            ),
+            (
+                json!({ "name": "lan", "node_uplinks": {
+                    "n1": { "by": "routed", "subnet": "10.2.0.0/16" } } }),
+                "must be a host's IPv4 address",
             ),
             (
                 json!({ "name": "lan", "notes": "\u{7}" }),

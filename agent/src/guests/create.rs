@@ -9,7 +9,7 @@ use super::{GuestError, Guests};
 use crate::clock::now_unix_ms;
 use crate::cluster::cpu_baseline;
 use crate::domain::{
-    Boot, Guest, GuestSpec, MacOwner, NameOwner, Network, Plan, PoolName, Task, TaskKind,
+    Boot, Guest, GuestSpec, LastMove, MacOwner, NameOwner, Network, Plan, PoolName, Task, TaskKind,
     TaskSubject,
 };
 use crate::network::if_unchanged;
@@ -220,7 +220,8 @@ impl Guests {
         if let Some(now) = self.records().get(&id).await? {
             let mut transaction = Transaction::new()
                 .delete(Collection::<Guest>::key(&id))
-                .delete(Collection::<NameOwner>::key(now.value.name.as_str()));
+                .delete(Collection::<NameOwner>::key(now.value.name.as_str()))
+                .delete(Collection::<LastMove>::key(&id));
             for interface in &now.value.interfaces {
                 let mac = MacOwner::id(&interface.mac);
                 transaction = transaction.delete(Collection::<MacOwner>::key(&mac));

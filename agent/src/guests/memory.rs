@@ -6,6 +6,11 @@ use crate::domain::Guest;
 /// What a VMM needs beside the guest's RAM, in MiB.
 const VMM_MIB: u64 = 8;
 
+/// What a guest that has a process is promised, in MiB.
+pub fn promised_mib(guest: &Guest) -> u64 {
+    guest.memory_mib + VMM_MIB
+}
+
 /// Memory of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostMemory {
@@ -32,6 +37,11 @@ impl HostMemory {
 }
 
 impl Guests {
+    /// Memory of this node that guests may not take, in MiB.
+    pub fn reserved_memory_mib(&self) -> u64 {
+        self.resources().reserved_memory_mib
+    }
+
     /// RAM of the guests that have a process, in MiB.
     ///
     /// # Errors
@@ -42,9 +52,7 @@ impl Guests {
             let status = self.status(stored.value.uuid);
             status.state.has_process()
         });
-        Ok(running
-            .map(|stored| stored.value.memory_mib + VMM_MIB)
-            .sum())
+        Ok(running.map(|stored| promised_mib(&stored.value)).sum())
     }
 
     /// Refuses a guest for which there is no memory.
@@ -52,7 +60,7 @@ impl Guests {
         let total_mib = HostMemory::read().total_mib;
         let used_mib = self.used_memory_mib().await?;
         let reserved_mib = self.resources().reserved_memory_mib;
-        let needed_mib = guest.memory_mib + VMM_MIB;
+        let needed_mib = promised_mib(guest);
         if used_mib + reserved_mib + needed_mib <= total_mib {
             return Ok(());
         }

@@ -56,7 +56,7 @@ pub use create::Created;
 pub use error::GuestError;
 pub use export::Export;
 pub use machine::{GuestState, Status};
-pub use memory::HostMemory;
+pub use memory::{HostMemory, promised_mib};
 pub use migration::{
     Arrival, ArrivalOrder, MigrationLinks, MoveRequest, Offer, Plan, Receiver, Settlement,
 };

@@ -14,8 +14,10 @@ use rtnetlink::{LinkBond, LinkBridge, LinkUnspec};
 use super::NetworkError;
 use super::link::Link;
 use super::links::Links;
-use crate::domain::{BondMode, LinkName, Network, Uplink};
+use crate::domain::{BondMode, LinkName, Network, Subnet, Uplink};
 
+/// What a mark begins with.
+const MARK: &str = "pindah network ";
 /// What stands in a mark before the interfaces that were taken.
 const BY: &str = " by ";
 /// How often a bond looks whether its interfaces have a link, in milliseconds.
@@ -66,6 +68,33 @@ impl Bridges<'_> {
         }
         for interface in uplink.interfaces() {
             self.check_port(network, interface).await?;
+        }
+        match uplink.subnet() {
+            Some(subnet) => self.check_subnet(network, subnet).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a subnet that would hide a part of what the host reaches already.
+    async fn check_subnet(&self, network: &Network, subnet: Subnet) -> Result<(), NetworkError> {
+        let own = network.own_bridge();
+        for link in self.links.all().await? {
+            if link.name == own {
+                continue;
+            }
+            for (address, prefix) in self.links.addresses(Some(&link)).await? {
+                if let IpAddr::V4(address) = address
+                    && subnet.overlaps_range(address, prefix)
+                {
+                    return Err(NetworkError::Overlap {
+                        network: network.name.clone(),
+                        subnet,
+                        interface: link.name,
+                        address: format!("{address}/{prefix}"),
+                        node: self.node.to_owned(),
+                    });
+                }
+            }
         }
         Ok(())
     }
@@ -131,7 +160,7 @@ impl Bridges<'_> {
     }
 
     fn mark(&self, network: &str) -> String {
-        format!("pindah network {network} of {}", self.owner)
+        format!("{MARK}{network} of {}", self.owner)
     }
 
     async fn make(
@@ -275,10 +304,10 @@ impl Bridges<'_> {
             .iter()
             .map(|network| self.mark(network.name.as_str()))
             .collect();
-        let (start, end) = ("pindah network ", format!(" of {}", self.owner));
+        let end = format!(" of {}", self.owner);
         for link in self.links.all().await? {
             let mark = split(link.alias.as_deref()).0;
-            let stray = mark.starts_with(start) && mark.ends_with(&end);
+            let stray = mark.starts_with(MARK) && mark.ends_with(&end);
             if stray && !marks.iter().any(|known| known == mark) {
                 tracing::info!("removing {}: its network is gone", link.name);
                 self.links.remove(&link.name).await?;
@@ -286,6 +315,12 @@ impl Bridges<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether an agent of this host has made it for a network.
+pub(super) fn is_of_a_network(link: &Link) -> bool {
+    let alias = link.alias.as_deref();
+    alias.is_some_and(|alias| alias.starts_with(MARK))
 }
 
 /// A mark, and the interfaces that its bridge has taken.
@@ -306,7 +341,8 @@ fn is_of_host(address: IpAddr) -> bool {
     }
 }
 
-/// The host has no address on the bridge, not even a link-local one: guests do not reach it there.
+/// The host has no IPv6 address on the bridge, not even a link-local one; and no other, unless it
+/// routes the network: guests do not reach it there.
 fn keep_host_out(bridge: &str) -> Result<(), NetworkError> {
     let path = format!("/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6");
     match std::fs::write(&path, "1\n") {

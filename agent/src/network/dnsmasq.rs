@@ -1,7 +1,8 @@
 //! DHCP and DNS for guests: Debian's `dnsmasq`, with a configuration of ours and on our bridge only.
 //!
 //! Like a guest it is a session of its own and outlives the agent, which finds it again by the
-//! number that it wrote down. It is started anew only if what it should do has changed.
+//! number that it wrote down. It is started anew only if what it should do has changed, or the bridge
+//! is another one of the same name, which it would not hear.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::NetworkError;
-use crate::config::NetworkConfig;
+use super::link::Link;
+use crate::domain::{Guest, Subnet};
 use crate::supervisor::Identity;
 
 const CONFIG: &str = "dnsmasq.conf";
@@ -38,22 +40,23 @@ impl Drop for Dnsmasq {
 
 /// An address that is given out.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Lease {
-    pub mac: String,
-    pub address: Ipv4Addr,
+struct Lease {
+    mac: String,
+    address: Ipv4Addr,
 }
 
 impl Dnsmasq {
     /// Adopts the one that runs, or starts one.
     pub(super) async fn start(
-        config: &NetworkConfig,
+        bridge: &Link,
+        subnet: Subnet,
         directory: &Path,
     ) -> Result<Self, NetworkError> {
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o755).create(directory);
         made.map_err(|source| write_error(directory, source))?;
         let path = directory.join(CONFIG);
-        let wanted = configuration(config, directory);
+        let wanted = configuration(bridge, subnet, directory);
         let unchanged = fs::read_to_string(&path).is_ok_and(|is| is == wanted);
         let running = find(directory);
         let identity = match running {
@@ -70,6 +73,13 @@ impl Dnsmasq {
         Ok(Self {
             keeper: tokio::spawn(keep(identity, directory)),
         })
+    }
+}
+
+/// Ends the one whose files lie in `directory`, if there is one; nobody may keep it any more.
+pub(super) async fn end(directory: &Path) {
+    if let Some(identity) = find(directory) {
+        stop(&identity).await;
     }
 }
 
@@ -157,12 +167,13 @@ fn write_error(path: &Path, source: std::io::Error) -> NetworkError {
     }
 }
 
-fn configuration(config: &NetworkConfig, directory: &Path) -> String {
-    let (first, last) = config.guests();
-    let (bridge, address, mask) = (&config.bridge, config.address, config.mask());
+fn configuration(bridge: &Link, subnet: Subnet, directory: &Path) -> String {
+    let (first, last) = subnet.guests();
+    let (address, mask) = (subnet.address(), subnet.mask());
     let leases = directory.join(LEASES);
+    let (bridge, index) = (&bridge.name, bridge.index);
     format!(
-        "# Written by pindahd at each start.
+        "# Written by pindahd at each start; for the interface with the number {index}.
 interface={bridge}
 except-interface=lo
 bind-interfaces
@@ -184,8 +195,17 @@ log-facility=-
     )
 }
 
+/// What it has given to the guest's interfaces.
+pub(super) fn addresses(directory: &Path, guest: &Guest) -> Vec<Ipv4Addr> {
+    let of_guest = leases(directory).into_iter().filter(|lease| {
+        let mut interfaces = guest.interfaces.iter();
+        interfaces.any(|interface| interface.mac == lease.mac)
+    });
+    of_guest.map(|lease| lease.address).collect()
+}
+
 /// What dnsmasq has given out: `expiry mac address name client-id` a line.
-pub(super) fn leases(directory: &Path) -> Vec<Lease> {
+fn leases(directory: &Path) -> Vec<Lease> {
     let text = fs::read_to_string(directory.join(LEASES)).unwrap_or_default();
     text.lines().filter_map(parse_lease).collect()
 }

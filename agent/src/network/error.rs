@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::domain::{Invalid, NetworkName};
+use crate::domain::{Invalid, NetworkName, Subnet};
 use crate::store::StoreError;
 
 /// Why a network or an interface is not set up.
@@ -90,6 +90,23 @@ pub enum NetworkError {
         /// The node.
         node: String,
     },
+    /// A subnet that the host is in already.
+    #[error(
+        "network {network} cannot route {subnet} on node {node}, which has addresses of it on \
+         {interface} ({address}); choose a subnet that nothing else uses"
+    )]
+    Overlap {
+        /// The network.
+        network: NetworkName,
+        /// Its subnet.
+        subnet: Subnet,
+        /// Who has addresses of it.
+        interface: String,
+        /// An address there, with its prefix.
+        address: String,
+        /// The node.
+        node: String,
+    },
     /// A bridge that does not look at VLANs.
     #[error(
         "network {network} keeps no VLANs apart on node {node}: bridge {bridge} has no VLAN \
@@ -138,6 +155,7 @@ impl NetworkError {
                 | Self::Gone(_)
                 | Self::Unusable { .. }
                 | Self::Foreign { .. }
+                | Self::Overlap { .. }
                 | Self::NoVlans { .. }
                 | Self::NoTracking { .. }
                 | Self::KernelLacks { .. }
@@ -184,6 +202,19 @@ pub enum NetworkRequestError {
         bridge: String,
         /// Their names.
         guests: String,
+    },
+    /// Another network has some of the addresses.
+    #[error(
+        "network {other} has addresses of {subnet} on node {node}; choose a subnet that nothing \
+         else uses"
+    )]
+    SubnetTaken {
+        /// The other network.
+        other: NetworkName,
+        /// The node that routes them.
+        node: String,
+        /// The subnet that is asked for.
+        subnet: Subnet,
     },
     /// Another network has the interface.
     #[error("network {other} has {interface} already")]

@@ -90,6 +90,11 @@ impl Networks {
         let networks = self.all_records().await?;
         self.failures()
             .retain(|name, _| networks.iter().any(|network| network.name == *name));
+        for name in self.inner.routed.names() {
+            if !networks.iter().any(|network| network.name == name) {
+                self.inner.routed.remove(&name).await?;
+            }
+        }
         self.bridges().remove_others(&networks).await
     }
 }

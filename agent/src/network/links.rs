@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec};
@@ -10,6 +11,7 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec};
 use super::NetworkError;
 use super::link::Link;
 use crate::config::NetworkConfig;
+use crate::domain::Subnet;
 
 /// `EEXIST`, `ENODEV` and `EOPNOTSUPP`, as netlink gives them.
 const EXISTS: i32 = -17;
@@ -98,13 +100,58 @@ impl Links {
         let up = LinkUnspec::new_with_index(index).up().build();
         let changed = self.handle.link().change(up).execute().await;
         changed.map_err(|source| failed("bring up", name, source))?;
-        let address = IpAddr::V4(config.address);
-        let request = self.handle.address().add(index, address, config.prefix);
+        self.add_address(name, index, config.subnet).await
+    }
+
+    async fn add_address(
+        &self,
+        name: &str,
+        index: u32,
+        subnet: Subnet,
+    ) -> Result<(), NetworkError> {
+        let address = IpAddr::V4(subnet.address());
+        let request = self.handle.address().add(index, address, subnet.prefix());
         match request.execute().await {
             Err(error) if code(&error) != Some(EXISTS) => {
                 Err(failed("give its address to", name, error))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Has an interface that is ours have this IPv4 address and no other, or none.
+    pub(super) async fn set_address(
+        &self,
+        name: &str,
+        wanted: Option<Subnet>,
+    ) -> Result<(), NetworkError> {
+        let index = self.index(name).await?;
+        let mut messages = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .execute();
+        let unknown = |source| failed("list the addresses of", name, source);
+        let mut old = Vec::new();
+        while let Some(message) = messages.try_next().await.map_err(unknown)? {
+            let is_wanted = |subnet: Subnet| {
+                let address = AddressAttribute::Address(subnet.address().into());
+                message.header.prefix_len == subnet.prefix()
+                    && message.attributes.contains(&address)
+            };
+            let is_ipv4 = message.header.family == AddressFamily::Inet;
+            if is_ipv4 && !wanted.is_some_and(is_wanted) {
+                old.push(message);
+            }
+        }
+        for message in old {
+            let removed = self.handle.address().del(message).execute().await;
+            removed.map_err(|source| failed("take an address from", name, source))?;
+        }
+        match wanted {
+            Some(subnet) => self.add_address(name, index, subnet).await,
+            None => Ok(()),
         }
     }
 

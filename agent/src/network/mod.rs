@@ -4,25 +4,30 @@
 //!   network node                     network lan, by record        ... on the host's bridge
 //!   tap ─┐                           tap ─┐                        tap ─┐
 //!   tap ─┴─ pindah0, NAT, DHCP       tap ─┴─ pn-lan ── enp3s0      tap ─┴─ br0, as it is
+//!
+//!                                    ... that the node routes
+//!                                    tap ─┐
+//!                                    tap ─┴─ pn-lan, 10.20.0.1/24, DHCP
 //! ```
 //!
 //! All that is made carries our names (`pn-…`, `pd-…` for bonds, `pt…` for taps, nftables tables
-//! that begin with `pindah`), and nothing else of the host is touched, but that NAT needs the host
-//! to forward IPv4. Everything is applied again at each start; what is right already stays, so that
-//! guests notice nothing.
+//! that begin with `pindah`), and nothing else of the host is touched, but that NAT and routing need
+//! the host to forward IPv4. Everything is applied again at each start; what is right already stays,
+//! so that guests notice nothing.
 
 mod bridge;
 mod dnsmasq;
 mod error;
 mod filter;
+mod forward;
 mod keep;
 mod link;
 mod links;
-mod nat;
 mod node_network;
 mod program;
 mod rate;
 mod records;
+mod routed;
 mod status;
 mod tap;
 mod vlan;
@@ -38,11 +43,12 @@ pub use status::{NetworkState, NetworkStatus};
 
 use crate::causes::chain;
 use crate::config::NetworkConfig;
-use crate::domain::{Guest, Network, NetworkName};
+use crate::domain::{Guest, Network, NetworkName, Uplink};
 use crate::store::{Collection, Store};
 use bridge::Bridges;
 use links::Links;
 use node_network::NodeNetwork;
+use routed::Routed;
 
 /// The networks of this node.
 #[derive(Clone)]
@@ -59,6 +65,7 @@ struct Inner {
     records: Collection<Network>,
     links: Links,
     node_network: NodeNetworkState,
+    routed: Routed,
     /// One at a time changes bridges.
     applying: tokio::sync::Mutex<()>,
     /// Why networks are not set up; those that are, are not in it.
@@ -124,6 +131,7 @@ impl Networks {
                 store,
                 links,
                 node_network,
+                routed: Routed::new(state_dir),
                 applying: tokio::sync::Mutex::default(),
                 failures: Mutex::default(),
             }),
@@ -179,6 +187,10 @@ impl Networks {
             Ok(Some(port)) => self.admit_guests(network, &port).await,
             applied => applied.map(|_| ()),
         };
+        let applied = match applied {
+            Ok(()) => self.route(network).await,
+            failed => failed,
+        };
         match &applied {
             Ok(()) => self.forget(&network.name),
             Err(error) => {
@@ -186,6 +198,24 @@ impl Networks {
             }
         }
         applied
+    }
+
+    /// Routes the network if it leaves this node so, and no longer if it does not.
+    async fn route(&self, network: &Network) -> Result<(), NetworkError> {
+        let (links, routed) = (&self.inner.links, &self.inner.routed);
+        let bridge = network.own_bridge();
+        if let Uplink::Routed { subnet, dhcp } = network.uplink_on(&self.inner.node) {
+            links.set_address(&bridge, Some(*subnet)).await?;
+            let bridge = links.get(&bridge).await?;
+            return routed.apply(&network.name, &bridge, *subnet, *dhcp).await;
+        }
+        if !routed.has(&network.name) {
+            return Ok(());
+        }
+        if links.find(&bridge).await?.is_some() {
+            links.set_address(&bridge, None).await?;
+        }
+        routed.remove(&network.name).await
     }
 
     /// A new uplink carries the VLANs of this node's guests: some may run already.
@@ -228,10 +258,12 @@ impl Networks {
 
     /// Addresses that the guest's interfaces got by DHCP.
     pub fn addresses(&self, guest: &Guest) -> Vec<Ipv4Addr> {
-        match &self.inner.node_network {
+        let mut addresses = match &self.inner.node_network {
             NodeNetworkState::Up(network) => network.addresses(guest),
             _ => Vec::new(),
-        }
+        };
+        addresses.extend(self.inner.routed.addresses(guest));
+        addresses
     }
 }
 
@@ -242,4 +274,20 @@ impl Networks {
 pub async fn host_addresses() -> Result<Vec<std::net::IpAddr>, NetworkError> {
     let addresses = Links::open()?.addresses(None).await?;
     Ok(addresses.into_iter().map(|(address, _)| address).collect())
+}
+
+/// All addresses of this host but those in networks that it routes for guests.
+///
+/// # Errors
+/// [`NetworkError`].
+pub async fn addresses_beside_routed() -> Result<Vec<std::net::IpAddr>, NetworkError> {
+    let links = Links::open()?;
+    let mut found = Vec::new();
+    for link in links.all().await? {
+        if !bridge::is_of_a_network(&link) {
+            let addresses = links.addresses(Some(&link)).await?;
+            found.extend(addresses.into_iter().map(|(address, _)| address));
+        }
+    }
+    Ok(found)
 }

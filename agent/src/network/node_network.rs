@@ -3,8 +3,9 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use super::forward::{self, Forward};
 use super::links::Links;
-use super::{NetworkError, dnsmasq, nat};
+use super::{NetworkError, dnsmasq};
 use crate::config::NetworkConfig;
 use crate::domain::Guest;
 
@@ -25,10 +26,11 @@ impl NodeNetwork {
     ) -> Result<Self, NetworkError> {
         links.ensure_bridge(config).await?;
         if config.nat {
-            nat::apply(config).await?;
+            forward::apply(&config.bridge, config.subnet, Forward::Nat).await?;
         }
         let dnsmasq = if config.dhcp {
-            Some(dnsmasq::Dnsmasq::start(config, directory).await?)
+            let bridge = links.get(&config.bridge).await?;
+            Some(dnsmasq::Dnsmasq::start(&bridge, config.subnet, directory).await?)
         } else {
             None
         };
@@ -49,11 +51,6 @@ impl NodeNetwork {
         if self.dnsmasq.is_none() {
             return Vec::new();
         }
-        let leases = dnsmasq::leases(&self.directory);
-        let of_guest = leases.into_iter().filter(|lease| {
-            let mut interfaces = guest.interfaces.iter();
-            interfaces.any(|interface| interface.mac == lease.mac)
-        });
-        of_guest.map(|lease| lease.address).collect()
+        dnsmasq::addresses(&self.directory, guest)
     }
 }

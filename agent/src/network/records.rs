@@ -55,12 +55,14 @@ impl Networks {
         if let Err(error) = self.apply(&network, &change).await {
             self.records().delete(network.name.as_str()).await?;
             self.forget(&network.name);
+            drop(change);
+            self.reconcile().await;
             return Err(error.into());
         }
         Ok(network)
     }
 
-    /// Refuses interfaces that another network has.
+    /// Refuses interfaces and addresses that another network has.
     async fn require_free(&self, network: &Network) -> Result<(), NetworkRequestError> {
         for other in self.records().all().await? {
             if other.value.name == network.name {
@@ -71,6 +73,16 @@ impl Networks {
                     other: other.value.name,
                     interface: interface.to_string(),
                 });
+            }
+            for (_, subnet) in network.subnets() {
+                let taken = other.value.subnets().find(|(_, one)| one.overlaps(subnet));
+                if let Some((node, _)) = taken {
+                    return Err(NetworkRequestError::SubnetTaken {
+                        node: node.to_owned(),
+                        subnet,
+                        other: other.value.name.clone(),
+                    });
+                }
             }
         }
         Ok(())

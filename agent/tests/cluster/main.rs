@@ -2,6 +2,7 @@
 //!
 //! Tests that need what the host does not have (root, etcd, `/dev/kvm`) say so and end.
 
+mod balance;
 mod cpu;
 mod failure;
 mod formation;

@@ -149,6 +149,7 @@ fn guest_moves_there_and_back_and_tells_how_long_it_stood() {
             (&format!("node{to}").into(), &true.into())
         );
         let task = traveller.migrate(by, &["--to", &format!("node{to}")]);
+        forecast_is_kept(site, by, &plan["forecast"], &task);
         let downtime_ms = task["result"]["downtime_us"].as_f64().unwrap() / 1e3;
         let blackout_ms = traveller.wait_until_it_beats(to, by);
         println!(
@@ -169,6 +170,23 @@ fn guest_moves_there_and_back_and_tells_how_long_it_stood() {
         .map(|beat| beat["runner"].to_string())
         .collect();
     assert!(runners.len() > 1, "{runners:?}");
+
+    // What is foretold now comes from its last move.
+    let plan = ["guest", "migrate", "web", "--dry-run", "--to", "node1"];
+    let forecast = site.json(1, &plan)["forecast"].clone();
+    assert_eq!(forecast["speed_by"], "earlier_move", "{forecast}");
+    let figure = |forecast: &Value, name: &str| forecast[name].as_u64().unwrap();
+    for name in ["dirty_bytes_per_s", "downtime_us", "total_ms"] {
+        assert!(figure(&forecast, name) > 0, "{forecast}");
+    }
+    let limits = ["--bandwidth", "1M", "--downtime-ms", "7"];
+    let slow = site.json(1, &[&plan[..], &limits].concat())["forecast"].clone();
+    assert!(figure(&slow, "send_bytes_per_s") <= 1 << 20, "{slow}");
+    assert_eq!(slow["downtime_target_ms"], 7);
+    assert!(
+        figure(&slow, "total_ms") >= figure(&forecast, "total_ms"),
+        "{slow} {forecast}"
+    );
 
     // What is to change at its next start changes nothing on the way, and what has grown comes along.
     site.must(1, &["guest", "edit", "web", "--memory", "128M"]);
@@ -203,7 +221,26 @@ fn guest_moves_there_and_back_and_tells_how_long_it_stood() {
     traveller.delete(2);
 }
 
-/// The site's own test finds all of it in order, and leaves nothing behind.
+/// A move's log tells what was foretold and what it came to. The first one cannot know: these links
+/// are no network cards.
+fn forecast_is_kept(site: &Site, by: usize, forecast: &Value, task: &Value) {
+    let log = site.must(by, &["task", "log", task["id"].as_str().unwrap()]);
+    let told = |text: &str| log.lines().any(|line| line.contains(text));
+    let figures = ["forecast: ", "; stood for "];
+    let lines = log.lines();
+    for line in lines.filter(|line| figures.iter().any(|figure| line.contains(figure))) {
+        println!("{line}");
+    }
+    let known = !forecast["send_bytes_per_s"].is_null();
+    assert_eq!(told("no time is foretold"), !known, "{forecast}: {log}");
+    let beside = if known {
+        "foretold about"
+    } else {
+        "not foretold"
+    };
+    assert!(told(beside) && told("; stood for "), "{forecast}: {log}");
+}
+
 /// Copies of a guest that is off go to a node of one's choice, if their disks can.
 fn clones(traveller: &Traveller) {
     let site = &traveller.site;
@@ -243,6 +280,7 @@ fn clones(traveller: &Traveller) {
     }
 }
 
+/// The site's own test finds all of it in order, and leaves nothing behind.
 fn selftest(traveller: &Traveller) {
     let probe = super::programs::programs().join("pindah-probe");
     let arguments = ["selftest", "--probe", probe.to_str().unwrap(), "--json"];

@@ -27,6 +27,7 @@ mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod refused;
+mod routed;
 mod silence;
 mod stall;
 mod survival;

@@ -206,7 +206,11 @@ fn write_steps(f: &mut Formatter, steps: &[(&str, u64)]) -> fmt::Result {
 }
 
 /// Bytes with three digits that count: `12.3 MiB`.
-struct Bytes(u64);
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes(
+    /// How many.
+    pub u64,
+);
 
 impl Display for Bytes {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
@@ -228,7 +232,11 @@ impl Display for Bytes {
 }
 
 /// Microseconds with three digits that count: `1.24 ms`, from a minute on `2 min 5 s`.
-struct Time(u64);
+#[derive(Clone, Copy, Debug)]
+pub struct Time(
+    /// How many.
+    pub u64,
+);
 
 impl Display for Time {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {

@@ -1,5 +1,7 @@
 //! `pindah guest migrate`.
 
+use std::fmt::Write as _;
+
 use clap::{Args, ValueEnum};
 use pindah_vmm_api::MigrationMode;
 use reqwest::Method;
@@ -51,19 +53,6 @@ enum Mode {
 impl MigrateArguments {
     pub(super) async fn run(self, client: &Client, output: Output) -> anyhow::Result<()> {
         let path = path(&self.begin.guest, "/migrate")?;
-        if self.dry_run {
-            let request = client.request(Method::GET, &path);
-            let query = [
-                ("to", self.to),
-                ("force", self.force.then(|| "true".to_owned())),
-            ];
-            let query: Vec<_> = query
-                .into_iter()
-                .filter(|(_, value)| value.is_some())
-                .collect();
-            let plan: Plan = client.data(request.query(&query)).await?;
-            return output.show(&plan, |plan| describe(&self.begin.guest, plan));
-        }
         let body = MoveRequest {
             to: self.to,
             mode: match self.mode {
@@ -75,6 +64,11 @@ impl MigrateArguments {
             bandwidth_bytes_per_s: self.bandwidth.map(|mib| mib.saturating_mul(1 << 20)),
             force: self.force,
         };
+        if self.dry_run {
+            let request = client.request(Method::GET, &path).query(&body);
+            let plan: Plan = client.data(request).await?;
+            return output.show(&plan, |plan| describe(&self.begin.guest, plan));
+        }
         let request = client.request(Method::POST, &path).json(&body);
         begin(client, request, !self.begin.no_wait, output).await
     }
@@ -82,16 +76,19 @@ impl MigrateArguments {
 
 fn describe(guest: &str, plan: &Plan) -> String {
     let left = format!("{} MiB of memory would be left there", plan.memory_left_mib);
-    if plan.live {
-        format!(
-            "{guest} can move to {} while it runs: at most {} MiB to send, and again what it \
-             writes meanwhile; {left}",
-            plan.to, plan.memory_mib
-        )
-    } else {
-        format!(
+    if !plan.live {
+        return format!(
             "{guest} is off and can change to {} at once; {left}",
             plan.to
-        )
+        );
     }
+    let mut text = format!(
+        "{guest} can move to {} while it runs: at most {} MiB to send, and again what it writes \
+         meanwhile; {left}",
+        plan.to, plan.memory_mib
+    );
+    if let Some(forecast) = &plan.forecast {
+        let _ = write!(text, "\nforecast: {forecast}");
+    }
+    text
 }

@@ -14,7 +14,7 @@ use crate::causes::chain;
 use crate::domain::{Guest, Task, TaskKind, TaskState, TaskSubject};
 use crate::guests::{GuestError, Guests};
 use crate::peer::PeerError;
-use crate::store::{Collection, Record};
+use crate::store::{Collection, Record, StoreError};
 use crate::tasks::{Failure, TaskContext};
 
 /// How long one question waits for the end of another node's task, in seconds.
@@ -49,8 +49,8 @@ impl Guests {
     /// The nodes that take no guests now.
     ///
     /// # Errors
-    /// [`GuestError::Store`].
-    pub async fn drained_nodes(&self) -> Result<Vec<String>, GuestError> {
+    /// [`StoreError`].
+    pub async fn drained_nodes(&self) -> Result<Vec<String>, StoreError> {
         let drains = self.drains().all().await?.into_iter();
         let current = drains.filter(|drain| !drain.value.over);
         Ok(current.map(|drain| drain.value.node).collect())

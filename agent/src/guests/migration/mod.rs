@@ -18,6 +18,8 @@
 
 mod destination;
 mod drain;
+mod foretell;
+mod link_speed;
 mod preflight;
 mod settle;
 mod source;
@@ -30,7 +32,7 @@ use std::time::Duration;
 use pindah_vmm_api::MigrationMode;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 pub use preflight::{Offer, Plan};
@@ -57,8 +59,9 @@ pub struct MigrationLinks {
 }
 
 /// How a guest is to move.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 pub struct MoveRequest {
     /// The node that it moves to; absent: the one with the most free memory that can take it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,6 +70,7 @@ pub struct MoveRequest {
     /// `hybrid` lets it run at the destination before all of its memory is there, and loses it if
     /// the link or this node fails meanwhile.
     #[schema(value_type = String, example = "precopy")]
+    #[param(value_type = String, example = "precopy", required = false)]
     pub mode: MigrationMode,
     /// Stop the guest only when it is predicted to stand no longer than this, in milliseconds, 1
     /// to 60000; absent: 25.
@@ -80,6 +84,7 @@ pub struct MoveRequest {
     pub bandwidth_bytes_per_s: Option<u64>,
     /// Move it although something that it uses stays behind: an interface on a node's own network
     /// keeps its address, which leads nowhere at the destination.
+    #[param(required = false)]
     pub force: bool,
 }
 

@@ -1,5 +1,7 @@
 //! Whether a guest can move, and where to: known before anything is changed.
 
+use std::net::IpAddr;
+
 use pindah_vmm_api::Baseline;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -8,7 +10,7 @@ use utoipa::ToSchema;
 use super::MoveRequest;
 use crate::causes::chain;
 use crate::cluster::features_of_node;
-use crate::domain::{Guest, Invalid, within};
+use crate::domain::{Forecast, Guest, Invalid, within};
 use crate::guests::{GuestError, GuestState, Guests, HostMemory};
 use crate::names::some_of;
 use crate::network::NetworkState;
@@ -20,6 +22,10 @@ pub struct Offer {
     pub node: String,
     /// Memory that it would have left for guests, in MiB.
     pub memory_left_mib: u64,
+    /// Where guests arrive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<IpAddr>,
 }
 
 /// What a move would be.
@@ -33,6 +39,9 @@ pub struct Plan {
     pub memory_left_mib: u64,
     /// The most that there is to send, in MiB; more if the guest writes a lot on the way.
     pub memory_mib: u64,
+    /// What that would take, if it would run on the way.
+    #[serde(default)]
+    pub forecast: Option<Forecast>,
 }
 
 impl Guests {
@@ -53,26 +62,41 @@ impl Guests {
             .choose(guest, request.to.as_deref(), request.force)
             .await?;
         let live = self.status(guest.uuid).state.has_process();
+        let forecast = if live {
+            Some(self.foretell(guest, &offer, request).await?)
+        } else {
+            None
+        };
         Ok(Plan {
             to: offer.node,
             live,
             memory_left_mib: offer.memory_left_mib,
             memory_mib: if live { self.resident_mib(guest) } else { 0 },
+            forecast,
         })
     }
 
     /// Refuses a guest that has something only this node has.
     async fn require_movable(&self, guest: &Guest) -> Result<(), GuestError> {
         guest.may_start_on(&self.resources().node)?;
-        if guest.incomplete {
-            return Err(GuestError::Incomplete(guest.name.to_string()));
-        }
         let can_move = [GuestState::Running, GuestState::Paused, GuestState::Stopped];
         self.require(
             guest,
             &can_move,
             "it can be moved when it runs, stands paused or is off",
         )?;
+        self.require_portable(guest).await
+    }
+
+    /// Refuses a guest that could not go on without what only its node has, whichever that is.
+    ///
+    /// # Errors
+    /// [`GuestError::Incomplete`], [`GuestError::Spare`], [`GuestError::Immovable`],
+    /// [`GuestError::Store`].
+    pub async fn require_portable(&self, guest: &Guest) -> Result<(), GuestError> {
+        if guest.incomplete {
+            return Err(GuestError::Incomplete(guest.name.to_string()));
+        }
         for disk in &guest.disks {
             if let Some(pool) = &disk.spare {
                 // Nobody would remove it from a pool that this node alone has.
@@ -205,6 +229,7 @@ impl Guests {
         Ok(Offer {
             node: resources.node.clone(),
             memory_left_mib: left.saturating_sub(guest.memory_mib),
+            address: resources.migration.as_ref().map(|links| links.address),
         })
     }
 
@@ -257,7 +282,7 @@ impl Guests {
     }
 
     /// RAM of the guest that its process has touched, in MiB.
-    fn resident_mib(&self, guest: &Guest) -> u64 {
+    pub(super) fn resident_mib(&self, guest: &Guest) -> u64 {
         let resident = self.usage(guest.uuid).memory_resident_mib;
         resident.map_or(guest.memory_mib, |resident| resident.min(guest.memory_mib))
     }

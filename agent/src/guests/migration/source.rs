@@ -111,6 +111,9 @@ impl Guests {
             "moving to {to}: at most {} MiB to send",
             plan.memory_mib
         ));
+        if let Some(forecast) = &plan.forecast {
+            context.log(&format!("forecast: {forecast}"));
+        }
         let machine = self.machine(uuid);
         let state = machine.status().state;
         self.set_state(&guest, &machine, state, Some(&format!("it moves to {to}")));
@@ -121,7 +124,11 @@ impl Guests {
         match outcome {
             Outcome::Completed(report) => {
                 context.log(&Summary(&report).to_string());
+                if let Some(forecast) = &plan.forecast {
+                    context.log(&forecast.beside(report.total_ms, report.downtime_us));
+                }
                 self.settle(&guest, to).await;
+                self.remember_move(&guest, plan, request, &report).await;
                 Ok(json!({
                     "uuid": uuid, "node": to, "total_ms": report.total_ms,
                     "downtime_us": report.downtime_us, "sent_bytes": report.sent_bytes,
