@@ -110,6 +110,14 @@ impl VmmClient {
         self.order(Method::POST, "/api/v1/vm/resume", &body).await
     }
 
+    /// Takes the disks' locks anew where a disk has failed; the guest stands, and still does.
+    ///
+    /// # Errors
+    /// [`VmmError`].
+    pub async fn relock(&self) -> Result<(), VmmError> {
+        self.command("relock").await
+    }
+
     /// Starts the machine anew.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::backoff::{FORGIVEN_AFTER, back_off};
+use super::disk_failure::{Failures, passes};
 use super::machine::Machine;
 use super::{GuestState, Guests};
 use crate::causes::chain;
@@ -95,16 +96,31 @@ impl Guests {
                 return;
             }
         };
+        let mut failures = Failures::default();
         // What happened before the stream began shows in the state.
         if let Ok(info) = client.info().await
             && info.state == pindah_vmm_api::RunState::Paused
         {
-            let reason = info.pause_reason.as_ref().and_then(pause_text);
-            self.set_state(guest, machine, GuestState::Paused, reason.as_deref());
+            let reason = info.pause_reason.as_ref();
+            self.stands(guest, machine, reason, &mut failures);
         }
         let mut events = std::pin::pin!(events);
         while let Some(Ok(event)) = events.next().await {
-            self.take_event(guest, machine, event.kind, last);
+            self.take_event(guest, machine, event.kind, last, &mut failures);
+        }
+    }
+
+    fn stands(
+        &self,
+        guest: &Guest,
+        machine: &Machine,
+        reason: Option<&PauseReason>,
+        failures: &mut Failures,
+    ) {
+        let text = reason.and_then(pause_text);
+        self.set_state(guest, machine, GuestState::Paused, text.as_deref());
+        if reason.is_some_and(passes) {
+            self.go_on_later(guest, failures.add(Instant::now()));
         }
     }
 
@@ -114,12 +130,12 @@ impl Guests {
         machine: &Machine,
         event: VmmEvent,
         last: &mut Option<End>,
+        failures: &mut Failures,
     ) {
         let stopping = machine.status().state == GuestState::Stopping;
         match event {
             VmmEvent::Paused { reason } if !stopping => {
-                let reason = pause_text(&reason);
-                self.set_state(guest, machine, GuestState::Paused, reason.as_deref());
+                self.stands(guest, machine, Some(&reason), failures);
             }
             VmmEvent::Resumed if !stopping => {
                 self.set_state(guest, machine, GuestState::Running, None);
@@ -257,7 +273,11 @@ impl Guests {
 /// For a person; `None`: somebody asked for it.
 pub(super) fn pause_text(reason: &PauseReason) -> Option<String> {
     match reason {
-        PauseReason::Device { id, message } => Some(format!("{id}: {message}")),
+        PauseReason::Device { id, message, .. } => Some(if passes(reason) {
+            format!("{id}: {message}; it goes on when its storage answers")
+        } else {
+            format!("{id}: {message}; make room, then resume it")
+        }),
         PauseReason::InDoubt => Some("its migration is in doubt".to_owned()),
         PauseReason::Snapshot => Some("a snapshot is being taken".to_owned()),
         PauseReason::Migration => Some("it is moving".to_owned()),

@@ -22,6 +22,7 @@ mod clone;
 mod console_log;
 mod create;
 mod delete;
+mod disk_failure;
 mod disk_record;
 mod ending;
 mod error;

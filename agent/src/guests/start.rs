@@ -126,7 +126,7 @@ impl Guests {
         }
     }
 
-    async fn is_local(&self, guest: &Guest) -> Result<bool, GuestError> {
+    pub(super) async fn is_local(&self, guest: &Guest) -> Result<bool, GuestError> {
         let pools = self.resources().pools.records().await?;
         Ok(guest.is_local(&pools))
     }

@@ -108,11 +108,24 @@ impl Guests {
             context.log("its VMM does not end; killing it");
             self.kill(guest);
             if !has_ended(&machine, POWER_OFF_DEADLINE).await {
-                let message = format!("guest {}: its VMM cannot be killed", guest.name);
-                return Err(Failure::Failed(message));
+                return Err(Failure::Failed(self.why_it_stays(guest)));
             }
         }
         Ok(())
+    }
+
+    /// Why a guest's process does not end that was killed.
+    fn why_it_stays(&self, guest: &Guest) -> String {
+        let name = &guest.name;
+        match self.resources().pools.troubled(guest) {
+            // The kernel closes the files of a process before that is gone.
+            Some(pool) => format!(
+                "pool {} does not answer, and the process of guest {name}, which waits for it, ends \
+                 only when it does: the guest is then off without another command",
+                pool.name
+            ),
+            None => format!("guest {name}: its VMM cannot be killed"),
+        }
     }
 
     /// Whether it shut down in time.
@@ -127,7 +140,14 @@ impl Guests {
         let client = self.client(guest.uuid);
         if paused {
             // Standing still it would not hear the button.
-            client.resume().await.map_err(GuestError::from)?;
+            let resumed = match self.require_rights(guest).await {
+                Ok(()) => client.resume().await.map_err(GuestError::from),
+                refused => refused,
+            };
+            if let Err(error) = resumed {
+                context.log(&format!("it cannot be resumed: {}", chain(&error)));
+                return Ok(false);
+            }
         }
         let seconds = deadline.as_secs();
         context.log(&format!("asking it to shut down; it has {seconds} s"));
@@ -190,11 +210,14 @@ impl Guests {
     /// Lets the guest go on.
     ///
     /// # Errors
-    /// [`GuestError::State`], [`GuestError::Busy`], [`GuestError::Vmm`].
+    /// [`GuestError::State`], [`GuestError::Busy`], [`GuestError::Vmm`]; of one that stands because
+    /// its storage failed [`GuestError::Placement`], [`GuestError::Changed`], [`GuestError::Store`],
+    /// too.
     pub async fn resume(&self, guest: &Guest) -> Result<(), GuestError> {
         let _operation = self.operate(guest)?;
         let on = [GuestState::Running, GuestState::Paused];
         self.require(guest, &on, "it can be resumed when it is paused")?;
+        self.require_rights(guest).await?;
         let client = self.client(guest.uuid);
         self.bring_to(guest, GuestState::Running, client.resume())
             .await
@@ -203,7 +226,7 @@ impl Guests {
     /// Asks the VMM, and waits until its event shows. Events say what the guest does in their
     /// order: one that stands again at once, for want of space, has done so before the answer is
     /// here.
-    async fn bring_to(
+    pub(super) async fn bring_to(
         &self,
         guest: &Guest,
         state: GuestState,

@@ -3,6 +3,8 @@
 //! Mounted `hard`: what a NAS owes is waited for, however long that takes, and no guest gets an
 //! error because the NAS restarts. `lookupcache=positive`, for what one node has looked for in vain
 //! another one may have made. Version 4.1 or newer, whose sessions make every request happen once.
+//! A NAS that does not hear of the node for longer than its lease forgets the disks' locks; the
+//! kernel then fails requests until they are taken anew, which guests::disk_failure sees to.
 //!
 //! One that is read-only is mounted `softerr`: nothing that runs has a disk there, and nothing that
 //! was written can be lost, so who copies an image from a server that is gone gets an error within a

@@ -89,6 +89,15 @@ impl Pool {
         self.inner.status.borrow().clone()
     }
 
+    /// Waits until it answers.
+    pub(super) async fn wait_ready(&self) {
+        let mut status = self.inner.status.subscribe();
+        // It is told of as long as there is a pool, which `self` is.
+        let _ = status
+            .wait_for(|status| status.state == PoolState::Ready)
+            .await;
+    }
+
     /// Where the guest's disk is, or would be.
     pub fn volume_path(&self, guest: Uuid, disk: &Disk) -> PathBuf {
         let file = &disk.volume.file;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::directory::Directory;
 use super::pool::Place;
-use super::{Pool, PoolStatus, Source, StorageError, iscsi, nfs};
+use super::{Pool, PoolState, PoolStatus, Source, StorageError, iscsi, nfs};
 use crate::causes::chain;
 use crate::domain::{Disk, Guest, ImageRef, PoolName, PoolRecord, PoolSource};
 use crate::store::{Collection, Store, Stored, Transaction};
@@ -218,6 +218,20 @@ impl Pools {
         disks
             .filter_map(|disk| Some((others.get(&disk.volume.pool)?.clone(), disk)))
             .collect()
+    }
+
+    /// A pool that the guest's disks are in and that does not answer, if there is one.
+    pub fn troubled(&self, guest: &Guest) -> Option<PoolStatus> {
+        let disks = self.open_disks(guest).into_iter();
+        let mut statuses = disks.map(|(pool, _)| pool.status());
+        statuses.find(|status| status.state != PoolState::Ready)
+    }
+
+    /// Waits until all pools answer that the guest's disks are in.
+    pub async fn wait_ready(&self, guest: &Guest) {
+        for (pool, _) in self.open_disks(guest) {
+            pool.wait_ready().await;
+        }
     }
 
     /// Takes note that the guest runs here already.

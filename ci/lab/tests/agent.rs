@@ -19,6 +19,8 @@ mod office;
 mod san_pool;
 #[path = "agent/site.rs"]
 mod site;
+#[path = "agent/stall.rs"]
+mod stall;
 
 /// Servers use up the host: one site at a time.
 static TURN: Mutex<()> = Mutex::new(());

@@ -136,6 +136,11 @@ pub enum PauseReason {
         id: String,
         /// What failed and why.
         message: String,
+        /// Nothing failed but that its storage is full. Otherwise the locks of the disks' images
+        /// may be lost, as a NAS forgets those of a client that it has not heard of for longer
+        /// than its lease; `relock` and `resume` take them anew.
+        #[serde(default)]
+        no_space: bool,
     },
 }
 

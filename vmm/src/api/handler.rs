@@ -91,6 +91,7 @@ fn dispatch(
         Operation::GetOpenApi => Action::Respond(Response::raw_json(pindah_vmm_api::OPENAPI)),
         Operation::Pause => without_body(&body, Job::Pause)?,
         Operation::Resume => Action::Run(Job::Resume(json_or_default(&body)?)),
+        Operation::Relock => without_body(&body, Job::Relock)?,
         Operation::PressPowerButton => without_body(&body, Job::PressPowerButton)?,
         Operation::PowerOff => without_body(&body, Job::PowerOff)?,
         Operation::Reset => without_body(&body, Job::Reset)?,

@@ -69,6 +69,12 @@ fn describe(operation: Operation, generator: &mut SchemaGenerator) -> Descriptio
             Some((schema::<ResumeRequest>(generator), false)),
             done("The guest runs."),
         ),
+        Operation::Relock => (
+            "relock",
+            "Take the disks' locks anew where a disk has failed; the guest stands, and still does",
+            None,
+            done("They are held, and `resume` need not take them."),
+        ),
         Operation::PressPowerButton => (
             "pressPowerButton",
             "Press the ACPI power button: ask the guest to shut down",

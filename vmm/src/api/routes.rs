@@ -12,6 +12,7 @@ pub enum Operation {
     GetConfig,
     Pause,
     Resume,
+    Relock,
     PressPowerButton,
     PowerOff,
     Reset,
@@ -53,6 +54,7 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/api/v1/vm/config", Operation::GetConfig),
     route("POST", "/api/v1/vm/pause", Operation::Pause),
     route("POST", "/api/v1/vm/resume", Operation::Resume),
+    route("POST", "/api/v1/vm/relock", Operation::Relock),
     route(
         "POST",
         "/api/v1/vm/power-button",

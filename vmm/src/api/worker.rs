@@ -23,6 +23,7 @@ use crate::vm::machine::{Machine, MachineError};
 pub(super) enum Job {
     Pause,
     Resume(ResumeRequest),
+    Relock,
     PressPowerButton,
     PowerOff,
     Reset,
@@ -125,6 +126,7 @@ fn run(machine: &dyn Machine, job: Job, cancelled: &AtomicBool) -> Result<Respon
     let outcome = match job {
         Job::Pause => machine.pause(),
         Job::Resume(request) => machine.resume(request.force),
+        Job::Relock => machine.relock(),
         Job::PressPowerButton => machine.press_power_button(),
         Job::PowerOff => machine.power_off(),
         Job::Reset => machine.reset(),
@@ -167,6 +169,7 @@ pub(super) fn machine_error(error: &MachineError) -> ErrorInfo {
         MachineError::State { .. }
         | MachineError::Moving { .. }
         | MachineError::InDoubt(_)
+        | MachineError::Locks(_)
         | MachineError::Lost => ErrorCode::Conflict,
         MachineError::Value { .. } => ErrorCode::InvalidValue,
         MachineError::Host { .. } => ErrorCode::HostError,

@@ -51,5 +51,5 @@ impl MachineControl for FakeControl {
         self.power_offs.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn request_pause(&self, _device: &str, _reason: &str) {}
+    fn request_pause(&self, _device: &str, _reason: &str, _no_space: bool) {}
 }

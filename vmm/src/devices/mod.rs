@@ -24,8 +24,8 @@ pub trait MachineControl: Send + Sync {
     /// The guest switched itself off (ACPI S5).
     fn request_power_off(&self);
     /// The guest cannot go on until somebody has looked: `device` could not do a request, for
-    /// `reason`. The machine pauses.
-    fn request_pause(&self, device: &str, reason: &str);
+    /// `reason`; `no_space` if only for want of space. The machine pauses.
+    fn request_pause(&self, device: &str, reason: &str, no_space: bool);
 }
 
 /// An interrupt line into the interrupt controller (a GSI below 24).

@@ -52,7 +52,21 @@ impl Vm {
                  content is lost"
             );
         }
-        self.life.now().given_up = false;
+        self.life.now().set_taken();
+        Ok(())
+    }
+
+    /// Takes the disks' locks anew if the guest stands and they may be lost.
+    fn renew_locks(&self) -> Result<(), MachineError> {
+        let in_doubt = {
+            let now = self.life.now();
+            now.state == RunState::Paused && now.locks_in_doubt
+        };
+        if in_doubt {
+            let renewed = self.ownership.renew(WIN_BACK_PATIENCE);
+            renewed.map_err(MachineError::Locks)?;
+            self.life.now().set_taken();
+        }
         Ok(())
     }
 
@@ -128,7 +142,8 @@ fn disk_metrics(disk: &BlockHandle) -> DiskMetrics {
     disk.metrics().to_api(disk.id())
 }
 
-/// How long a person waits for the answer to whether the guest runs elsewhere.
+/// How long a person waits for the answer to whether the guest runs elsewhere, or its disks are
+/// somebody else's.
 const WIN_BACK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The guest has not ended.
@@ -212,9 +227,17 @@ impl Machine for Vm {
             self.take_the_guest_back(force)?;
         } else {
             self.refuse_while_it_moves("resume")?;
+            self.renew_locks()?;
         }
         self.start();
         Ok(())
+    }
+
+    fn relock(&self) -> Result<(), MachineError> {
+        let _transition = self.life.begin();
+        self.require("relock", &[RunState::Paused])?;
+        self.refuse_while_it_moves("relock")?;
+        self.renew_locks()
     }
 
     fn press_power_button(&self) -> Result<(), MachineError> {

@@ -29,6 +29,8 @@ pub(super) enum Request {
         device: String,
         /// What failed and why.
         reason: String,
+        /// Nothing failed but that its storage is full.
+        no_space: bool,
     },
     /// The guest runs elsewhere.
     Leave,
@@ -57,6 +59,8 @@ pub(super) struct Now {
     pub pause_reason: Option<PauseReason>,
     /// The right to run the guest was given up: it may run elsewhere.
     pub given_up: bool,
+    /// A disk failed, and the locks of the disks' images may be lost with it.
+    pub locks_in_doubt: bool,
     /// What the guest asked for just before it stood still to move: it is another machine's, unless
     /// the guest goes on here.
     pub deferred: Vec<Request>,
@@ -81,6 +85,7 @@ impl Default for Life {
                 state: RunState::Created,
                 pause_reason: None,
                 given_up: false,
+                locks_in_doubt: false,
                 deferred: Vec::new(),
                 started: None,
                 paused_at: None,
@@ -122,6 +127,12 @@ impl Now {
         self.state = RunState::Paused;
         self.pause_reason = Some(reason);
         self.paused_at = Some(Instant::now());
+    }
+
+    /// The right to run the guest was taken just now.
+    pub fn set_taken(&mut self) {
+        self.given_up = false;
+        self.locks_in_doubt = false;
     }
 
     /// The guest never runs again.

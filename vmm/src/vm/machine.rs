@@ -52,12 +52,22 @@ pub trait Machine: Send + Sync {
 
     /// Goes on. A guest that may run elsewhere, after a migration that ended in doubt, goes on
     /// only if the locks on its disks tell that it does not, or by `force`: if it does run
-    /// elsewhere, both write the same disks then.
+    /// elsewhere, both write the same disks then. One that stands because a disk failed does so
+    /// only with its locks, as [`Self::relock`] takes them.
     ///
     /// # Errors
     /// [`MachineError::State`] when it is off, [`MachineError::Moving`] while a migration switches
-    /// over, [`MachineError::InDoubt`], [`MachineError::Lost`].
+    /// over, [`MachineError::InDoubt`], [`MachineError::Lost`], [`MachineError::Locks`].
     fn resume(&self, force: bool) -> Result<(), MachineError>;
+
+    /// Takes the locks of the disks' images anew where a disk has failed, and lets the guest stand:
+    /// for who keeps a record of who may run the guest, and looks at it between this and
+    /// [`Self::resume`]. Does nothing if no disk has failed since the locks were taken.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] unless it stands, [`MachineError::Moving`] while a migration switches
+    /// over, [`MachineError::Locks`].
+    fn relock(&self) -> Result<(), MachineError>;
 
     /// Presses the ACPI power button: the guest is asked to shut down, and may not listen.
     ///
@@ -152,6 +162,9 @@ pub enum MachineError {
          (`ctl resume --force`) only if it does not run there"
     )]
     InDoubt(#[source] OwnershipError),
+    /// The locks of its disks cannot be had (409).
+    #[error("the guest stays paused, as a disk failed and its locks may be lost")]
+    Locks(#[source] OwnershipError),
     /// A value that cannot be (422).
     #[error("{field} = {value}: {allowed}")]
     Value {

@@ -74,14 +74,14 @@ impl MigrationSource for Vm {
     fn take_back(&self, patience: Duration) -> Result<(), MigratableError> {
         let _transition = self.life.begin();
         self.ownership.take(patience).map_err(ownership)?;
-        self.life.now().given_up = false;
+        self.life.now().set_taken();
         Ok(())
     }
 
     fn win_back(&self, patience: Duration) -> Result<(), MigratableError> {
         let _transition = self.life.begin();
         self.ownership.win_back(patience).map_err(ownership)?;
-        self.life.now().given_up = false;
+        self.life.now().set_taken();
         Ok(())
     }
 

@@ -42,6 +42,13 @@ pub trait Ownership: Send + Sync {
     /// [`OwnershipError`]; nothing is held then.
     fn win_back(&self, patience: Duration) -> Result<(), OwnershipError>;
 
+    /// Takes it anew where the record may have forgotten who had it; waits no longer than `patience`
+    /// for what is held by others.
+    ///
+    /// # Errors
+    /// [`OwnershipError`]; nothing is held then.
+    fn renew(&self, patience: Duration) -> Result<(), OwnershipError>;
+
     /// Gives it up.
     fn give_up(&self);
 }
@@ -90,6 +97,13 @@ impl Ownership for DiskLocks {
         } else {
             Err(OwnershipError::NoRecord)
         }
+    }
+
+    fn renew(&self, patience: Duration) -> Result<(), OwnershipError> {
+        // The NFS client fails every read and write of an open file whose locks were lost with the
+        // client's lease (`NFS_LOCK_LOST`), until that file has no locks at all any more.
+        self.give_up();
+        self.take(patience)
     }
 
     fn give_up(&self) {

@@ -134,12 +134,18 @@ impl Vm {
                     Some(ExitReason::HostError)
                 }
             },
-            Request::Pause { device, reason } => {
+            Request::Pause {
+                device,
+                reason,
+                no_space,
+            } => {
                 let (id, message) = (device.clone(), reason.clone());
                 self.events.publish(EventKind::DiskError { id, message });
+                self.life.now().locks_in_doubt |= !no_space;
                 self.stop(PauseReason::Device {
                     id: device,
                     message: reason,
+                    no_space,
                 });
                 None
             }

@@ -147,10 +147,11 @@ impl MachineControl for Requests {
         self.send(Request::PowerOff(Initiator::Guest));
     }
 
-    fn request_pause(&self, device: &str, reason: &str) {
+    fn request_pause(&self, device: &str, reason: &str, no_space: bool) {
         self.send(Request::Pause {
             device: device.to_owned(),
             reason: reason.to_owned(),
+            no_space,
         });
     }
 }

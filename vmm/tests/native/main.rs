@@ -5,6 +5,7 @@
 
 mod api_client;
 mod disk_limits;
+mod disk_locks;
 mod harness;
 mod life;
 mod migration;

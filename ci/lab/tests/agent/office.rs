@@ -20,9 +20,10 @@ const CLOCK_AHEAD_S: u32 = 5;
 pub struct Office {
     /// The two.
     pub nodes: [Node; 2],
+    /// What it keeps its disks on.
+    pub nas: Nas,
     /// The lab around it.
     pub lab: Lab,
-    _nas: Nas,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -41,7 +42,7 @@ impl Office {
         let office = Self {
             nodes,
             lab,
-            _nas: nas,
+            nas,
             _turn: turn,
         };
         office.form()?;
@@ -86,7 +87,7 @@ impl Office {
 }
 
 /// Waits until the node at `by` shows the pool of node `of` in this state.
-fn wait_pool(by: &Node, of: &str, state: &str) -> Result<()> {
+pub fn wait_pool(by: &Node, of: &str, state: &str) -> Result<()> {
     by.wait_line("pool list", &format!("^nas .* {of} *{state}"))
 }
 

@@ -78,6 +78,10 @@ impl Machine for Fake {
         Ok(())
     }
 
+    fn relock(&self) -> Result<(), MachineError> {
+        Ok(())
+    }
+
     fn press_power_button(&self) -> Result<(), MachineError> {
         Ok(())
     }

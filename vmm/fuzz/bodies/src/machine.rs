@@ -50,7 +50,7 @@ pub struct Nothing;
 impl MachineControl for Nothing {
     fn request_reset(&self) {}
     fn request_power_off(&self) {}
-    fn request_pause(&self, _: &str, _: &str) {}
+    fn request_pause(&self, _: &str, _: &str, _: bool) {}
 }
 
 impl IrqLine for Nothing {

@@ -16,7 +16,7 @@ fn state_and_commands_reach_the_machine() {
         .unwrap();
     let info: VmInfo = client.get("/api/v1/vm").unwrap();
     assert_eq!(info.state, RunState::Paused);
-    for path in ["resume", "power-off", "reset"] {
+    for path in ["relock", "resume", "power-off", "reset"] {
         let path = format!("/api/v1/vm/{path}");
         client.command::<()>("POST", &path, None).unwrap();
     }
@@ -43,6 +43,7 @@ fn state_and_commands_reach_the_machine() {
         fixture.machine.calls(),
         [
             "pause",
+            "relock",
             "resume",
             "power off",
             "reset",

@@ -99,6 +99,11 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
+    fn relock(&self) -> Result<(), MachineError> {
+        self.record("relock");
+        Ok(())
+    }
+
     fn press_power_button(&self) -> Result<(), MachineError> {
         Err(MachineError::State {
             action: "the power button",

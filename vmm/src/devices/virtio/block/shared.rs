@@ -72,7 +72,11 @@ impl Shared {
             );
             if pauses {
                 let reason = format!("{kind:?} of {len} bytes at {offset} failed: {error}");
-                self.control.request_pause(&self.id, &reason);
+                let no_space = matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                );
+                self.control.request_pause(&self.id, &reason, no_space);
             }
         }
         pauses

@@ -41,7 +41,8 @@ pub struct Machine {
 impl MachineControl for Machine {
     fn request_reset(&self) {}
     fn request_power_off(&self) {}
-    fn request_pause(&self, device: &str, reason: &str) {
+    fn request_pause(&self, device: &str, reason: &str, no_space: bool) {
+        assert_eq!(no_space, reason.contains("No space left"), "{reason}");
         self.pauses
             .lock()
             .unwrap()
