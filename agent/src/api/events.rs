@@ -26,7 +26,7 @@ const LAG: usize = 256;
 const LINE_MAX: usize = 64 << 10;
 
 /// What happens from now on. Each event's data is JSON; an event `lagged` says that this reader
-/// was too slow and missed some.
+/// was too slow and missed some. The stream ends when the token is revoked or its roles change.
 #[utoipa::path(get, path = "/api/v1/events", tag = "events",
     responses((status = 200, body = Event, content_type = "text/event-stream")))]
 pub async fn stream_events(

@@ -29,6 +29,7 @@ mod permit;
 mod pools;
 mod power;
 mod proxy;
+mod refusals;
 mod server;
 mod tasks;
 mod view;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::extract::{Path, Query};
+use super::extract::{Path, Query, within_query};
 use super::permit::Known;
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
 use crate::domain::Task;
@@ -22,10 +22,12 @@ const PAGE_MAX: usize = 1000;
 
 /// Which part of the list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct TasksQuery {
     /// At most so many, 1 to 1000.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// Those that are older than this `next` of an answer before.
     after: Option<Uuid>,
@@ -33,17 +35,14 @@ pub struct TasksQuery {
 
 /// The last tasks, the newest first.
 #[utoipa::path(get, path = "/api/v1/tasks", tag = "tasks", params(TasksQuery), responses(
-    (status = 200, body = Listing<Task>), (status = 400, body = ErrorBody)))]
+    (status = 200, body = Listing<Task>)))]
 pub async fn list_tasks(
     State(api): State<Api>,
     Known(principal): Known,
     Query(query): Query<TasksQuery>,
 ) -> Result<Listing<Task>, ApiError> {
     let limit = query.limit.unwrap_or(PAGE_MAX);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        let message = format!("limit = {limit}: must be 1 to {PAGE_MAX}");
-        return Err(ApiError::new(ErrorCode::BadRequest, message));
-    }
+    within_query("limit", limit, 1..=PAGE_MAX)?;
     let mut tasks = api.tasks.list().await?;
     tasks.retain(|task| principal.sees_task(task));
     Ok(page(tasks, query.after, limit))
@@ -67,11 +66,13 @@ fn page(tasks: Vec<Task>, after: Option<Uuid>, limit: usize) -> Listing<Task> {
 
 /// How long to wait.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct WaitQuery {
     /// Answer when the task has ended, or after so many seconds, at most 60.
     #[serde(default)]
+    #[param(maximum = 60)]
     wait_s: u64,
 }
 
@@ -86,7 +87,8 @@ pub async fn show_task(
     Query(query): Query<WaitQuery>,
 ) -> Result<Data<Task>, ApiError> {
     seen(&api, &principal, id).await?;
-    let patience = Duration::from_secs(query.wait_s.min(WAIT_MAX_S));
+    within_query("wait_s", query.wait_s, 0..=WAIT_MAX_S)?;
+    let patience = Duration::from_secs(query.wait_s);
     let task = api.tasks.wait(id, patience).await?;
     let data = task.ok_or_else(|| not_found(id))?;
     Ok(Data { data })
@@ -105,6 +107,7 @@ fn not_found(id: Uuid) -> ApiError {
 
 /// Which lines.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct LinesQuery {
