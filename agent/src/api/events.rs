@@ -52,6 +52,10 @@ pub async fn stream_events(
         // it concerns.
         Some((serde_json::from_str::<Event>(&data).ok(), events))
     });
+    let who = principal.clone();
+    let denied = async move {
+        api.until_denied(&who, |grants| *grants == who.grants).await;
+    };
     let seen = move |event: Option<Event>| {
         let event = match event {
             Some(event) if !principal.sees_event(&event) => None,
@@ -61,7 +65,7 @@ pub async fn stream_events(
         future::ready(event)
     };
     let events = stream::select(ours, theirs).filter_map(seen).map(Ok);
-    Sse::new(events).keep_alive(KeepAlive::default())
+    Sse::new(events.take_until(Box::pin(denied))).keep_alive(KeepAlive::default())
 }
 
 /// Until nobody reads any more.

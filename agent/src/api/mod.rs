@@ -19,6 +19,7 @@ mod guests;
 mod idempotency;
 mod images;
 mod interfaces;
+mod lasting;
 mod memory;
 mod metrics;
 mod migration;
