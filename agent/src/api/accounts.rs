@@ -83,8 +83,7 @@ pub async fn list_users(State(api): State<Api>, _: Admin) -> Result<Listing<User
 
 /// Makes a user.
 #[utoipa::path(post, path = "/api/v1/users", tag = "accounts", request_body = NewUser,
-    responses((status = 201, body = Data<User>), (status = 409, body = ErrorBody),
-        (status = 422, body = ErrorBody)))]
+    responses((status = 201, body = Data<User>), (status = 409, body = ErrorBody)))]
 pub async fn create_user(
     State(api): State<Api>,
     _: Admin,
@@ -142,7 +141,7 @@ pub async fn list_tokens(State(api): State<Api>, _: Admin) -> Result<Listing<Tok
 
 /// Makes a token.
 #[utoipa::path(post, path = "/api/v1/tokens", tag = "accounts", request_body = NewToken,
-    responses((status = 201, body = Data<TokenCreated>), (status = 422, body = ErrorBody)))]
+    responses((status = 201, body = Data<TokenCreated>)))]
 pub async fn create_token(
     State(api): State<Api>,
     _: Admin,

@@ -39,8 +39,7 @@ pub async fn show_cluster(
 /// Makes this node the first of a cluster. Guests run on; the API begins anew right after.
 #[utoipa::path(post, path = "/api/v1/cluster/init", tag = "cluster",
     request_body = Option<InitRequest>,
-    responses((status = 200, body = Data<ClusterView>), (status = 409, body = ErrorBody),
-        (status = 422, body = ErrorBody)))]
+    responses((status = 200, body = Data<ClusterView>), (status = 409, body = ErrorBody)))]
 pub async fn init_cluster(
     State(api): State<Api>,
     _: Admin,
@@ -56,6 +55,7 @@ pub async fn init_cluster(
 pub struct NewJoinToken {
     /// How long it is good, in seconds, 60 to 604800; absent: an hour.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 60, maximum = 604_800)]
     pub lifetime_s: Option<u64>,
 }
 
@@ -98,8 +98,7 @@ pub async fn show_balance(State(api): State<Api>, _: Viewer) -> Result<Data<Bala
 /// Makes a token by which one node may join.
 #[utoipa::path(post, path = "/api/v1/cluster/tokens", tag = "cluster",
     request_body = Option<NewJoinToken>,
-    responses((status = 201, body = Data<JoinTokenCreated>), (status = 409, body = ErrorBody),
-        (status = 422, body = ErrorBody)))]
+    responses((status = 201, body = Data<JoinTokenCreated>), (status = 409, body = ErrorBody)))]
 pub async fn create_join_token(
     State(api): State<Api>,
     _: Admin,

@@ -2,18 +2,21 @@
 
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::permit::{GuestFor, Run};
 use super::{Api, ApiError, ErrorBody, ErrorCode};
+use crate::security::{Grants, Right};
 use crate::vmm_client::Console;
 
 /// Largest message that a client may send, in bytes.
 const MESSAGE_MAX: usize = 64 << 10;
 /// How much is sent in one message, in bytes.
 const CHUNK: usize = 16 << 10;
+/// What a client hears whose console is taken away.
+const DENIED: &str = "the token that opened this console may no longer use it";
 
 /// Attaches to the serial port. What the guest wrote last comes first.
 #[utoipa::path(get, path = "/api/v1/guests/{guest}/console", tag = "guests",
@@ -32,17 +35,31 @@ pub async fn guest_console(
     })?;
     let guest = on.stored.value;
     let console = api.guests.attach_console(&guest).await?;
+    let denied = async move {
+        let may_run = |grants: &Grants| grants.allow(guest.uuid, Right::Run);
+        api.until_denied(&on.principal, may_run).await;
+    };
     Ok(upgrade
         .max_message_size(MESSAGE_MAX)
-        .on_upgrade(|socket| pump(socket, console)))
+        .on_upgrade(|socket| pump(socket, console, denied)))
 }
 
-/// Until either side ends.
-async fn pump(mut socket: WebSocket, console: Console) {
+/// Until either side ends, or who types may no longer do so.
+async fn pump(mut socket: WebSocket, console: Console, denied: impl Future<Output = ()>) {
+    let mut denied = std::pin::pin!(denied);
     let (mut output, mut input) = tokio::io::split(console);
     let mut chunk = vec![0; CHUNK];
     loop {
         tokio::select! {
+            () = &mut denied => {
+                let frame = CloseFrame {
+                    code: close_code::POLICY,
+                    reason: DENIED.into(),
+                };
+                // A client that is gone need not hear of it.
+                let _ = socket.send(Message::Close(Some(frame))).await;
+                return;
+            }
             read = output.read(&mut chunk) => {
                 let count = read.unwrap_or(0);
                 if count == 0 {

@@ -26,6 +26,7 @@ pub struct DiskMove {
 #[serde(deny_unknown_fields)]
 pub struct DiskGrowth {
     /// Its new size in MiB: more than it has.
+    #[schema(minimum = 1, maximum = 67_108_864)]
     pub size_mib: u64,
 }
 
@@ -34,8 +35,7 @@ pub struct DiskGrowth {
     request_body = DiskGrowth,
     params(("guest" = String, Path, description = "Name or UUID"), ("disk" = String, Path)),
     responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody),
-        (status = 503, body = ErrorBody)))]
+        (status = 409, body = ErrorBody)))]
 pub async fn resize_disk(
     State(api): State<Api>,
     on: GuestFor<Change>,
@@ -81,7 +81,7 @@ pub async fn limit_disk(
     params(("guest" = String, Path, description = "Name or UUID"), ("disk" = String, Path)),
     responses((status = 200, content_type = "application/octet-stream"),
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
+        (status = 422, body = ErrorBody)))]
 pub async fn export_disk(
     State(api): State<Api>,
     on: GuestFor<Change>,
@@ -107,8 +107,7 @@ pub async fn export_disk(
     request_body = DiskMove,
     params(("guest" = String, Path, description = "Name or UUID"), ("disk" = String, Path)),
     responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody),
-        (status = 503, body = ErrorBody)))]
+        (status = 409, body = ErrorBody)))]
 pub async fn move_disk(
     State(api): State<Api>,
     on: GuestFor<Change>,

@@ -26,7 +26,7 @@ const LAG: usize = 256;
 const LINE_MAX: usize = 64 << 10;
 
 /// What happens from now on. Each event's data is JSON; an event `lagged` says that this reader
-/// was too slow and missed some.
+/// was too slow and missed some. The stream ends when the token is revoked or its roles change.
 #[utoipa::path(get, path = "/api/v1/events", tag = "events",
     responses((status = 200, body = Event, content_type = "text/event-stream")))]
 pub async fn stream_events(
@@ -52,6 +52,10 @@ pub async fn stream_events(
         // it concerns.
         Some((serde_json::from_str::<Event>(&data).ok(), events))
     });
+    let who = principal.clone();
+    let denied = async move {
+        api.until_denied(&who, |grants| *grants == who.grants).await;
+    };
     let seen = move |event: Option<Event>| {
         let event = match event {
             Some(event) if !principal.sees_event(&event) => None,
@@ -61,7 +65,7 @@ pub async fn stream_events(
         future::ready(event)
     };
     let events = stream::select(ours, theirs).filter_map(seen).map(Ok);
-    Sse::new(events).keep_alive(KeepAlive::default())
+    Sse::new(events.take_until(Box::pin(denied))).keep_alive(KeepAlive::default())
 }
 
 /// Until nobody reads any more.

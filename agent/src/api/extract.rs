@@ -1,5 +1,8 @@
 //! Bodies, paths and queries, refused in our own words.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -101,4 +104,18 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
             .map(|axum::extract::Query(value)| Self(value))
             .map_err(refused)
     }
+}
+
+/// Refuses a number in the query outside of `range`.
+pub(super) fn within_query<N: Copy + PartialOrd + Display>(
+    field: &str,
+    value: N,
+    range: RangeInclusive<N>,
+) -> Result<(), ApiError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = (range.start(), range.end());
+    let message = format!("{field} = {value}: must be {least} to {most}");
+    Err(ApiError::new(ErrorCode::BadRequest, message))
 }

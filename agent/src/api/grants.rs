@@ -50,8 +50,7 @@ impl Api {
 /// Gives a user a role for everything, or changes it. It counts at once, for logins too.
 #[utoipa::path(put, path = "/api/v1/users/{user}/role", tag = "accounts", request_body = RoleGrant,
     params(("user" = String, Path)),
-    responses((status = 200, body = Data<Grants>), (status = 404, body = ErrorBody),
-        (status = 422, body = ErrorBody)))]
+    responses((status = 200, body = Data<Grants>), (status = 404, body = ErrorBody)))]
 pub async fn grant_user(
     State(api): State<Api>,
     _: Admin,
@@ -79,8 +78,7 @@ pub async fn revoke_user(
 #[utoipa::path(put, path = "/api/v1/users/{user}/guests/{guest}", tag = "accounts",
     request_body = RoleGrant,
     params(("user" = String, Path), ("guest" = String, Path, description = "Name or UUID")),
-    responses((status = 200, body = Data<Grants>), (status = 404, body = ErrorBody),
-        (status = 422, body = ErrorBody)))]
+    responses((status = 200, body = Data<Grants>), (status = 404, body = ErrorBody)))]
 pub async fn grant_user_guest(
     State(api): State<Api>,
     guest: GuestFor<Share>,
@@ -110,7 +108,7 @@ pub async fn revoke_user_guest(
 #[utoipa::path(put, path = "/api/v1/tokens/{token}/role", tag = "accounts",
     request_body = RoleGrant, params(("token" = String, Path)),
     responses((status = 200, body = Data<Grants>), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
+        (status = 409, body = ErrorBody)))]
 pub async fn grant_token(
     State(api): State<Api>,
     _: Admin,
@@ -140,7 +138,7 @@ pub async fn revoke_token(
     request_body = RoleGrant,
     params(("token" = String, Path), ("guest" = String, Path, description = "Name or UUID")),
     responses((status = 200, body = Data<Grants>), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
+        (status = 409, body = ErrorBody)))]
 pub async fn grant_token_guest(
     State(api): State<Api>,
     guest: GuestFor<Share>,

@@ -8,10 +8,10 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::etag::{etag, is_current};
-use super::extract::{Body, Path, Query};
+use super::extract::{Body, Path, Query, within_query};
 use super::idempotency::begin_once;
 use super::permit::{Change, GuestFor, Known, Look, Operator};
-use super::{Accepted, Api, ApiError, Data, ErrorBody, ErrorCode, GuestView, Listing};
+use super::{Accepted, Api, ApiError, Data, ErrorBody, GuestView, Listing};
 use crate::domain::{CloneSpec, Guest, GuestEdit, GuestSpec};
 use crate::guests::GuestError;
 
@@ -22,10 +22,12 @@ const LOG_MAX: u64 = 1 << 20;
 
 /// Which part of a list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
     /// At most so many, 1 to 1000.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// Those after this `next` of an answer before.
     after: Option<Uuid>,
@@ -33,17 +35,14 @@ pub struct PageQuery {
 
 /// All guests, in order of their UUIDs.
 #[utoipa::path(get, path = "/api/v1/guests", tag = "guests", params(PageQuery), responses(
-    (status = 200, body = Listing<GuestView>), (status = 400, body = ErrorBody)))]
+    (status = 200, body = Listing<GuestView>)))]
 pub async fn list_guests(
     State(api): State<Api>,
     Known(principal): Known,
     Query(query): Query<PageQuery>,
 ) -> Result<Listing<GuestView>, ApiError> {
     let limit = query.limit.unwrap_or(PAGE_MAX);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        let message = format!("limit = {limit}: must be 1 to {PAGE_MAX}");
-        return Err(ApiError::new(ErrorCode::BadRequest, message));
-    }
+    within_query("limit", limit, 1..=PAGE_MAX)?;
     let (guests, more) = api.visible_guests(&principal, query.after, limit).await?;
     let last = guests.last().map(|guest| guest.uuid.to_string());
     Ok(Listing {
@@ -54,9 +53,9 @@ pub async fn list_guests(
 
 /// Creates a guest. With `Idempotency-Key` the same request may be sent again.
 #[utoipa::path(post, path = "/api/v1/guests", tag = "guests", request_body = GuestSpec,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 64 letters, digits, - and _")),
-    responses((status = 202, body = Accepted), (status = 409, body = ErrorBody),
-        (status = 422, body = ErrorBody)))]
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 64 letters, digits, - and _",
+            pattern = "^[-_A-Za-z0-9]{1,64}$")),
+    responses((status = 202, body = Accepted), (status = 409, body = ErrorBody)))]
 pub async fn create_guest(
     State(api): State<Api>,
     Operator(principal): Operator,
@@ -77,9 +76,10 @@ pub async fn create_guest(
 #[utoipa::path(post, path = "/api/v1/guests/{guest}/clone", tag = "guests",
     request_body = CloneSpec,
     params(("guest" = String, Path, description = "Name or UUID"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 64 letters, digits, - and _")),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 64 letters, digits, - and _",
+            pattern = "^[-_A-Za-z0-9]{1,64}$")),
     responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
+        (status = 409, body = ErrorBody)))]
 pub async fn clone_guest(
     State(api): State<Api>,
     Operator(principal): Operator,
@@ -155,7 +155,7 @@ pub struct GuestEdited {
     params(("guest" = String, Path, description = "Name or UUID"),
         ("If-Match" = String, Header, description = "The ETag that was read")),
     responses((status = 200, body = Data<GuestEdited>), (status = 404, body = ErrorBody),
-        (status = 412, body = ErrorBody), (status = 422, body = ErrorBody),
+        (status = 412, body = ErrorBody),
         (status = 428, body = ErrorBody)))]
 pub async fn edit_guest(
     State(api): State<Api>,
@@ -179,6 +179,7 @@ pub async fn edit_guest(
 
 /// How to delete.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DeleteQuery {
@@ -204,10 +205,12 @@ pub async fn delete_guest(
 
 /// How much of a log.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct LogQuery {
     /// The last so many bytes, at most 1048576; absent: 65536.
+    #[param(maximum = 1_048_576)]
     bytes: Option<u64>,
 }
 
@@ -222,6 +225,7 @@ pub async fn guest_log(
     Query(query): Query<LogQuery>,
 ) -> Result<Vec<u8>, ApiError> {
     let guest = on.stored.value;
-    let bytes = query.bytes.unwrap_or(64 << 10).min(LOG_MAX);
+    let bytes = query.bytes.unwrap_or(64 << 10);
+    within_query("bytes", bytes, 0..=LOG_MAX)?;
     Ok(api.guests.read_console_log(guest.uuid, bytes)?)
 }

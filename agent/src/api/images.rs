@@ -27,29 +27,31 @@ const PIECE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Whose images.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PoolQuery {
     /// The pool; absent: the node's own, `local`.
     #[serde(default = "PoolName::local")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")]
     pool: PoolName,
 }
 
 /// Whose images.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PoolsQuery {
     /// The pool; absent: all that answer on the node.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")]
     pool: Option<PoolName>,
 }
 
 /// All images.
 #[utoipa::path(get, path = "/api/v1/images", tag = "images", params(PoolsQuery),
-    responses((status = 200, body = Listing<Image>), (status = 400, body = ErrorBody),
-        (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Listing<Image>),
+        (status = 404, body = ErrorBody)))]
 pub async fn list_images(
     State(api): State<Api>,
     _: Viewer,
@@ -79,7 +81,7 @@ async fn images_at_hand(pools: &[Pool]) -> Vec<Image> {
 #[utoipa::path(get, path = "/api/v1/images/{image}", tag = "images",
     params(("image" = String, Path), PoolQuery),
     responses((status = 200, body = Data<Image>), (status = 404, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
+        (status = 422, body = ErrorBody)))]
 pub async fn show_image(
     State(api): State<Api>,
     _: Viewer,
@@ -157,8 +159,7 @@ async fn receive(
 #[utoipa::path(get, path = "/api/v1/images/{image}/content", tag = "images",
     params(("image" = String, Path), PoolQuery),
     responses((status = 200, content_type = "application/octet-stream"),
-        (status = 404, body = ErrorBody), (status = 422, body = ErrorBody),
-        (status = 503, body = ErrorBody)))]
+        (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn download_image(
     State(api): State<Api>,
     _: Operator,
@@ -182,7 +183,8 @@ pub async fn download_image(
 /// Deletes an image. Disks that were made from it stay.
 #[utoipa::path(delete, path = "/api/v1/images/{image}", tag = "images",
     params(("image" = String, Path), PoolQuery),
-    responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+    responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody)))]
 pub async fn delete_image(
     State(api): State<Api>,
     _: Operator,

@@ -18,8 +18,7 @@ use crate::domain::InterfaceEdit;
         ("interface" = String, Path, description = "net0, …"),
         ("If-Match" = String, Header, description = "The ETag that was read")),
     responses((status = 200, body = Data<GuestEdited>), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody), (status = 412, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 428, body = ErrorBody)))]
+        (status = 409, body = ErrorBody), (status = 412, body = ErrorBody), (status = 428, body = ErrorBody)))]
 pub async fn edit_interface(
     State(api): State<Api>,
     on: GuestFor<Change>,

@@ -13,6 +13,7 @@ use super::{Api, ApiError, Data, ErrorBody, GuestView};
 #[serde(deny_unknown_fields)]
 pub struct MemoryTarget {
     /// In MiB, 16 to all that it has; null: all of it.
+    #[schema(minimum = 16)]
     pub target_mib: Option<u64>,
 }
 
@@ -22,7 +23,7 @@ pub struct MemoryTarget {
     request_body = MemoryTarget,
     params(("guest" = String, Path, description = "Name or UUID")),
     responses((status = 200, body = Data<GuestView>), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
+        (status = 409, body = ErrorBody)))]
 pub async fn set_memory_target(
     State(api): State<Api>,
     on: GuestFor<Change>,

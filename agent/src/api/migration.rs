@@ -12,7 +12,7 @@ use crate::guests::{Arrival, ArrivalOrder, MoveRequest, Offer, Plan, Receiver, S
     request_body = Option<MoveRequest>,
     params(("guest" = String, Path, description = "Name or UUID")),
     responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
+        (status = 409, body = ErrorBody)))]
 pub async fn migrate_guest(
     State(api): State<Api>,
     on: GuestFor<Change>,
@@ -41,7 +41,7 @@ pub async fn plan_migration(
 /// Whether this node can take a guest; for nodes.
 #[utoipa::path(get, path = "/api/v1/arrivals/{guest}/offer", tag = "nodes",
     params(("guest" = String, Path, description = "UUID")),
-    responses((status = 200, body = Data<Offer>), (status = 403, body = ErrorBody),
+    responses((status = 200, body = Data<Offer>),
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub async fn offer_place(
     State(api): State<Api>,
@@ -55,7 +55,7 @@ pub async fn offer_place(
 
 /// Has this node wait for a guest whose record says that it moves here; for nodes.
 #[utoipa::path(post, path = "/api/v1/arrivals", tag = "nodes", request_body = ArrivalOrder,
-    responses((status = 200, body = Data<Receiver>), (status = 403, body = ErrorBody),
+    responses((status = 200, body = Data<Receiver>),
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub async fn receive_guest(
     State(api): State<Api>,
@@ -69,7 +69,7 @@ pub async fn receive_guest(
 /// What has become of a guest that was to come, which is final: one that does not run here by now
 /// never will; for nodes.
 #[utoipa::path(post, path = "/api/v1/arrivals/settle", tag = "nodes", request_body = Arrival,
-    responses((status = 200, body = Data<Settlement>), (status = 403, body = ErrorBody),
+    responses((status = 200, body = Data<Settlement>),
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub async fn settle_arrival(
     State(api): State<Api>,

@@ -85,8 +85,7 @@ pub async fn list_networks(
 /// Makes a network: a bridge on each node. What the node that is asked cannot set up is refused;
 /// how it is doing on the others shows in `nodes`.
 #[utoipa::path(post, path = "/api/v1/networks", tag = "networks", request_body = NetworkSpec,
-    responses((status = 201, body = Data<NetworkView>), (status = 409, body = ErrorBody),
-        (status = 422, body = ErrorBody)))]
+    responses((status = 201, body = Data<NetworkView>), (status = 409, body = ErrorBody)))]
 pub async fn create_network(
     State(api): State<Api>,
     _: Admin,
@@ -122,8 +121,7 @@ async fn answer(api: &Api, stored: Stored<Network>) -> Result<Response, ApiError
     params(("network" = String, Path),
         ("If-Match" = String, Header, description = "The ETag that was read")),
     responses((status = 200, body = Data<NetworkView>), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody), (status = 412, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 428, body = ErrorBody)))]
+        (status = 409, body = ErrorBody), (status = 412, body = ErrorBody), (status = 428, body = ErrorBody)))]
 pub async fn edit_network(
     State(api): State<Api>,
     _: Admin,

@@ -285,6 +285,7 @@ fn require_this(api: &Api, name: &str) -> Result<(), ApiError> {
 
 /// How to remove.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct RemoveQuery {

@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::{
     Api, accounts, cluster, console, disks, events, grants, guests, images, interfaces, memory,
-    metrics, migration, networks, nodes, pools, power, tasks,
+    metrics, migration, networks, nodes, pools, power, refusals, tasks,
 };
 
 #[derive(OpenApi)]
@@ -126,7 +126,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 
 /// The OpenAPI 3.1 description, as JSON.
 pub fn document() -> String {
-    let (_, document) = routes().split_for_parts();
+    let (_, mut document) = routes().split_for_parts();
+    refusals::describe(&mut document);
     let mut json = document.to_pretty_json().unwrap_or_default();
     json.push('\n');
     json

@@ -1,16 +1,17 @@
-//! What a request needs: a role for everything, or a right to the guest in its path.
+//! What a request needs: a role for everything, or a right to the guest or task in its path.
 //!
-//! Who may not see a guest is told that there is none; who sees it and may not do what it asks for
-//! is told which role that needs.
+//! Who may not see a guest or task is told that there is none; who sees it and may not do what it
+//! asks for is told which role that needs.
 
 use std::marker::PhantomData;
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
+use uuid::Uuid;
 
 use super::auth::FromNode;
 use super::{Api, ApiError, ErrorCode};
-use crate::domain::Guest;
+use crate::domain::{Guest, Task};
 use crate::guests::GuestError;
 use crate::peer;
 use crate::security::{Principal, Right, Role};
@@ -130,6 +131,17 @@ impl Needs for Share {
     const RIGHT: Right = Right::Share;
 }
 
+/// What the path has for `{wanted}`.
+async fn in_path(parts: &mut Parts, wanted: &str) -> Result<String, ApiError> {
+    let path = RawPathParams::from_request_parts(parts, &()).await;
+    let path = path.map_err(|error| {
+        let message = format!("the path: {}", error.body_text());
+        ApiError::new(ErrorCode::NotFound, message)
+    })?;
+    let found = path.iter().find(|(name, _)| *name == wanted);
+    Ok(found.map(|(_, text)| text.to_owned()).unwrap_or_default())
+}
+
 /// The guest in the path, for somebody who has the right to it.
 pub struct GuestFor<R> {
     /// The guest.
@@ -144,18 +156,11 @@ impl<R: Needs> FromRequestParts<Api> for GuestFor<R> {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let principal = known(parts)?;
-        let path = RawPathParams::from_request_parts(parts, api).await;
-        let path = path.map_err(|error| {
-            let message = format!("the path: {}", error.body_text());
-            ApiError::new(ErrorCode::NotFound, message)
-        })?;
-        let mut path = path.iter();
-        let name = path.find(|(name, _)| *name == "guest");
-        let name = name.map(|(_, guest)| guest).unwrap_or_default();
-        let stored = api.guests.find(name).await?;
+        let name = in_path(parts, "guest").await?;
+        let stored = api.guests.find(&name).await?;
         let guest = &stored.value;
         if !principal.grants.allow(guest.uuid, Right::Look) {
-            return Err(GuestError::not_found(name).into());
+            return Err(GuestError::not_found(&name).into());
         }
         require_right(&principal, guest, R::RIGHT)?;
         Ok(Self {
@@ -179,4 +184,42 @@ fn require_right(principal: &Principal, guest: &Guest, right: Right) -> Result<(
         principal.user
     );
     Err(ApiError::new(ErrorCode::Forbidden, message))
+}
+
+/// The task in the path, for somebody who has the right to its guest or, if it is about none, to
+/// everything.
+pub struct TaskFor<R> {
+    /// The task.
+    pub task: Task,
+    right: PhantomData<R>,
+}
+
+impl<R: Needs> FromRequestParts<Api> for TaskFor<R> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let principal = known(parts)?;
+        let id = in_path(parts, "task").await?;
+        let task = match Uuid::parse_str(&id) {
+            Ok(id) => api.tasks.get(id).await?,
+            Err(_) => None,
+        };
+        let task = task.filter(|task| principal.may(task.guest, Right::Look));
+        let task = task.ok_or_else(|| {
+            let id: String = id.chars().take(64).collect();
+            ApiError::new(ErrorCode::NotFound, format!("there is no task {id}"))
+        })?;
+        if !principal.may(task.guest, R::RIGHT) {
+            let (role, user) = (R::RIGHT.role(), &principal.user);
+            let message = format!(
+                "task {} ({}): this needs the role {role}, which {user} has not",
+                task.id, task.kind
+            );
+            return Err(ApiError::new(ErrorCode::Forbidden, message));
+        }
+        Ok(Self {
+            task,
+            right: PhantomData,
+        })
+    }
 }

@@ -117,8 +117,7 @@ pub async fn list_pools(State(api): State<Api>, _: Viewer) -> Result<Listing<Poo
 
 /// Makes a pool, of storage that the node which answers has.
 #[utoipa::path(post, path = "/api/v1/pools", tag = "pools", request_body = PoolSpec,
-    responses((status = 201, body = Data<PoolView>), (status = 409, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 201, body = Data<PoolView>), (status = 409, body = ErrorBody)))]
 pub async fn create_pool(
     State(api): State<Api>,
     _: Admin,
@@ -191,7 +190,7 @@ impl VolumeView {
 #[utoipa::path(get, path = "/api/v1/pools/{pool}/volumes", tag = "pools",
     params(("pool" = String, Path)),
     responses((status = 200, body = Listing<VolumeView>), (status = 404, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
+        (status = 422, body = ErrorBody)))]
 pub async fn list_volumes(
     State(api): State<Api>,
     _: Viewer,
@@ -211,6 +210,7 @@ pub async fn list_volumes(
 
 /// How to delete.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DeleteQuery {
@@ -223,7 +223,7 @@ pub struct DeleteQuery {
 #[utoipa::path(delete, path = "/api/v1/pools/{pool}", tag = "pools",
     params(("pool" = String, Path), DeleteQuery),
     responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
+        (status = 422, body = ErrorBody)))]
 pub async fn delete_pool(
     State(api): State<Api>,
     _: Admin,

@@ -24,7 +24,7 @@ pub async fn start_guest(State(api): State<Api>, on: GuestFor<Run>) -> Result<Ac
     request_body = Option<StopRequest>,
     params(("guest" = String, Path, description = "Name or UUID")),
     responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
+        (status = 409, body = ErrorBody)))]
 pub async fn stop_guest(
     State(api): State<Api>,
     on: GuestFor<Run>,

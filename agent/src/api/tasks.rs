@@ -7,11 +7,10 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::extract::{Path, Query};
-use super::permit::Known;
-use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
+use super::extract::{Query, within_query};
+use super::permit::{Known, Look, Run, TaskFor};
+use super::{Api, ApiError, Data, ErrorBody, Listing};
 use crate::domain::Task;
-use crate::security::Principal;
 use crate::tasks::LogLine;
 
 /// Longest wait of one request, in seconds.
@@ -22,10 +21,12 @@ const PAGE_MAX: usize = 1000;
 
 /// Which part of the list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct TasksQuery {
     /// At most so many, 1 to 1000.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// Those that are older than this `next` of an answer before.
     after: Option<Uuid>,
@@ -33,17 +34,14 @@ pub struct TasksQuery {
 
 /// The last tasks, the newest first.
 #[utoipa::path(get, path = "/api/v1/tasks", tag = "tasks", params(TasksQuery), responses(
-    (status = 200, body = Listing<Task>), (status = 400, body = ErrorBody)))]
+    (status = 200, body = Listing<Task>)))]
 pub async fn list_tasks(
     State(api): State<Api>,
     Known(principal): Known,
     Query(query): Query<TasksQuery>,
 ) -> Result<Listing<Task>, ApiError> {
     let limit = query.limit.unwrap_or(PAGE_MAX);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        let message = format!("limit = {limit}: must be 1 to {PAGE_MAX}");
-        return Err(ApiError::new(ErrorCode::BadRequest, message));
-    }
+    within_query("limit", limit, 1..=PAGE_MAX)?;
     let mut tasks = api.tasks.list().await?;
     tasks.retain(|task| principal.sees_task(task));
     Ok(page(tasks, query.after, limit))
@@ -67,11 +65,13 @@ fn page(tasks: Vec<Task>, after: Option<Uuid>, limit: usize) -> Listing<Task> {
 
 /// How long to wait.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct WaitQuery {
     /// Answer when the task has ended, or after so many seconds, at most 60.
     #[serde(default)]
+    #[param(maximum = 60)]
     wait_s: u64,
 }
 
@@ -81,30 +81,20 @@ pub struct WaitQuery {
     responses((status = 200, body = Data<Task>), (status = 404, body = ErrorBody)))]
 pub async fn show_task(
     State(api): State<Api>,
-    Known(principal): Known,
-    Path(id): Path<Uuid>,
+    on: TaskFor<Look>,
     Query(query): Query<WaitQuery>,
 ) -> Result<Data<Task>, ApiError> {
-    seen(&api, &principal, id).await?;
-    let patience = Duration::from_secs(query.wait_s.min(WAIT_MAX_S));
-    let task = api.tasks.wait(id, patience).await?;
-    let data = task.ok_or_else(|| not_found(id))?;
+    within_query("wait_s", query.wait_s, 0..=WAIT_MAX_S)?;
+    let patience = Duration::from_secs(query.wait_s);
+    let data = api.tasks.wait(on.task.id, patience).await?;
+    // One that has just been pruned is shown as it was.
+    let data = data.unwrap_or(on.task);
     Ok(Data { data })
-}
-
-/// A task, for somebody who may see it.
-async fn seen(api: &Api, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
-    let task = api.tasks.get(id).await?;
-    let task = task.filter(|task| principal.sees_task(task));
-    task.ok_or_else(|| not_found(id))
-}
-
-fn not_found(id: Uuid) -> ApiError {
-    ApiError::new(ErrorCode::NotFound, format!("there is no task {id}"))
 }
 
 /// Which lines.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct LinesQuery {
@@ -119,13 +109,11 @@ pub struct LinesQuery {
     responses((status = 200, body = Listing<LogLine>), (status = 404, body = ErrorBody)))]
 pub async fn task_log(
     State(api): State<Api>,
-    Known(principal): Known,
-    Path(id): Path<Uuid>,
+    on: TaskFor<Look>,
     Query(query): Query<LinesQuery>,
 ) -> Result<Listing<LogLine>, ApiError> {
-    seen(&api, &principal, id).await?;
     Ok(Listing {
-        data: api.tasks.log(id, query.after),
+        data: api.tasks.log(on.task.id, query.after),
         next: None,
     })
 }
@@ -135,15 +123,9 @@ pub async fn task_log(
     params(("task" = Uuid, Path)),
     responses((status = 200, body = Data<Task>), (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody)))]
-pub async fn cancel_task(
-    State(api): State<Api>,
-    Known(principal): Known,
-    Path(id): Path<Uuid>,
-) -> Result<Data<Task>, ApiError> {
-    let task = seen(&api, &principal, id).await?;
-    principal.require_cancel(&task)?;
-    api.tasks.cancel(id).await?;
-    let data = api.tasks.get(id).await?.ok_or_else(|| not_found(id))?;
+pub async fn cancel_task(State(api): State<Api>, on: TaskFor<Run>) -> Result<Data<Task>, ApiError> {
+    api.tasks.cancel(on.task.id).await?;
+    let data = api.tasks.get(on.task.id).await?.unwrap_or(on.task);
     Ok(Data { data })
 }
 

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Api, ApiError, ErrorCode};
+use super::{Api, ApiError};
 use crate::domain::{Guest, Task};
 use crate::events::Event;
 use crate::security::{Principal, Right};
@@ -13,8 +13,9 @@ impl Principal {
         self.grants.role.is_some()
     }
 
-    /// What is about no guest is for who sees everything.
-    fn may(&self, guest: Option<Uuid>, right: Right) -> bool {
+    /// Whether somebody has a right to what is about this guest, or about none: that is for who
+    /// has a role for everything.
+    pub(super) fn may(&self, guest: Option<Uuid>, right: Right) -> bool {
         match guest {
             Some(guest) => self.grants.allow(guest, right),
             None => self.grants.role.is_some_and(|role| role >= right.role()),
@@ -29,19 +30,6 @@ impl Principal {
     /// Whether somebody may see a task.
     pub(super) fn sees_task(&self, task: &Task) -> bool {
         self.may(task.guest, Right::Look)
-    }
-
-    /// Refuses who sees a task and may not cancel it.
-    pub(super) fn require_cancel(&self, task: &Task) -> Result<(), ApiError> {
-        if self.may(task.guest, Right::Run) {
-            return Ok(());
-        }
-        let (role, user) = (Right::Run.role(), &self.user);
-        let message = format!(
-            "to cancel {} needs the role {role}, which {user} has not",
-            task.kind
-        );
-        Err(ApiError::new(ErrorCode::Forbidden, message))
     }
 }
 

@@ -62,8 +62,11 @@ pub(super) async fn run(client: &Client, guest: &str) -> anyhow::Result<()> {
                     stdout.flush()?;
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(_)) | None => break "the guest has ended",
-                Some(Err(_)) => break "the connection broke",
+                Some(Ok(Message::Close(Some(frame)))) if !frame.reason.is_empty() => {
+                    break frame.reason.to_string();
+                }
+                Some(Ok(_)) | None => break "the guest has ended".to_owned(),
+                Some(Err(_)) => break "the connection broke".to_owned(),
             },
             read = stdin.read(&mut typed) => {
                 let count = read?;
@@ -76,7 +79,7 @@ pub(super) async fn run(client: &Client, guest: &str) -> anyhow::Result<()> {
                 if detach.is_some() || count == 0 {
                     // The guest runs on whether or not this is heard.
                     let _ = to_guest.send(Message::Close(None)).await;
-                    break "left the console; the guest runs on";
+                    break "left the console; the guest runs on".to_owned();
                 }
             }
         }

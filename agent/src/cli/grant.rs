@@ -26,22 +26,26 @@ pub(super) struct RoleArguments {
 /// A role to give.
 #[derive(Debug, Args)]
 pub(super) struct GrantArguments {
-    /// The user's name, or the token's id.
-    account: String,
+    #[command(flatten)]
+    place: Place,
     /// Which: viewer, operator or admin.
     #[arg(long, value_parser = parse_role)]
     role: Role,
-    /// For this guest only.
-    #[arg(long)]
-    guest: Option<String>,
 }
 
 /// A role to take away.
 #[derive(Debug, Args)]
 pub(super) struct RevokeArguments {
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Whose role, and for what.
+#[derive(Debug, Args)]
+struct Place {
     /// The user's name, or the token's id.
     account: String,
-    /// The role for this guest [default: the role for everything].
+    /// The role for this guest only [default: the role for everything].
     #[arg(long)]
     guest: Option<String>,
 }
@@ -68,15 +72,6 @@ impl RoleArguments {
     }
 }
 
-/// `/users/anna/role`, or `/users/anna/guests/web`.
-fn path(noun: &str, account: &str, guest: Option<&str>) -> anyhow::Result<String> {
-    let account = segment(account)?;
-    Ok(match guest {
-        Some(guest) => format!("/{noun}/{account}/guests/{}", segment(guest)?),
-        None => format!("/{noun}/{account}/role"),
-    })
-}
-
 impl GrantArguments {
     /// `noun`: `users` or `tokens`.
     pub(super) async fn run(
@@ -85,10 +80,9 @@ impl GrantArguments {
         client: &Client,
         output: Output,
     ) -> anyhow::Result<()> {
-        let path = path(noun, &self.account, self.guest.as_deref())?;
         let body = RoleGrant { role: self.role };
-        let request = client.request(Method::PUT, &path).json(&body);
-        show(client.data(request).await?, client, output).await
+        let put = client.request(Method::PUT, &self.place.path(noun)?);
+        change_and_show(put.json(&body), client, output).await
     }
 }
 
@@ -100,13 +94,29 @@ impl RevokeArguments {
         client: &Client,
         output: Output,
     ) -> anyhow::Result<()> {
-        let path = path(noun, &self.account, self.guest.as_deref())?;
-        let request = client.request(Method::DELETE, &path);
-        show(client.data(request).await?, client, output).await
+        let delete = client.request(Method::DELETE, &self.place.path(noun)?);
+        change_and_show(delete, client, output).await
     }
 }
 
-async fn show(grants: Grants, client: &Client, output: Output) -> anyhow::Result<()> {
+impl Place {
+    /// `/users/anna/role`, or `/users/anna/guests/web`.
+    fn path(&self, noun: &str) -> anyhow::Result<String> {
+        let account = segment(&self.account)?;
+        Ok(match &self.guest {
+            Some(guest) => format!("/{noun}/{account}/guests/{}", segment(guest)?),
+            None => format!("/{noun}/{account}/role"),
+        })
+    }
+}
+
+/// Changes an account's roles, and shows what they are then.
+async fn change_and_show(
+    change: reqwest::RequestBuilder,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
+    let grants: Grants = client.data(change).await?;
     let names = Names::of(client, &grants).await?;
     output.show(&grants, |grants| names.text(grants))
 }

@@ -112,6 +112,7 @@ impl Site {
         let url = ports.map(|ports| ports.etcd_peer_url(record.address));
         let members = member.members();
         members.remove(node, &url.unwrap_or_default()).await?;
-        self.remove_records(node).await
+        self.remove_records(node).await?;
+        Ok(self.tasks.fail_those_of(node).await?)
     }
 }

@@ -12,9 +12,11 @@ use super::invalid::within;
 pub struct CpuLimits {
     /// Its share when guests compete, against the 100 of each other one, 1 to 10000.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 10_000)]
     pub weight: Option<u64>,
     /// The most that it gets, in per cent of one CPU, 5 to 6400.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 5, maximum = 6400)]
     pub limit_percent: Option<u64>,
 }
 

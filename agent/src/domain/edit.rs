@@ -17,12 +17,14 @@ pub struct GuestEdit {
     pub name: Option<GuestName>,
     /// Virtual CPUs: from the next start on.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 64)]
     pub cpus: Option<u8>,
     /// What it may take of its node's processors, all of it: at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_limits: Option<CpuLimits>,
     /// RAM in MiB: from the next start on.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 16, maximum = 1_048_576)]
     pub memory_mib: Option<u64>,
     /// Whether and when it starts with its node.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -12,9 +12,11 @@ use super::invalid::within;
 pub struct RateLimit {
     /// What the guest receives, in kbit/s, 64 to 100000000.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 64, maximum = 100_000_000)]
     pub rx_kbit_per_s: Option<u64>,
     /// What the guest transmits, in kbit/s, 64 to 100000000.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 64, maximum = 100_000_000)]
     pub tx_kbit_per_s: Option<u64>,
 }
 

@@ -30,25 +30,29 @@ pub struct GuestSpec {
     pub name: GuestName,
     /// Virtual CPUs, 1 to 64.
     #[serde(default = "one")]
+    #[schema(minimum = 1, maximum = 64)]
     pub cpus: u8,
     /// What it may take of its node's processors.
     #[serde(default)]
     pub cpu_limits: CpuLimits,
     /// RAM in MiB, 16 to 1048576.
+    #[schema(minimum = 16, maximum = 1_048_576)]
     pub memory_mib: u64,
     /// CPU features that it may see: `host`, `x86-64-v1`, `x86-64-v2`, `x86-64-v3`; absent: what
     /// the cluster's nodes have in common, on a node that is alone what the host has.
     #[serde(default)]
-    #[schema(value_type = Option<String>, example = "host")]
+    #[schema(value_type = Option<String>, example = "host", pattern = "^(host|x86-64-v[123])$")]
     pub baseline: Option<Baseline>,
     /// A kernel to boot; absent: the first disk's own boot loader.
     #[serde(default)]
     pub kernel: Option<KernelSpec>,
     /// Disks, in slot order.
     #[serde(default)]
+    #[schema(max_items = 16)]
     pub disks: Vec<DiskSpec>,
     /// Network interfaces, in slot order; absent: one on the node's own network.
     #[serde(default = "one_interface")]
+    #[schema(max_items = 8)]
     pub interfaces: Vec<InterfaceSpec>,
     /// What its cloud-init finds at the first boot.
     #[serde(default)]
@@ -89,6 +93,7 @@ pub struct KernelSpec {
     pub initrd: Option<ImageRef>,
     /// Its command line.
     #[serde(default)]
+    #[schema(pattern = "^[ -~]{0,2047}$")]
     pub cmdline: String,
 }
 
@@ -96,8 +101,9 @@ pub struct KernelSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSpec {
-    /// Size in MiB; absent: the image's.
+    /// Size in MiB, 1 to 67108864; absent: the image's.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 67_108_864)]
     pub size_mib: Option<u64>,
     /// The image to copy.
     #[serde(default)]
@@ -108,7 +114,7 @@ pub struct DiskSpec {
     /// Format to keep it in: `qcow2` grows as it is written, `raw` is faster; absent: `qcow2`, or
     /// `raw` in a pool that holds nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "qcow2")]
+    #[schema(value_type = Option<String>, example = "qcow2", pattern = "^(qcow2|raw)$")]
     pub format: Option<DiskFormat>,
     /// How much of its storage it may take.
     #[serde(default, skip_serializing_if = "DiskLimits::is_empty")]

@@ -17,6 +17,7 @@ pub struct Vlan {
     /// The VLAN of the guest's untagged frames, 1 to 4094; absent: what is untagged on the network,
     /// or with a trunk none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 4094)]
     pub access: Option<u16>,
     /// VLANs whose frames the guest sends and gets with their tags.
     #[serde(skip_serializing_if = "Vec::is_empty")]

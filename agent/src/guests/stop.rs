@@ -28,6 +28,7 @@ pub struct StopRequest {
     pub force: bool,
     /// How long it has for its shutdown, in seconds, at most 3600; absent: as the node says.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 3600)]
     pub deadline_s: Option<u64>,
 }
 

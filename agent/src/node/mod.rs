@@ -28,7 +28,7 @@ use crate::security::{
 };
 use crate::storage::{Pools, PoolsConfig, StorageError};
 use crate::store::{SqliteStore, Store, StoreError};
-use crate::supervisor::{Direct, VmmUser, VmmUserError, containment};
+use crate::supervisor::{Direct, VmmUserError, containment, vmm_user};
 use crate::tasks::Tasks;
 use admin_context::AdminContext;
 use renewal::Renewal;
@@ -117,7 +117,7 @@ impl Node {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: &Config) -> Result<Self, StartError> {
-        let vmm_user = VmmUser::of_setting(config.vmm_user.as_deref())?;
+        let vmm_user = vmm_user(config.vmm_user.as_deref())?;
         let (state, lock) = State::open(&config.state_dir)?;
         let mut config = config.clone();
         let membership = cluster_place(&mut config).await?;

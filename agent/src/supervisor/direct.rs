@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use pindah_vmm_api::{EventKind, Initiator, VmConfig};
+use pindah_vmm_api::{EventKind, Initiator, User, VmConfig};
 use thiserror::Error;
 use tokio::process::{Child, Command};
 
-use super::{Identity, VmmUser, find_process};
+use super::{Identity, find_process};
 use crate::files;
 
 /// Written by us, in the guest's directory.
@@ -75,7 +75,7 @@ pub struct Direct {
     /// The VMM's program.
     vmm: PathBuf,
     /// Whom it becomes.
-    user: Option<VmmUser>,
+    user: Option<User>,
 }
 
 /// Why there is no process.
@@ -117,7 +117,7 @@ impl Direct {
 
     /// Has them run as this user, when they have opened what they need.
     #[must_use]
-    pub fn as_user(self, user: Option<VmmUser>) -> Self {
+    pub fn as_user(self, user: Option<User>) -> Self {
         Self { user, ..self }
     }
 

@@ -5,7 +5,7 @@
 //! put into a unit or a control group of its guest's: see [`Containment`].
 //!
 //! The VMM opens what it needs as root and becomes a user of its own before it looks at the guest
-//! ([`VmmUser`]).
+//! ([`vmm_user`]).
 
 mod cgroup;
 mod containment;
@@ -19,4 +19,4 @@ pub use containment::{Contained, Containment, ContainmentError, containment};
 pub use direct::{Direct, GuestProcess, Purpose, SpawnError};
 pub use find::find_process;
 pub use identity::Identity;
-pub use user::{VmmUser, VmmUserError};
+pub use user::{VmmUserError, vmm_user};

@@ -23,6 +23,16 @@ pub(super) fn path(directory: &Path, id: Uuid) -> PathBuf {
     directory.join(format!("{id}.log"))
 }
 
+/// The tasks that have a log in `directory`.
+pub(super) fn ids(directory: &Path) -> Vec<Uuid> {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    let id = |file: fs::DirEntry| {
+        let name = file.file_name();
+        Uuid::parse_str(name.to_str()?.strip_suffix(".log")?).ok()
+    };
+    files.filter_map(id).collect()
+}
+
 pub(super) fn append(path: &Path, text: &str) -> io::Result<()> {
     let line = LogLine {
         time_unix_ms: now_unix_ms(),

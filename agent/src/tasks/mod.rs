@@ -6,7 +6,7 @@
 mod context;
 mod log;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -149,21 +149,44 @@ impl Tasks {
         }
     }
 
+    /// Removes the oldest records, whichever node's they are, for one that was removed does not do
+    /// it; and this node's logs that have no record any more.
     async fn prune(&self, kept: usize) -> Result<(), StoreError> {
+        let now = Uuid::now_v7();
         let all = self.inner.records.all().await?;
         let too_many = all.len().saturating_sub(kept);
-        for Stored { value: task, .. } in all.into_iter().take(too_many) {
-            if task.node == self.inner.node && task.state != TaskState::Running {
-                self.remove(task.id).await?;
+        let mut recorded = HashSet::new();
+        for (index, Stored { value: task, .. }) in all.into_iter().enumerate() {
+            if index < too_many && task.state != TaskState::Running {
+                self.inner.records.delete(&task.id.to_string()).await?;
+            } else {
+                recorded.insert(task.id);
+            }
+        }
+        for id in log::ids(&self.inner.directory) {
+            let is_known = recorded.contains(&id)
+                || self.running().contains_key(&id)
+                || self.unrecorded().contains_key(&id);
+            // Of a task that has begun meanwhile the records that were read know nothing.
+            if id < now && !is_known {
+                // What has no record is found by nobody.
+                let _ = std::fs::remove_file(log::path(&self.inner.directory, id));
             }
         }
         Ok(())
     }
 
-    async fn remove(&self, id: Uuid) -> Result<(), StoreError> {
-        self.inner.records.delete(&id.to_string()).await?;
-        // What has no record is found by nobody.
-        let _ = std::fs::remove_file(log::path(&self.inner.directory, id));
+    /// Marks as failed what a node that was removed did not bring to an end.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn fail_those_of(&self, removed: &str) -> Result<(), StoreError> {
+        for Stored { value: task, .. } in self.inner.records.all().await? {
+            if task.node == removed && task.state == TaskState::Running {
+                let reason = format!("node {removed} was removed while the task ran");
+                self.end(task.id, Err(Failure::Failed(reason))).await?;
+            }
+        }
         Ok(())
     }
 

@@ -4,13 +4,12 @@ use super::*;
 use crate::store::SqliteStore;
 
 fn tasks(directory: &std::path::Path) -> Tasks {
+    tasks_of("node1", directory, directory)
+}
+
+fn tasks_of(node: &str, directory: &std::path::Path, logs: &std::path::Path) -> Tasks {
     let store = SqliteStore::open(&directory.join("store.db")).unwrap();
-    Tasks::new(
-        "node1",
-        directory.to_owned(),
-        Arc::new(store),
-        Events::new("node1"),
-    )
+    Tasks::new(node, logs.to_owned(), Arc::new(store), Events::new(node))
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -66,6 +65,47 @@ async fn old_tasks_go_with_their_logs() {
     let left: Vec<Uuid> = left.iter().map(|task| task.id).collect();
     assert_eq!(left, [ids[3], ids[2]]);
     assert!(tasks.log(ids[0], 0).is_empty() && !tasks.log(ids[3], 0).is_empty());
+}
+
+#[tokio::test]
+async fn tasks_of_a_node_that_was_removed_end_and_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let theirs = tempfile::tempdir().unwrap();
+    let ours = tasks(directory.path());
+    let removed = tasks_of("node2", directory.path(), theirs.path());
+    let started = |tasks: &Tasks| {
+        let tasks = tasks.clone();
+        async move {
+            let work = |context: TaskContext| async move {
+                context.log("begun");
+                context.cancelled().await;
+                Ok(json!(null))
+            };
+            let subject = TaskSubject::node("web");
+            let begun = tasks.start(TaskKind::StartGuest, subject, "admin", work);
+            begun.await.unwrap().id
+        }
+    };
+    let lost = started(&removed).await;
+    let kept = started(&ours).await;
+    ours.fail_those_of("node2").await.unwrap();
+    let task = ours.get(lost).await.unwrap().unwrap();
+    assert_eq!(task.state, TaskState::Failed);
+    assert_eq!(
+        task.error.unwrap(),
+        "node node2 was removed while the task ran"
+    );
+    let running = ours.get(kept).await.unwrap().unwrap();
+    assert_eq!(running.state, TaskState::Running);
+
+    ours.prune(0).await.unwrap();
+    let left = ours.list().await.unwrap();
+    assert_eq!(left.iter().map(|task| task.id).collect::<Vec<_>>(), [kept]);
+    // A node's logs are its own, and nobody else's records keep them.
+    assert!(!ours.log(kept, 0).is_empty() && !removed.log(lost, 0).is_empty());
+    let next = tasks_of("node2", directory.path(), theirs.path());
+    next.prune(0).await.unwrap();
+    assert!(next.log(lost, 0).is_empty());
 }
 
 #[tokio::test]

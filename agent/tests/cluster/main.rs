@@ -14,3 +14,4 @@ mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod recovery;
+mod roles;

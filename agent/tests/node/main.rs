@@ -28,6 +28,7 @@ mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod refused;
+mod revocation;
 mod routed;
 mod silence;
 mod stall;

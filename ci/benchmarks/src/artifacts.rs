@@ -12,6 +12,10 @@ pub struct Artifacts {
     pub vmm: PathBuf,
     /// The guest.
     pub probe: PathBuf,
+    /// `pindahd`, the release build.
+    pub agent: PathBuf,
+    /// `pindah`, the release build.
+    pub cli: PathBuf,
     /// `target/ci/bench`: configurations and logs of the last runs.
     pub directory: PathBuf,
     /// Two benchmarks at once would measure each other.
@@ -37,6 +41,8 @@ impl Artifacts {
         Ok(Self {
             vmm: built(profile, "pindah-vmm")?,
             probe: built(profile, "pindah-probe")?,
+            agent: built(profile, "pindahd")?,
+            cli: built(profile, "pindah")?,
             directory,
             _lock: lock,
         })

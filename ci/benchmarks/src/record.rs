@@ -72,6 +72,18 @@ pub enum Metric {
     /// Processor time of both VMMs meanwhile, user and system, without what the guest used in as
     /// much time before.
     CpuS,
+    /// From a client's request for all guests to the end of the agent's answer.
+    ListMs,
+    /// The same by the command line, from its start to its end.
+    CliListMs,
+    /// From the start of the agent until it serves.
+    ServesMs,
+    /// Resident memory of a process; shared pages count whole.
+    RssMib,
+    /// The same, but a page that n processes share counts 1/n.
+    PssMib,
+    /// Processor time that the agent takes while nothing happens: 100 is one core.
+    CpuPercent,
 }
 
 impl Metric {
@@ -83,12 +95,15 @@ impl Metric {
             | Self::DowntimeMs
             | Self::BlackoutMs
             | Self::PingP50Ms
-            | Self::PingP99Ms => "ms",
-            Self::RssBeyondRamMib | Self::PssBeyondRamMib => "MiB",
+            | Self::PingP99Ms
+            | Self::ListMs
+            | Self::CliListMs
+            | Self::ServesMs => "ms",
+            Self::RssBeyondRamMib | Self::PssBeyondRamMib | Self::RssMib | Self::PssMib => "MiB",
             Self::ExitsPerS | Self::Iops | Self::PacketsPerS => "1/s",
             Self::MibPerS | Self::DirtiedMibPerS => "MiB/s",
             Self::LatencyP99Us => "us",
-            Self::ConvergedPercent | Self::PingLostPercent => "%",
+            Self::ConvergedPercent | Self::PingLostPercent | Self::CpuPercent => "%",
             Self::SentBytes => "B",
             Self::CpuS => "s",
         }
@@ -115,6 +130,12 @@ impl Metric {
             Self::PingLostPercent => "ping_lost_percent",
             Self::DirtiedMibPerS => "dirtied_mib_per_s",
             Self::CpuS => "cpu_s",
+            Self::ListMs => "list_ms",
+            Self::CliListMs => "cli_list_ms",
+            Self::ServesMs => "serves_ms",
+            Self::RssMib => "rss_mib",
+            Self::PssMib => "pss_mib",
+            Self::CpuPercent => "cpu_percent",
         }
     }
 
@@ -188,6 +209,12 @@ mod tests {
             Metric::PingLostPercent,
             Metric::DirtiedMibPerS,
             Metric::CpuS,
+            Metric::ListMs,
+            Metric::CliListMs,
+            Metric::ServesMs,
+            Metric::RssMib,
+            Metric::PssMib,
+            Metric::CpuPercent,
         ] {
             assert_eq!(serde_json::to_value(metric).unwrap(), metric.name());
         }

@@ -1,4 +1,4 @@
-//! A process's memory beyond its guest's RAM, from `/proc/PID/smaps` (proc(5)).
+//! A process's memory, of a VMM's that beyond its guest's RAM, from `/proc/PID/smaps` (proc(5)).
 
 use std::fs;
 
@@ -17,9 +17,9 @@ struct Mapping {
     pss: u64,
 }
 
-/// Bytes of memory of one or several processes, without the guest's RAM.
+/// Bytes of memory of one or several processes; of VMMs without the guest's RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Beyond {
+pub struct Resident {
     /// Resident pages; those shared with other processes count whole.
     pub rss: u64,
     /// Resident pages; one that n processes share counts 1/n.
@@ -30,13 +30,11 @@ pub struct Beyond {
 ///
 /// # Errors
 /// If a process is gone, or none of them has such a mapping.
-pub fn beyond_ram(processes: &[u32], ram: u64) -> Result<Beyond> {
-    let mut total = Beyond::default();
+pub fn beyond_ram(processes: &[u32], ram: u64) -> Result<Resident> {
+    let mut total = Resident::default();
     let mut found = false;
     for process in processes {
-        let path = format!("/proc/{process}/smaps");
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        let mappings = parse(&text).with_context(|| format!("parsing {path}"))?;
+        let mappings = mappings(*process)?;
         let guest = find_ram(&mappings, ram);
         found |= guest.is_some();
         for (index, mapping) in mappings.iter().enumerate() {
@@ -50,6 +48,25 @@ pub fn beyond_ram(processes: &[u32], ram: u64) -> Result<Beyond> {
         bail!("no mapping of {} MiB: where is the guest's RAM?", ram >> 20);
     }
     Ok(total)
+}
+
+/// Measures a process that is no VMM.
+///
+/// # Errors
+/// If it is gone.
+pub fn whole(process: u32) -> Result<Resident> {
+    let mut total = Resident::default();
+    for mapping in mappings(process)? {
+        total.rss += mapping.rss;
+        total.pss += mapping.pss;
+    }
+    Ok(total)
+}
+
+fn mappings(process: u32) -> Result<Vec<Mapping>> {
+    let path = format!("/proc/{process}/smaps");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    parse(&text).with_context(|| format!("parsing {path}"))
 }
 
 /// Index of the mapping that is the guest's RAM: of this size or, failing that, hardly larger.

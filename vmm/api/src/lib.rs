@@ -1,4 +1,5 @@
-//! Wire types of `pindah-vmm`: what a configuration file and the API socket say.
+//! Wire types of `pindah-vmm`: what a configuration file, the API socket and [`User`] on the command
+//! line say.
 //!
 //! These are plain data. `pindah-vmm` validates them once (`pindah_vmm::config`); the agent
 //! depends on this crate and never on the VMM itself. Units stand in the names of fields. What a
@@ -17,6 +18,7 @@ mod metrics;
 mod migration;
 pub mod report;
 mod request;
+mod user;
 
 pub use config::*;
 pub use cpu::*;
@@ -27,6 +29,7 @@ pub use info::*;
 pub use metrics::*;
 pub use migration::*;
 pub use request::*;
+pub use user::*;
 
 /// The OpenAPI 3.1 description of the API, as the VMM serves it.
 pub const OPENAPI: &str = include_str!("../openapi.json");

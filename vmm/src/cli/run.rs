@@ -13,12 +13,13 @@ use pindah_vmm::migration::jobs;
 use pindah_vmm::migration::priority::Priority;
 use pindah_vmm::migration::source::EncodingThread;
 use pindah_vmm::migration::worker::Migrator;
-use pindah_vmm::sandbox::{self, Landlock, SeccompMode, ThreadKind, User};
+use pindah_vmm::sandbox::{self, Landlock, SeccompMode, ThreadKind};
 use pindah_vmm::startup;
 use pindah_vmm::vm::Vm;
 use pindah_vmm::vm::machine::ExitReason;
 use pindah_vmm::vm::resources::Resources;
 use pindah_vmm::vm::termination::block_signals;
+use pindah_vmm_api::User;
 
 use super::end_file::EndFile;
 use super::guest::MachineArguments;

@@ -48,10 +48,10 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 
+use pindah_vmm_api::User;
 use thiserror::Error;
 
 pub use landlock::Landlock;
-pub use user::{ParseUserError, User};
 pub use violation::EXIT_CODE;
 
 /// The kinds of threads, each with a filter of its own.
@@ -251,7 +251,7 @@ pub fn restrict(
     set_no_new_privs().map_err(SandboxError::NoNewPrivs)?;
     capabilities::drop_ambient_and_bounding()?;
     if let Some(user) = user {
-        user.become_it()?;
+        user::become_user(user)?;
     }
     capabilities::drop_own()?;
     if mode != SeccompMode::Off {

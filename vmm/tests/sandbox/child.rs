@@ -10,7 +10,8 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
-use pindah_vmm::sandbox::{self, SeccompMode, ThreadKind, User};
+use pindah_vmm::sandbox::{self, SeccompMode, ThreadKind};
+use pindah_vmm_api::User;
 
 /// Written to standard error before the sandbox ends the process.
 pub const LAST_WORDS: &str = "last words\n";

@@ -69,18 +69,26 @@ pub struct MoveRequest {
     /// What becomes of a guest that writes faster than the link carries: `precopy` holds it,
     /// `hybrid` lets it run at the destination before all of its memory is there, and loses it if
     /// the link or this node fails meanwhile.
-    #[schema(value_type = String, example = "precopy")]
-    #[param(value_type = String, example = "precopy", required = false)]
+    #[schema(value_type = String, example = "precopy", pattern = "^(precopy|hybrid)$")]
+    #[param(
+        value_type = String,
+        example = "precopy",
+        pattern = "^(precopy|hybrid)$",
+        required = false
+    )]
     pub mode: MigrationMode,
     /// Stop the guest only when it is predicted to stand no longer than this, in milliseconds, 1
     /// to 60000; absent: 25.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 60_000)]
     pub downtime_target_ms: Option<u64>,
     /// Give up when the switchover has not come by then, in seconds, 1 to 86400; absent: 600.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86_400)]
     pub timeout_s: Option<u64>,
     /// Send no more than this, in bytes a second, 64 KiB to 1 TiB; absent: as the link allows.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 65_536, maximum = 1_099_511_627_776u64)]
     pub bandwidth_bytes_per_s: Option<u64>,
     /// Move it although something that it uses stays behind: an interface on a node's own network
     /// keeps its address, which leads nowhere at the destination.

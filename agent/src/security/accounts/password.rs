@@ -5,7 +5,7 @@ use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, Salt
 
 use super::{AccountError, random};
 
-/// Longest password, in bytes.
+/// Longest password, in characters.
 pub(super) const PASSWORD_MAX: usize = 256;
 
 pub(super) fn hash(password: &str) -> Result<String, AccountError> {

@@ -49,6 +49,7 @@ impl Record for TokenRecord {
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
     /// What it is for: 1 to 63 lower-case letters, digits and hyphens.
+    #[schema(pattern = "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")]
     pub name: String,
     /// What it may do everywhere; absent: nothing but what `guests` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,19 +134,33 @@ impl Accounts {
             return Err(AccountError::Denied);
         }
         let token = record.value.token;
-        // What a login may do is what its user may now.
-        let grants = match login_of(&token.name) {
-            Some(user) => {
-                let user = self.users.get(user).await?;
-                user.ok_or(AccountError::Denied)?.value.user.grants
-            }
-            None => token.grants,
-        };
+        let grants = self.grants_of(&token).await?.ok_or(AccountError::Denied)?;
         Ok(Principal {
             user: token.name,
             grants,
             token: token.id,
         })
+    }
+
+    /// What the holder of the token with this id may do now. `None`: the token was revoked, or its
+    /// user deleted.
+    ///
+    /// # Errors
+    /// [`AccountError::Store`].
+    pub async fn current_grants(&self, id: &str) -> Result<Option<Grants>, AccountError> {
+        match self.tokens.get(id).await? {
+            Some(record) => self.grants_of(&record.value.token).await,
+            None => Ok(None),
+        }
+    }
+
+    /// What a login may do is what its user may now; `None`: that one is no more.
+    async fn grants_of(&self, token: &Token) -> Result<Option<Grants>, AccountError> {
+        let Some(user) = login_of(&token.name) else {
+            return Ok(Some(token.grants.clone()));
+        };
+        let user = self.users.get(user).await?;
+        Ok(user.map(|user| user.value.user.grants))
     }
 }
 

@@ -47,6 +47,7 @@ impl Record for UserRecord {
 #[serde(deny_unknown_fields)]
 pub struct NewUser {
     /// The name: 1 to 63 lower-case letters, digits and hyphens.
+    #[schema(pattern = "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")]
     pub name: String,
     /// What the user may do everywhere; absent: nothing but what `guests` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +56,7 @@ pub struct NewUser {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub guests: BTreeMap<Uuid, Role>,
     /// 10 to 256 characters.
+    #[schema(min_length = 10, max_length = 256)]
     pub password: String,
 }
 
@@ -66,7 +68,7 @@ impl Accounts {
     pub async fn create_user(&self, new: NewUser) -> Result<User, AccountError> {
         check_name(&new.name)?;
         let length = new.password.chars().count();
-        if length < PASSWORD_MIN || new.password.len() > PASSWORD_MAX {
+        if !(PASSWORD_MIN..=PASSWORD_MAX).contains(&length) {
             let must = "must have 10 to 256 characters";
             return Err(Invalid::text("password", "…", must).into());
         }
@@ -141,7 +143,7 @@ impl Accounts {
     /// # Errors
     /// [`AccountError::Denied`], [`AccountError::Store`].
     pub async fn login(&self, name: &str, password: String) -> Result<String, AccountError> {
-        let user = if is_label(name) && password.len() <= PASSWORD_MAX {
+        let user = if is_label(name) && password.chars().count() <= PASSWORD_MAX {
             self.users.get(name).await?.map(|stored| stored.value)
         } else {
             None

@@ -1,5 +1,6 @@
 //! What is measured. A further bench is a file here and a line in [`BENCHES`].
 
+mod agent;
 mod block;
 mod exits;
 mod memory;
@@ -56,10 +57,18 @@ pub const BENCHES: &[Bench] = &[
         thorough_runs: 5,
         quick_runs: 3,
     },
+    Bench {
+        name: AGENT,
+        cases: agent::cases,
+        thorough_runs: 3,
+        quick_runs: 2,
+    },
 ];
 
 /// The bench that has subjects of its own.
 pub const MIGRATE: &str = "migrate";
+/// The bench of the agent, which has no peer here.
+pub const AGENT: &str = "agent";
 
 /// In the order in which they are measured.
 pub type Cases = Vec<Box<dyn Case>>;

@@ -60,7 +60,12 @@ impl Subject for Pindah {
     }
 
     fn takes_part(&self, bench: &Bench) -> bool {
-        bench.name == crate::bench::MIGRATE || self.way == Way::Default
+        match bench.name {
+            crate::bench::MIGRATE => true,
+            // Of other builds there is the VMM only.
+            crate::bench::AGENT => self.name == super::PINDAH && self.way == Way::Default,
+            _ => self.way == Way::Default,
+        }
     }
 
     fn migrates(&self) -> Option<&dyn Migrates> {

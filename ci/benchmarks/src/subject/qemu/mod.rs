@@ -73,7 +73,7 @@ impl Subject for Qemu {
     }
 
     fn takes_part(&self, bench: &Bench) -> bool {
-        bench.name != crate::bench::MIGRATE
+        ![crate::bench::MIGRATE, crate::bench::AGENT].contains(&bench.name)
     }
 
     /// Disks: which way of asynchronous I/O is faster depends on host and file system. Cards: the
