@@ -89,7 +89,7 @@ pub trait Containment: Send + Sync {
 /// What this host offers.
 pub fn containment() -> Arc<dyn Containment> {
     if Path::new(BOOTED).is_dir() {
-        Arc::new(Scopes)
+        Arc::new(Scopes::of_host())
     } else {
         Arc::new(Cgroups::of_host())
     }
