@@ -27,6 +27,14 @@ const LESS_PATIENT: u32 = 5;
 const RETRY: Duration = Duration::from_millis(100);
 /// The agent's own unit.
 const AGENT: &str = "pindahd.service";
+/// What a guest uses of its host: as the host goes down its guests end first.
+const HOST: [&str; 5] = [
+    "local-fs.target",
+    "network.target",
+    "remote-fs.target",
+    "iscsid.service",
+    "open-iscsi.service",
+];
 /// What says that there is a unit of this name.
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 /// No limit: `CGROUP_WEIGHT_INVALID` and `USEC_INFINITY` of systemd.
@@ -177,6 +185,7 @@ fn properties(guest: &Contained<'_>) -> Vec<(&'static str, Value<'static>)> {
         ("PIDs", vec![guest.pid].into()),
         ("CollectMode", "inactive-or-failed".into()),
         ("Before", vec![AGENT].into()),
+        ("After", HOST.to_vec().into()),
         ("CPUAccounting", true.into()),
         ("MemoryAccounting", true.into()),
         ("TasksAccounting", true.into()),
