@@ -6,6 +6,7 @@
 //! its guests for crashes.
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use zbus::zvariant::{ObjectPath, OwnedObjectPath, Value};
 use super::containment::{Contained, Containment, ContainmentError};
 use crate::domain::CpuLimits;
 
+/// There if systemd is process 1 (sd_booted(3)).
+const BOOTED: &str = "/run/systemd/system";
 /// How long systemd may take, in all: guests wait for it when they start.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// By how much shorter that is when it has not answered before.
@@ -63,6 +66,9 @@ trait Manager {
         runtime: bool,
         properties: &[(&str, Value<'_>)],
     ) -> zbus::Result<()>;
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn system_state(&self) -> zbus::Result<String>;
 
     #[zbus(signal)]
     fn job_removed(
@@ -156,6 +162,33 @@ async fn contain(bus: Option<&Address>, guest: &Contained<'_>) -> Result<(), Con
         }
     }
     Err(ContainmentError::Silent)
+}
+
+/// Whether systemd is process 1.
+pub(super) fn is_booted() -> bool {
+    Path::new(BOOTED).is_dir()
+}
+
+/// Whether systemd is shutting the host down.
+pub async fn host_goes_down() -> bool {
+    if !is_booted() {
+        return false;
+    }
+    let state = async {
+        let connection = connect(None).await?;
+        ManagerProxy::new(&connection).await?.system_state().await
+    };
+    match timeout(PATIENCE, state).await {
+        Ok(Ok(state)) => state == "stopping",
+        Ok(Err(error)) => {
+            tracing::warn!("systemd does not say whether the host goes down: {error}");
+            false
+        }
+        Err(_) => {
+            tracing::warn!("systemd does not say whether the host goes down");
+            false
+        }
+    }
 }
 
 /// One connection a call: there are few, and the bus may be started anew between them.
