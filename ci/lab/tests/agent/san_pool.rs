@@ -9,12 +9,12 @@ use crate::node::{ACTION_LIMIT, Node};
 use crate::office::{Office, start_small, upload_small};
 
 /// What Debian's services have done on a server of flesh and blood. Each has a name of its own
-/// there.
+/// there. LVM leaves the names of its volumes to udev.
 fn prepare(node: &Node) -> Result<()> {
     let name = format!("iqn.2026-01.org.example:{}", node.name());
     let script = format!(
         "echo InitiatorName={name} >/etc/iscsi/initiatorname.iscsi && mkdir -p /run/lock && \
-         modprobe -a iscsi_tcp sd_mod dm_mod && iscsid"
+         modprobe -a iscsi_tcp sd_mod dm_mod && /usr/lib/systemd/systemd-udevd --daemon && iscsid"
     );
     node.server().check(&script).map(drop)
 }
