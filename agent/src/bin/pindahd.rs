@@ -75,7 +75,6 @@ async fn serve(config: &Config) -> anyhow::Result<Next> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("ending; guests run on");
     };
     Ok(node.until(end).await?)
 }

@@ -27,6 +27,7 @@ mod disk_record;
 mod ending;
 mod error;
 mod export;
+mod host_shutdown;
 mod intent;
 mod interface;
 mod limit_disk;

@@ -105,7 +105,10 @@ impl Guests {
                 };
                 match copied {
                     Ok(()) => {
-                        let switched = self.change_disk(uuid, id, Disk::switch_to_spare);
+                        let switched = self.change_disk(uuid, id, |disk| {
+                            disk.switch_to_spare();
+                            disk.size_mib = copy.size_mib;
+                        });
                         switched.await.map(|_| ())
                     }
                     Err(error) => Err(error),

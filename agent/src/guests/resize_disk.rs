@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Of a guest that runs the VMM grows the disk, and tells it; of one that is off `qemu-img` does. A
-//! disk has its old size or the new one, whatever comes in between.
+//! disk has its old size or the new one, whatever comes in between. One that is a block device grows
+//! first in either case, to a multiple of what its pool gives.
 
 use pindah_vmm_api::DeviceInfo;
 use serde_json::json;
@@ -44,7 +45,7 @@ impl Guests {
     ) -> Result<Task, GuestError> {
         let disk = self.growable(guest, id, to_mib)?;
         let pool = self.resources().pools.get(&disk.volume.pool).await?;
-        pool.require_disk_files()?;
+        let to_mib = pool.record().source.disk_size_mib(to_mib);
         pool.require_space(growth_need_mib(disk, to_mib)).await?;
         let operation = self.operate(guest)?;
         let (guests, uuid, id) = (self.clone(), guest.uuid, id.to_owned());
@@ -106,10 +107,11 @@ impl Guests {
         context: &TaskContext,
     ) -> Result<(), GuestError> {
         let grow = async {
+            let pool = self.resources().pools.get(&disk.volume.pool).await?;
             if self.status(guest.uuid).state.has_process() {
+                pool.grow_under_guest(guest.uuid, disk, to_mib).await?;
                 return self.grow_live(guest, disk, to_mib, context).await;
             }
-            let pool = self.resources().pools.get(&disk.volume.pool).await?;
             Ok(pool.grow_volume(guest.uuid, disk, to_mib).await?)
         };
         tokio::select! {
@@ -153,10 +155,19 @@ impl Guests {
         Ok(())
     }
 
-    /// Size that the disk has, in MiB, as its VMM or its file says.
+    /// Size that the disk has, in MiB, as its VMM or its file says. A block device keeps what it has
+    /// got.
     async fn disk_size_mib(&self, guest: &Guest, disk: &Disk) -> Result<u64, GuestError> {
-        if !self.status(guest.uuid).state.has_process() {
-            let pool = self.resources().pools.get(&disk.volume.pool).await?;
+        let runs = self.status(guest.uuid).state.has_process();
+        let pool = self.resources().pools.get(&disk.volume.pool).await?;
+        if let Some(size_mib) = pool.settle_block(guest.uuid, disk, runs).await? {
+            if runs {
+                let client = self.client(guest.uuid);
+                client.resize_disk(&disk.id, size_mib << 20).await?;
+            }
+            return Ok(size_mib);
+        }
+        if !runs {
             return Ok(pool.volume_size_mib(guest.uuid, disk).await?);
         }
         let devices = self.client(guest.uuid).info().await?.devices;

@@ -86,6 +86,16 @@ impl Guests {
         context: &TaskContext,
     ) -> Result<(), Failure> {
         self.want(guest.uuid, Wanted::Stopped).await?;
+        self.end_now(guest, deadline, context).await
+    }
+
+    /// The same, whatever is wanted of it. The caller holds the guest's operation.
+    pub(super) async fn end_now(
+        &self,
+        guest: &Guest,
+        deadline: Option<Duration>,
+        context: &TaskContext,
+    ) -> Result<(), Failure> {
         let machine = self.machine(guest.uuid);
         let before = machine.status().state;
         if !before.has_process() {

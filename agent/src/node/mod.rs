@@ -28,7 +28,7 @@ use crate::security::{
 };
 use crate::storage::{Pools, PoolsConfig, StorageError};
 use crate::store::{SqliteStore, Store, StoreError};
-use crate::supervisor::{Direct, VmmUserError, containment, vmm_user};
+use crate::supervisor::{Direct, VmmUserError, containment, host_goes_down, vmm_user};
 use crate::tasks::Tasks;
 use admin_context::AdminContext;
 use renewal::Renewal;
@@ -243,7 +243,8 @@ impl Node {
         })
     }
 
-    /// Serves until `end` does, or until the node must begin anew. Guests run on.
+    /// Serves until `end` does, or until the node must begin anew. Guests run on, unless the host goes
+    /// down.
     ///
     /// # Errors
     /// [`ServeError::Ended`].
@@ -256,6 +257,13 @@ impl Node {
             }
         };
         self.running.until(ended).await?;
+        if next == Next::End {
+            if host_goes_down().await {
+                self.site.guests.shut_down_with_host().await;
+            } else {
+                tracing::info!("ending; guests run on");
+            }
+        }
         let leave = async {
             match self.site.guests.pools_in_use().await {
                 Ok(used) => self.pools.leave(&used).await,

@@ -1,6 +1,7 @@
 //! Guests' disks that are block devices: made, filled, and active where they are needed.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ const BLKDISCARD: Program = Program {
     package: "util-linux",
 };
 /// How long a change of metadata may take: another node may be at it.
-const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 /// How much is zeroed at once, in bytes.
 const ZERO_BYTES: u64 = 256 << 20;
 
@@ -56,7 +57,8 @@ impl Pool {
         // Zeroes are the first half of it, if something follows.
         let share = if from.is_some() { 2 } else { 1 };
         let whole_mib = disk.size_mib.next_multiple_of(EXTENT_MIB);
-        zero(&path, whole_mib << 20, |percent| progress(percent / share)).await?;
+        let first_part = |percent| progress(percent / share);
+        zero(&path, 0..whole_mib << 20, first_part).await?;
         if let Some((from, copying)) = from {
             let second_half = |percent| progress(50 + percent / 2);
             qemu_img::convert(from, Target::Zeroed(&path), copying, second_half).await?;
@@ -67,7 +69,7 @@ impl Pool {
         Ok(())
     }
 
-    async fn sync_block(
+    pub(super) async fn sync_block(
         &self,
         group: &Arc<VolumeGroup>,
         path: PathBuf,
@@ -107,9 +109,9 @@ impl Pool {
         };
         let name = volume_name(guest, &disk.volume.file);
         let attach = |group: Arc<VolumeGroup>| group.attach(name);
-        self.on_group(group, CHANGE_DEADLINE, attach)
-            .await
-            .map(Some)
+        let attached = self.on_group(group, CHANGE_DEADLINE, attach).await?;
+        self.fill_growth(group, guest, disk).await?;
+        Ok(Some(attached))
     }
 
     /// Makes a guest's disk one that this node can open, until [`Self::detach`]: where the guest
@@ -148,12 +150,17 @@ impl Pool {
     }
 }
 
-/// Writes zeroes, or has the storage do that if it can.
-async fn zero(path: &Path, bytes: u64, mut progress: impl FnMut(u8)) -> Result<(), StorageError> {
+/// Writes zeroes to a range, in bytes, or has the storage do that if it can.
+pub(super) async fn zero(
+    path: &Path,
+    range: Range<u64>,
+    mut progress: impl FnMut(u8),
+) -> Result<(), StorageError> {
+    let bytes = range.end.saturating_sub(range.start);
     let mut done = 0;
     while done < bytes {
         let length = ZERO_BYTES.min(bytes - done);
-        let (offset, size) = (done.to_string(), length.to_string());
+        let (offset, size) = ((range.start + done).to_string(), length.to_string());
         let mut command = BLKDISCARD.command(&["-z", "-o", &offset, "-l", &size]);
         command.arg(path);
         let zeroed = BLKDISCARD.run(command, |_| true).await;

@@ -1,14 +1,16 @@
 //! An image, or a disk, on its way out.
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::activation::Attached;
 use super::directory::{Directory, open_plain};
-use super::pool::DEADLINE;
+use super::pool::{DEADLINE, Place};
 use super::pool_file::PoolFile;
 use super::{Pool, StorageError};
 use crate::domain::{Disk, FileName};
@@ -24,6 +26,8 @@ pub struct Download {
     file: PoolFile,
     bytes: u64,
     sent: u64,
+    /// What keeps it there until it is sent.
+    _attached: Option<Attached>,
 }
 
 impl Download {
@@ -43,8 +47,10 @@ impl Download {
     /// [`StorageError::BadImage`] if it needs other files; [`StorageError::Unfit`]; those of every
     /// look at a pool.
     pub async fn of_volume(pool: &Pool, guest: Uuid, disk: &Disk) -> Result<Self, StorageError> {
-        pool.require_disk_files()?;
         pool.require_whole_volume(guest, disk).await?;
+        if let Place::Volumes(_) = pool.place() {
+            return Self::of_block(pool, guest, disk).await;
+        }
         let file = disk.volume.file.clone();
         let describe = move |directory: &Directory| Ok(directory.volume(guest, &file)?.bytes);
         Self::begin(pool, pool.volume_path(guest, disk), describe).await
@@ -67,6 +73,28 @@ impl Download {
             file: PoolFile::new(pool, file),
             bytes,
             sent: 0,
+            _attached: None,
+        })
+    }
+
+    async fn of_block(pool: &Pool, guest: Uuid, disk: &Disk) -> Result<Self, StorageError> {
+        let attached = pool.attach_for_a_while(guest, disk).await?;
+        let path = pool.volume_path(guest, disk);
+        let opened = path.clone();
+        let open = move || {
+            let opened = File::open(&opened).and_then(|mut file| {
+                let bytes = file.seek(SeekFrom::End(0))?;
+                Ok((bytes, file))
+            });
+            opened.map_err(StorageError::io("read", &path))
+        };
+        let (bytes, file) = pool.on_open(DEADLINE, open).await?;
+        Ok(Self {
+            path: pool.volume_path(guest, disk),
+            file: PoolFile::new(pool, file),
+            bytes,
+            sent: 0,
+            _attached: attached,
         })
     }
 

@@ -38,6 +38,7 @@ pub(super) struct Group {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LogicalVolume {
     pub name: String,
+    pub tags: Vec<String>,
     /// In bytes.
     pub size: u64,
 }
@@ -74,7 +75,7 @@ pub(super) async fn group(device: &Path) -> Result<Option<Group>, String> {
         Ok(Group {
             size: number(&row.size)?,
             free: number(&row.free)?,
-            tags: row.tags.split(',').map(str::to_owned).collect(),
+            tags: tags(&row.tags),
             name: row.name,
         })
     });
@@ -86,12 +87,14 @@ pub(super) async fn group(device: &Path) -> Result<Option<Group>, String> {
 /// # Errors
 /// One line.
 pub(super) async fn volumes(device: &Path, group: &str) -> Result<Vec<LogicalVolume>, String> {
-    let arguments = [&["lvs"], &REPORT[..], &["-o", "lv_name,lv_size", group]].concat();
+    let columns = "lv_name,lv_tags,lv_size";
+    let arguments = [&["lvs"], &REPORT[..], &["-o", columns, group]].concat();
     let text = run(device, &arguments).await;
     let rows: Vec<VolumeRow> = rows(&text.map_err(|complaint| complaint.reason)?, "lv")?;
     let volume = |row: VolumeRow| {
         Ok(LogicalVolume {
             size: number(&row.size)?,
+            tags: tags(&row.tags),
             name: row.name,
         })
     };
@@ -114,6 +117,8 @@ struct GroupRow {
 struct VolumeRow {
     #[serde(rename = "lv_name")]
     name: String,
+    #[serde(rename = "lv_tags")]
+    tags: String,
     #[serde(rename = "lv_size")]
     size: String,
 }
@@ -123,6 +128,10 @@ fn rows<T: DeserializeOwned>(text: &str, kind: &str) -> Result<Vec<T>, String> {
     let parsed: Result<serde_json::Value, _> = serde_json::from_str(text);
     let rows = parsed.and_then(|report| serde_json::from_value(report["report"][0][kind].clone()));
     rows.map_err(|error| format!("lvm's report cannot be read: {error}"))
+}
+
+fn tags(text: &str) -> Vec<String> {
+    text.split(',').map(str::to_owned).collect()
 }
 
 fn number(text: &str) -> Result<u64, String> {

@@ -19,6 +19,7 @@
 //! Nothing here touches a pool's storage but through its gate, which has the deadlines.
 
 mod activation;
+mod block_growth;
 mod block_volume;
 mod changes;
 mod client_id;

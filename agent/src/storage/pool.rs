@@ -165,21 +165,6 @@ impl Pool {
         held
     }
 
-    /// Refuses a pool whose disks are no files: they neither grow nor are sent.
-    ///
-    /// # Errors
-    /// [`StorageError::Unfit`].
-    pub fn require_disk_files(&self) -> Result<(), StorageError> {
-        match self.place() {
-            Place::Files { .. } => Ok(()),
-            Place::Volumes(_) => Err(StorageError::Unfit {
-                pool: self.name().clone(),
-                reason: "keeps disks as volumes, which neither grow nor can be exported; move the \
-                         disk to another pool for that",
-            }),
-        }
-    }
-
     /// Looks at it from now on, until it is dropped.
     pub(super) fn keep_looking(&self) {
         let pool = Arc::downgrade(&self.inner);
@@ -284,6 +269,15 @@ impl Pool {
             work(directory)
         };
         self.on_any(deadline, verified).await
+    }
+
+    /// Works on a file of it that is open.
+    pub(super) async fn on_open<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        self.inner.gate.run(deadline, work).await
     }
 
     /// Does something with its files when it can be done, and waits for nothing.

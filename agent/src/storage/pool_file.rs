@@ -33,7 +33,7 @@ impl PoolFile {
         let Some(file) = self.file.clone() else {
             return Err(StorageError::Cancelled);
         };
-        self.pool.on_any(deadline, move |_| work(&file)).await
+        self.pool.on_open(deadline, move || work(&file)).await
     }
 }
 

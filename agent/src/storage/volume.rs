@@ -127,18 +127,37 @@ impl Pool {
     /// Makes a guest's disk, which nobody uses, larger.
     ///
     /// # Errors
-    /// [`StorageError`]; the disk then has its old size.
+    /// [`StorageError`]; a file then has its old size.
     pub async fn grow_volume(
         &self,
         guest: Uuid,
         disk: &Disk,
         to_mib: u64,
     ) -> Result<(), StorageError> {
-        self.require_disk_files()?;
         self.require_volume(guest, disk).await?;
+        if let Place::Volumes(group) = self.place() {
+            return self.grow_block(group, (guest, disk), to_mib, false).await;
+        }
         let path = self.volume_path(guest, disk);
         qemu_img::grow(&path, format_name(disk.format), to_mib << 20).await?;
         self.sync_volume(guest, disk).await
+    }
+
+    /// The same for the disk of a guest that runs, as far as its VMM cannot: it makes a file larger,
+    /// and no block device.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn grow_under_guest(
+        &self,
+        guest: Uuid,
+        disk: &Disk,
+        to_mib: u64,
+    ) -> Result<(), StorageError> {
+        match self.place() {
+            Place::Files { .. } => Ok(()),
+            Place::Volumes(group) => self.grow_block(group, (guest, disk), to_mib, true).await,
+        }
     }
 
     /// Size that a guest has of its disk, which nobody uses, in MiB: what its file says.
@@ -146,7 +165,6 @@ impl Pool {
     /// # Errors
     /// [`StorageError::QemuImg`], and those of every look at a pool.
     pub async fn volume_size_mib(&self, guest: Uuid, disk: &Disk) -> Result<u64, StorageError> {
-        self.require_disk_files()?;
         let file = disk.volume.file.clone();
         let look = move |directory: &Directory| directory.volume(guest, &file);
         let volume = self.on(DEADLINE, look).await?;

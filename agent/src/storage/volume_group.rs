@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::directory::Space;
 use super::iscsi::{IscsiTarget, LunDisk};
-use super::lvm::{self, Group};
+use super::lvm::{self, Group, LogicalVolume};
 use super::program::Program;
 use super::store_lock::StoreLock;
 use super::{StorageError, VolumeFile};
@@ -237,13 +237,27 @@ impl VolumeGroup {
         Path::new("/dev").join(&self.name).join(name)
     }
 
+    async fn logical_volumes(&self) -> Result<Vec<LogicalVolume>, StorageError> {
+        let volumes = lvm::volumes(&self.device()?, &self.name).await;
+        volumes.map_err(|reason| self.unavailable(reason))
+    }
+
+    /// A logical volume.
+    ///
+    /// # Errors
+    /// [`StorageError::NoVolume`], [`StorageError::Unavailable`].
+    pub(super) async fn logical_volume(&self, name: &str) -> Result<LogicalVolume, StorageError> {
+        let mut volumes = self.logical_volumes().await?.into_iter();
+        let volume = volumes.find(|volume| volume.name == name);
+        volume.ok_or_else(|| StorageError::NoVolume(self.path(name)))
+    }
+
     /// All guests' volumes, by guest.
     ///
     /// # Errors
     /// [`StorageError::Unavailable`].
     pub(super) async fn volumes(&self) -> Result<Vec<VolumeFile>, StorageError> {
-        let volumes = lvm::volumes(&self.device()?, &self.name).await;
-        let volumes = volumes.map_err(|reason| self.unavailable(reason))?;
+        let volumes = self.logical_volumes().await?;
         let guest_s = volumes.into_iter().filter_map(|volume| {
             let (guest, file) = volume.name.split_once('.')?;
             Some(VolumeFile {

@@ -8,7 +8,7 @@
 //! started, as libvirt and podman use it: one way to spawn and to adopt, with and without systemd.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,11 +16,8 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::cgroup::Cgroups;
-use super::systemd::Scopes;
+use super::systemd::{Scopes, is_booted};
 use crate::domain::CpuLimits;
-
-/// There if systemd is process 1 (sd_booted(3)).
-const BOOTED: &str = "/run/systemd/system";
 
 /// A guest's process, and what it may take.
 #[derive(Clone, Copy, Debug)]
@@ -88,8 +85,8 @@ pub trait Containment: Send + Sync {
 
 /// What this host offers.
 pub fn containment() -> Arc<dyn Containment> {
-    if Path::new(BOOTED).is_dir() {
-        Arc::new(Scopes)
+    if is_booted() {
+        Arc::new(Scopes::of_host())
     } else {
         Arc::new(Cgroups::of_host())
     }

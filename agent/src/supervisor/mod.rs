@@ -19,4 +19,5 @@ pub use containment::{Contained, Containment, ContainmentError, containment};
 pub use direct::{Direct, GuestProcess, Purpose, SpawnError};
 pub use find::find_process;
 pub use identity::Identity;
+pub use systemd::host_goes_down;
 pub use user::{VmmUserError, vmm_user};

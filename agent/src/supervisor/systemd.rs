@@ -6,23 +6,38 @@
 //! its guests for crashes.
 
 use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
+use zbus::Address;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath, Value};
 
 use super::containment::{Contained, Containment, ContainmentError};
 use crate::domain::CpuLimits;
 
-/// How long systemd may take, in all.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// There if systemd is process 1 (sd_booted(3)).
+const BOOTED: &str = "/run/systemd/system";
+/// How long systemd may take, in all: guests wait for it when they start.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// By how much shorter that is when it has not answered before.
+const LESS_PATIENT: u32 = 5;
 /// How long the scope of a process that has just ended is waited for.
 const RETRY: Duration = Duration::from_millis(100);
 /// The agent's own unit.
 const AGENT: &str = "pindahd.service";
+/// What a guest uses of its host: as the host goes down its guests end first.
+const HOST: [&str; 5] = [
+    "local-fs.target",
+    "network.target",
+    "remote-fs.target",
+    "iscsid.service",
+    "open-iscsi.service",
+];
 /// What says that there is a unit of this name.
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 /// No limit: `CGROUP_WEIGHT_INVALID` and `USEC_INFINITY` of systemd.
@@ -52,6 +67,9 @@ trait Manager {
         properties: &[(&str, Value<'_>)],
     ) -> zbus::Result<()>;
 
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn system_state(&self) -> zbus::Result<String>;
+
     #[zbus(signal)]
     fn job_removed(
         &self,
@@ -63,14 +81,36 @@ trait Manager {
 }
 
 /// The scopes of systemd's system instance.
-#[derive(Clone, Copy, Debug)]
-pub struct Scopes;
+#[derive(Debug)]
+pub struct Scopes {
+    /// Where it is; `None`: on the host's system bus.
+    bus: Option<Address>,
+    patience: Duration,
+    /// Whether it did not answer when it was asked last.
+    silent: AtomicBool,
+}
+
+impl Scopes {
+    /// Those of this host.
+    pub fn of_host() -> Self {
+        Self {
+            bus: None,
+            patience: PATIENCE,
+            silent: AtomicBool::new(false),
+        }
+    }
+}
 
 #[async_trait]
 impl Containment for Scopes {
     async fn contain(&self, guest: &Contained<'_>) -> Result<(), ContainmentError> {
-        let deadline = Instant::now() + DEADLINE;
-        let contained = timeout_at(deadline, contain(guest)).await;
+        let patience = if self.silent.load(Ordering::Relaxed) {
+            self.patience / LESS_PATIENT
+        } else {
+            self.patience
+        };
+        let contained = timeout(patience, contain(self.bus.as_ref(), guest)).await;
+        self.silent.store(contained.is_err(), Ordering::Relaxed);
         contained.unwrap_or(Err(ContainmentError::Silent))
     }
 
@@ -78,15 +118,14 @@ impl Containment for Scopes {
     async fn release(&self, _: Uuid) {}
 }
 
-/// One connection a call: there are few, and the bus may be started anew between them.
-async fn contain(guest: &Contained<'_>) -> Result<(), ContainmentError> {
+async fn contain(bus: Option<&Address>, guest: &Contained<'_>) -> Result<(), ContainmentError> {
     let failed = |action| {
         move |source: zbus::Error| ContainmentError::Systemd {
             action,
             source: Box::new(source),
         }
     };
-    let connection = zbus::Connection::system().await;
+    let connection = connect(bus).await;
     let connection = connection.map_err(failed("answer on the system bus"))?;
     let manager = ManagerProxy::new(&connection).await;
     let manager = manager.map_err(failed("answer on the system bus"))?;
@@ -125,6 +164,42 @@ async fn contain(guest: &Contained<'_>) -> Result<(), ContainmentError> {
     Err(ContainmentError::Silent)
 }
 
+/// Whether systemd is process 1.
+pub(super) fn is_booted() -> bool {
+    Path::new(BOOTED).is_dir()
+}
+
+/// Whether systemd is shutting the host down.
+pub async fn host_goes_down() -> bool {
+    if !is_booted() {
+        return false;
+    }
+    let state = async {
+        let connection = connect(None).await?;
+        ManagerProxy::new(&connection).await?.system_state().await
+    };
+    match timeout(PATIENCE, state).await {
+        Ok(Ok(state)) => state == "stopping",
+        Ok(Err(error)) => {
+            tracing::warn!("systemd does not say whether the host goes down: {error}");
+            false
+        }
+        Err(_) => {
+            tracing::warn!("systemd does not say whether the host goes down");
+            false
+        }
+    }
+}
+
+/// One connection a call: there are few, and the bus may be started anew between them.
+async fn connect(bus: Option<&Address>) -> zbus::Result<zbus::Connection> {
+    let builder = match bus {
+        Some(address) => zbus::connection::Builder::address(address.clone()),
+        None => zbus::connection::Builder::system(),
+    };
+    builder?.build().await
+}
+
 fn unit_name(uuid: Uuid) -> String {
     format!("pindah-guest-{uuid}.scope")
 }
@@ -143,6 +218,7 @@ fn properties(guest: &Contained<'_>) -> Vec<(&'static str, Value<'static>)> {
         ("PIDs", vec![guest.pid].into()),
         ("CollectMode", "inactive-or-failed".into()),
         ("Before", vec![AGENT].into()),
+        ("After", HOST.to_vec().into()),
         ("CPUAccounting", true.into()),
         ("MemoryAccounting", true.into()),
         ("TasksAccounting", true.into()),
@@ -157,4 +233,62 @@ fn limits(limits: CpuLimits) -> Vec<(&'static str, Value<'static>)> {
         ("CPUWeight", limits.weight.unwrap_or(UNLIMITED).into()),
         ("CPUQuotaPerSecUSec", quota_us.unwrap_or(UNLIMITED).into()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::time::Instant;
+
+    use super::*;
+
+    /// How the call ended, and how long it took.
+    async fn ask(scopes: &Scopes) -> (Result<(), ContainmentError>, Duration) {
+        let begun = Instant::now();
+        let guest = Contained {
+            uuid: Uuid::nil(),
+            name: "web",
+            pid: std::process::id(),
+            limits: CpuLimits::default(),
+        };
+        (scopes.contain(&guest).await, begun.elapsed())
+    }
+
+    #[tokio::test]
+    async fn silent_bus_is_waited_for_in_full_once_and_asked_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bus");
+        // It takes connections, and says nothing.
+        let listener = UnixListener::bind(&path).unwrap();
+        let scopes = Scopes {
+            bus: Some(format!("unix:path={}", path.display()).parse().unwrap()),
+            patience: Duration::from_secs(2),
+            ..Scopes::of_host()
+        };
+        let (first, waited) = ask(&scopes).await;
+        assert!(matches!(first, Err(ContainmentError::Silent)), "{first:?}");
+        assert!(waited >= scopes.patience, "{waited:?}");
+        let (second, waited) = ask(&scopes).await;
+        assert!(
+            matches!(second, Err(ContainmentError::Silent)),
+            "{second:?}"
+        );
+        assert!(waited < scopes.patience, "{waited:?}");
+
+        // One that is not there says so, and whoever comes back has its time again.
+        drop(listener);
+        let (third, _) = ask(&scopes).await;
+        assert!(
+            matches!(third, Err(ContainmentError::Systemd { .. })),
+            "{third:?}"
+        );
+        fs::remove_file(&path).unwrap();
+        let _listener = UnixListener::bind(&path).unwrap();
+        let (fourth, waited) = ask(&scopes).await;
+        assert!(
+            matches!(fourth, Err(ContainmentError::Silent)),
+            "{fourth:?}"
+        );
+        assert!(waited >= scopes.patience, "{waited:?}");
+    }
 }

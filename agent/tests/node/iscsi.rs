@@ -275,6 +275,35 @@ async fn guest_s_disk_is_a_volume_that_is_active_while_it_runs() {
     san.wait_active(&[]).await;
     san.move_disk("san").await;
 
+    // It grows by whole extents, and shows nothing of what is left there.
+    let said = san
+        .agent
+        .must(&["guest", "disk", "resize", "web", "disk0", "9M"]);
+    expected.resize(12 << 20, 0);
+    assert_eq!(san.agent.guest("web").await.disks[0].size_mib, 12, "{said}");
+    let exported = san.agent.path("exported");
+    let to = exported.to_str().unwrap();
+    san.agent.must(&["guest", "export", "web", to]);
+    assert!(
+        fs::read(&exported).unwrap() == expected,
+        "it is not all there"
+    );
+    san.wait_active(&[]).await;
+    let changes = san.said("changes");
+    for change in ["--addtag pindah.from.8", "--deltag pindah.from.8"] {
+        assert!(changes.contains(change), "{changes}");
+    }
+
+    // What comes from elsewhere has the size that it takes here.
+    let spec = json!({ "name": "odd", "memory_mib": 64, "interfaces": [],
+        "disks": [{ "size_mib": 5, "format": "raw" }] });
+    let task = san.agent.begin(Method::POST, "/guests", Some(&spec)).await;
+    assert_eq!(task.state, TaskState::Done, "{task:?}");
+    san.agent
+        .must(&["guest", "disk", "move", "odd", "disk0", "--pool", "san"]);
+    assert_eq!(san.agent.guest("odd").await.disks[0].size_mib, 8);
+    san.agent.must(&["guest", "delete", "odd", "--yes"]);
+
     // Larger than all that is left.
     let spec = json!({ "name": "db", "memory_mib": 64, "interfaces": [],
         "disks": [{ "size_mib": 200, "pool": "san" }] });

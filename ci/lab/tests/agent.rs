@@ -21,6 +21,8 @@ mod san_pool;
 mod site;
 #[path = "agent/stall.rs"]
 mod stall;
+#[path = "agent/unit.rs"]
+mod unit;
 
 /// Servers use up the host: one site at a time.
 static TURN: Mutex<()> = Mutex::new(());

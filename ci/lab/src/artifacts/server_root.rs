@@ -10,16 +10,26 @@ use super::debian::{Kernel, MIRROR, bootstrap};
 use super::disks::{make_ext4, write_program};
 
 const INIT: &str = include_str!("../../assets/server-init");
+/// What systemd is to start, and what it is not.
+const AGENT_UNIT: &str = include_str!("../../assets/lab-agent.service");
+const MASKED: [&str; 2] = ["etcd.service", "serial-getty@ttyS0.service"];
 
-const PACKAGES: &str = "busybox-static,curl,dnsmasq-base,e2fsprogs,etcd-server,iproute2,\
+const PACKAGES: &str = "busybox-static,curl,dbus,dnsmasq-base,e2fsprogs,etcd-server,iproute2,\
                         iputils-ping,kmod,lvm2,nfs-common,nftables,open-iscsi,procps,\
-                        qemu-utils,seabios,socat";
+                        qemu-utils,seabios,socat,systemd-sysv,udev";
 
 /// Room for what tests write; the file is sparse.
 const SIZE_MIB: u64 = 6144;
 
 pub(super) fn make(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
-    let inputs = (PACKAGES, INIT, kernel, SIZE_MIB, MIRROR);
+    let inputs = (
+        PACKAGES,
+        INIT,
+        (AGENT_UNIT, MASKED),
+        kernel,
+        SIZE_MIB,
+        MIRROR,
+    );
     let directory = cache.get("server-root", &inputs, |path| {
         let root = path.join("root");
         bootstrap("trixie", "minbase", PACKAGES, &root, &[])?;
@@ -27,6 +37,14 @@ pub(super) fn make(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
             fs::create_dir_all(root.join(directory))?;
         }
         write_program(&root.join("lab/init"), INIT)?;
+        let unit = root.join("etc/systemd/system/lab-agent.service");
+        fs::write(unit, AGENT_UNIT)?;
+        let systemctl = |action: &str, units: &[&str]| {
+            let arguments = [&[text(&root), "systemctl", action], units].concat();
+            run("chroot", &arguments)
+        };
+        systemctl("enable", &["lab-agent.service"])?;
+        systemctl("mask", &MASKED)?;
         let modules = root.join("usr/lib/modules");
         fs::create_dir_all(&modules)?;
         run("cp", &["-a", text(&kernel.modules), text(&modules)])?;

@@ -3,7 +3,7 @@
 //! ```text
 //! pindah-lab demo [--host|--lab|--keep]  show what Pindah does (ci/demo)
 //! pindah-lab make                        make all artifacts
-//! pindah-lab shell [MIB]                 start a server and read commands for it, a line each
+//! pindah-lab shell [--systemd] [MIB]     start a server and read commands for it, a line each
 //! ```
 
 use std::io::{BufRead, IsTerminal, Write};
@@ -22,16 +22,25 @@ fn main() -> Result<()> {
         ["demo", "--host"] => demo::show(Place::Host, false),
         ["demo", "--lab"] => demo::show(Place::Lab, false),
         ["make"] => Artifacts::new()?.make_all(),
-        ["shell"] => shell(2048),
-        ["shell", memory] => shell(memory.parse()?),
-        _ => bail!("usage: pindah-lab demo [--host|--lab|--keep] | make | shell [MIB]"),
+        ["shell", rest @ ..] => {
+            let (systemd, memory) = match rest {
+                ["--systemd", memory @ ..] => (true, memory),
+                memory => (false, memory),
+            };
+            shell(systemd, memory.first().map_or(Ok(2048), |mib| mib.parse())?)
+        }
+        _ => bail!("usage: pindah-lab demo [--host|--lab|--keep] | make | shell [--systemd] [MIB]"),
     }
 }
 
-fn shell(memory_mib: u32) -> Result<()> {
+fn shell(systemd: bool, memory_mib: u32) -> Result<()> {
     let lab = Lab::new("shell")?;
     let start = Instant::now();
-    let server = lab.server("a").memory_mib(memory_mib).start()?;
+    let mut server = lab.server("a").memory_mib(memory_mib);
+    if systemd {
+        server = server.systemd();
+    }
+    let server = server.start()?;
     eprintln!(
         "server a is up after {:.1} s",
         start.elapsed().as_secs_f64()

@@ -26,6 +26,7 @@ pub struct ServerBuilder<'a> {
     name: String,
     memory_mib: u32,
     cpu_model: String,
+    systemd: bool,
     disks: Vec<Disk>,
     port: Option<Port>,
 }
@@ -37,6 +38,7 @@ impl<'a> ServerBuilder<'a> {
             name: name.to_string(),
             memory_mib: 1024,
             cpu_model: "max".to_string(),
+            systemd: false,
             disks: Vec::new(),
             port: None,
         }
@@ -52,6 +54,13 @@ impl<'a> ServerBuilder<'a> {
     /// (`EPYC,+svm,+npt`) for `/dev/kvm` to work.
     pub fn cpu_model(mut self, model: &str) -> Self {
         self.cpu_model = model.to_string();
+        self
+    }
+
+    /// systemd starts it, with udev and D-Bus, as an installed Debian has them; unless this is said
+    /// it starts in a few seconds, with the agent and nothing else.
+    pub fn systemd(mut self) -> Self {
+        self.systemd = true;
         self
     }
 
@@ -101,6 +110,7 @@ impl<'a> ServerBuilder<'a> {
             name: &self.name,
             memory_mib: self.memory_mib,
             cpu_model: &self.cpu_model,
+            systemd: self.systemd,
             kernel: &kernel.image,
             initrd: &artifacts.server_initramfs()?,
             root: &artifacts.server_root()?,

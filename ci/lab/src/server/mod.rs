@@ -210,6 +210,18 @@ impl Server {
         self.machine().kill();
     }
 
+    /// Waits until it has switched itself off.
+    ///
+    /// # Errors
+    /// If it does not within `limit`.
+    pub fn wait_off(&self, limit: Duration) -> Result<()> {
+        let ended = self.machine().wait_until(Instant::now() + limit)?;
+        match ended {
+            Some(_) => Ok(()),
+            None => Err(self.explain(format!("is not off after {limit:?}"))),
+        }
+    }
+
     /// Process id of the machine on the host, to stop and continue it.
     pub fn machine_id(&self) -> u32 {
         self.machine().id()

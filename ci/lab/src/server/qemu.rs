@@ -23,6 +23,7 @@ pub(super) struct Machine<'a> {
     pub name: &'a str,
     pub memory_mib: u32,
     pub cpu_model: &'a str,
+    pub systemd: bool,
     pub kernel: &'a Path,
     pub initrd: &'a Path,
     pub root: &'a Path,
@@ -64,8 +65,10 @@ impl Machine<'_> {
     }
 
     fn add_boot(&self, qemu: &mut Command) {
+        let systemd = if self.systemd { " lab.systemd" } else { "" };
         let line = format!(
-            "console=ttyS0 quiet panic=-1 root=/dev/vda rw init=/lab/init lab.name={} lab.address={}",
+            "console=ttyS0 quiet panic=-1 root=/dev/vda rw init=/lab/init lab.name={} \
+             lab.address={}{systemd}",
             self.name, self.port.address
         );
         qemu.arg("-kernel").arg(self.kernel);

@@ -5,7 +5,7 @@ use pindah_lab::nas::EXPORT;
 use pindah_lab::network::HOST_ADDRESS;
 
 use crate::node::{ACTION_LIMIT, Node};
-use crate::office::{Office, create_small, start_small};
+use crate::office::{Office, create_small, start_small, upload_small};
 
 /// What must be said of the mount in `/proc/mounts`.
 const OPTIONS: [&str; 8] = [
@@ -70,7 +70,7 @@ fn nas_is_one_pool_for_both_nodes() {
     assert_ne!(client_id(first).unwrap(), client_id(second).unwrap());
 
     // What comes by one node is there on the other one.
-    office.upload_small(second, "nas").unwrap();
+    upload_small(&office.lab, second, "nas").unwrap();
     create_small(second, "web", "node1", "nas").unwrap();
     let mut console = start_small(first, "web").unwrap();
     let write = "head -c 1000000 /dev/urandom >/root/data && sync && echo 3 >/proc/sys/vm/drop_caches \

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use pindah_lab::guest::Console;
 use pindah_lab::network::{HOST_ADDRESS, Port};
-use pindah_lab::{Lab, Process, Server};
+use pindah_lab::{Lab, Process, Server, repository};
 use serde_json::Value;
 
 /// What takes moments on an idle host.
@@ -18,6 +18,14 @@ const MEMORY_MIB: u32 = 1024;
 /// Room for an image and a disk made from it.
 const STATE_BYTES: u64 = 4 << 30;
 const LOG: &str = "/var/lib/pindah/pindahd.log";
+/// What the image has beside the programs, in `image/extra`.
+const UNIT: [&str; 2] = [
+    "/usr/lib/systemd/system/pindahd.service",
+    "/usr/lib/sysusers.d/pindah.conf",
+];
+/// What puts the rest of it where the image has it.
+const INSTALL: &str = "cp /lab/bin/pindahd /lab/bin/pindah /lab/bin/pindah-vmm /usr/bin/ && \
+                       systemd-sysusers && systemctl daemon-reload";
 /// What the agent's answer to a request costs: its status, and how long it took, in seconds.
 const ASK: &str = "token=$(sed -n 's/.*\"token\": *\"\\([^\"]*\\)\".*/\\1/p' /var/lib/pindah/admin.json); \
                    curl -sSk --max-time 60 -o /dev/null -w '%{http_code} %{time_total}' \
@@ -29,12 +37,29 @@ pub struct Node {
     state: PathBuf,
     port: Option<Port>,
     server: Option<Server>,
-    agent: Option<Process>,
+    agent: Agent,
+}
+
+/// Who starts the agent.
+enum Agent {
+    /// The harness; absent: it does not run.
+    Ours(Option<Process>),
+    /// systemd, by the image's unit.
+    Unit,
 }
 
 impl Node {
     /// With the agent running. Its clock is ahead by as many seconds.
     pub fn new(lab: &Lab, name: &str, clock_ahead_s: u32) -> Result<Self> {
+        Self::start(lab, name, Agent::Ours(None), clock_ahead_s)
+    }
+
+    /// Started by systemd, as is the agent.
+    pub fn with_systemd(lab: &Lab, name: &str) -> Result<Self> {
+        Self::start(lab, name, Agent::Unit, 0)
+    }
+
+    fn start(lab: &Lab, name: &str, agent: Agent, clock_ahead_s: u32) -> Result<Self> {
         let state = lab.directory().join(format!("{name}.raw"));
         File::create(&state)?.set_len(STATE_BYTES)?;
         let mut node = Self {
@@ -42,7 +67,7 @@ impl Node {
             state,
             port: None,
             server: None,
-            agent: None,
+            agent,
         };
         node.boot(lab)?;
         let server = node.server();
@@ -66,7 +91,22 @@ impl Node {
     /// The power fails.
     pub fn lose_power(&mut self) {
         self.server().kill();
-        (self.agent, self.server) = (None, None);
+        self.is_off();
+    }
+
+    /// Somebody switches it off who has the right to, and waits for that.
+    pub fn shut_down(&mut self) -> Result<()> {
+        self.server().check("systemctl poweroff --no-block")?;
+        self.server().wait_off(ACTION_LIMIT)?;
+        self.is_off();
+        Ok(())
+    }
+
+    fn is_off(&mut self) {
+        self.server = None;
+        if let Agent::Ours(agent) = &mut self.agent {
+            *agent = None;
+        }
     }
 
     /// The power comes back, and the agent starts with the server.
@@ -81,12 +121,18 @@ impl Node {
         if let Some(port) = &self.port {
             server = server.port(port.clone());
         }
+        if matches!(self.agent, Agent::Unit) {
+            server = server.systemd();
+        }
         let server = server.kept_disk(&self.state).start()?;
         self.port = Some(server.port().clone());
         let names = format!("nameserver {HOST_ADDRESS}\n");
         server.put("/etc/resolv.conf", names.as_bytes())?;
-        // What udev does on a server of flesh and blood.
-        server.check("modprobe vhost_net")?;
+        match self.agent {
+            // What udev does on a server of flesh and blood.
+            Agent::Ours(_) => server.check("modprobe vhost_net").map(drop)?,
+            Agent::Unit => install(&server)?,
+        }
         self.server = Some(server);
         Ok(())
     }
@@ -98,17 +144,35 @@ impl Node {
 
     /// Starts the agent and waits until it serves.
     pub fn start_agent(&mut self) -> Result<()> {
+        if matches!(self.agent, Agent::Unit) {
+            // It serves when its unit has started.
+            self.systemctl("start pindahd")?;
+            return self.pindah("guest list").map(drop);
+        }
         let run = format!("exec pindahd >>{LOG} 2>&1");
-        self.agent = Some(self.server().spawn(&["sh", "-c", &run])?);
+        self.agent = Agent::Ours(Some(self.server().spawn(&["sh", "-c", &run])?));
         let listed = self
             .server()
             .wait_until("the agent", ACTION_LIMIT, "pindah guest list");
         self.explain(listed).map(drop)
     }
 
+    /// `systemctl` with these arguments, which must succeed; what it printed.
+    pub fn systemctl(&self, arguments: &str) -> Result<String> {
+        let command = format!("systemctl {arguments}");
+        let output = self.server().run_within(ACTION_LIMIT, &command);
+        let text = output.and_then(|output| Ok(output.ok()?.text().trim().to_owned()));
+        self.explain(text)
+    }
+
     /// Ends the agent as nobody would who means well.
     pub fn kill_agent(&mut self) -> Result<()> {
-        let agent = self.agent.take().context("the agent runs")?;
+        let Agent::Ours(agent) = &mut self.agent else {
+            return self
+                .systemctl("kill --kill-whom main --signal KILL pindahd")
+                .map(drop);
+        };
+        let agent = agent.take().context("the agent runs")?;
         agent.signal(Signal::SIGKILL)?;
         let ended = agent.wait(ACTION_LIMIT)?;
         ensure!(ended.status == 128 + 9, "it ended with {}", ended.status);
@@ -168,19 +232,38 @@ impl Node {
     /// Adds to an error what the agent has said last.
     pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| {
-            let log = self.server().run(&format!("tail -n 30 {LOG}"));
+            let log = match self.agent {
+                Agent::Ours(_) => format!("tail -n 30 {LOG}"),
+                Agent::Unit => "journalctl -b -n 60 --no-pager".to_owned(),
+            };
+            let log = self.server().run(&log);
             let log = log.map_or_else(|error| error.to_string(), |log| log.text().into_owned());
             error.context(format!("the agent's log on {} ends with\n{log}", self.name))
         })
     }
 }
 
+/// As the image has it.
+fn install(server: &Server) -> Result<()> {
+    for path in UNIT {
+        let from = repository().join("image/extra").join(&path[1..]);
+        let file = fs::read(&from).with_context(|| format!("reading {}", from.display()))?;
+        server.check(&format!("mkdir -p $(dirname {path})"))?;
+        server.put(path, &file)?;
+    }
+    server.check(INSTALL).map(drop)
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
+        let log = match self.agent {
+            Agent::Ours(_) => format!("cat {LOG}"),
+            Agent::Unit => "journalctl -b --no-pager".to_owned(),
+        };
         if let Some(server) = &self.server
-            && let Ok(log) = server.get(LOG)
+            && let Ok(log) = server.run(&log)
         {
-            let _ = fs::write(self.state.with_extension("agent.log"), log);
+            let _ = fs::write(self.state.with_extension("agent.log"), log.stdout);
         }
         // The logs stay, an image of some gigabytes need not.
         let _ = fs::remove_file(&self.state);

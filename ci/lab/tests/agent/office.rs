@@ -68,22 +68,22 @@ impl Office {
         wait_pool(first, "node1", "ready")?;
         wait_pool(second, "node2", "ready")
     }
+}
 
-    /// Uploads, at the node `by`, what [`create_small`] makes guests of.
-    pub fn upload_small(&self, by: &Node, pool: &str) -> Result<()> {
-        let artifacts = self.lab.artifacts();
-        let kernel = artifacts.kernel("6.12", Cloud)?;
-        for (path, name) in [
-            (&kernel.image, "vmlinuz"),
-            (&artifacts.guest_initramfs(&kernel)?, "initramfs"),
-            (&artifacts.guest_disk()?, "small.raw"),
-        ] {
-            let path = by.server().artifact(path);
-            let path = path.display();
-            by.pindah(&format!("image upload {path} --name {name} --pool {pool}"))?;
-        }
-        Ok(())
+/// Uploads, at the node `by`, what [`create_small`] makes guests of.
+pub fn upload_small(lab: &Lab, by: &Node, pool: &str) -> Result<()> {
+    let artifacts = lab.artifacts();
+    let kernel = artifacts.kernel("6.12", Cloud)?;
+    for (path, name) in [
+        (&kernel.image, "vmlinuz"),
+        (&artifacts.guest_initramfs(&kernel)?, "initramfs"),
+        (&artifacts.guest_disk()?, "small.raw"),
+    ] {
+        let path = by.server().artifact(path);
+        let path = path.display();
+        by.pindah(&format!("image upload {path} --name {name} --pool {pool}"))?;
     }
+    Ok(())
 }
 
 /// Waits until the node at `by` shows the pool of node `of` in this state.

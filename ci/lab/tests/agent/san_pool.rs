@@ -6,15 +6,15 @@ use pindah_lab::network::HOST_ADDRESS;
 use pindah_lab::san::{San, TARGET};
 
 use crate::node::{ACTION_LIMIT, Node};
-use crate::office::{Office, start_small};
+use crate::office::{Office, start_small, upload_small};
 
 /// What Debian's services have done on a server of flesh and blood. Each has a name of its own
-/// there.
+/// there. LVM leaves the names of its volumes to udev.
 fn prepare(node: &Node) -> Result<()> {
     let name = format!("iqn.2026-01.org.example:{}", node.name());
     let script = format!(
         "echo InitiatorName={name} >/etc/iscsi/initiatorname.iscsi && mkdir -p /run/lock && \
-         modprobe -a iscsi_tcp sd_mod dm_mod && iscsid"
+         modprobe -a iscsi_tcp sd_mod dm_mod && /usr/lib/systemd/systemd-udevd --daemon && iscsid"
     );
     node.server().check(&script).map(drop)
 }
@@ -79,7 +79,7 @@ fn full_lun_is_one_pool_for_both_nodes_and_guests_move_on_it() {
     let [first, second] = &office.nodes;
     for node in &office.nodes {
         prepare(node).unwrap();
-        office.upload_small(node, "local").unwrap();
+        upload_small(&office.lab, node, "local").unwrap();
     }
     first
         .pindah(&format!(
@@ -109,6 +109,10 @@ fn full_lun_is_one_pool_for_both_nodes_and_guests_move_on_it() {
     let write = "head -c 1000000 /dev/urandom >/root/data";
     run(&mut console, write).unwrap();
     let sum = run(&mut console, SUM).unwrap();
+    // Its disk has 64 MiB, and grows by whole extents under it.
+    second.pindah("guest disk resize web disk0 70M").unwrap();
+    let sectors = run(&mut console, "cat /sys/block/vda/size").unwrap();
+    assert_eq!(sectors, (72 * 2048).to_string());
     drop(console);
 
     first.pindah("guest migrate web --to node2").unwrap();

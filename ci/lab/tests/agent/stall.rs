@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use pindah_lab::guest::Console;
 
 use crate::node::{ACTION_LIMIT, Node};
-use crate::office::{Office, create_small, start_small, wait_pool};
+use crate::office::{Office, create_small, start_small, upload_small, wait_pool};
 
 /// Writes to the disk and verifies what comes back from it, for ever; counts its rounds, and notes
 /// what is wrong.
@@ -126,7 +126,7 @@ impl Scene {
         office.create_pool()?;
         let first = &office.nodes[0];
         for (pool, guest) in [("nas", "waits"), ("local", "runs")] {
-            office.upload_small(first, pool)?;
+            upload_small(&office.lab, first, pool)?;
             create_small(first, guest, "node1", pool)?;
         }
         let waits = Worker::start(first, "waits")?;
