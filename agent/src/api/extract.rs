@@ -8,7 +8,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use super::{ApiError, ErrorCode};
+use super::{ApiError, ErrorCode, objects};
 
 /// A JSON body.
 pub struct Body<T>(pub T);
@@ -17,10 +17,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        match axum::Json::<T>::from_request(request, state).await {
-            Ok(axum::Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(refused(&rejection)),
-        }
+        let body = axum::Json::from_request(request, state).await;
+        let axum::Json(value) = body.map_err(|rejection| refused(&rejection))?;
+        objects::from_value(value)
+            .map(Self)
+            .map_err(|error| ApiError::new(ErrorCode::InvalidValue, format!("the body: {error}")))
     }
 }
 
@@ -30,11 +31,6 @@ fn refused(rejection: &JsonRejection) -> ApiError {
             ErrorCode::UnsupportedMediaType,
             "a body must be JSON: send Content-Type: application/json (curl: --json)",
         ),
-        JsonRejection::JsonDataError(error) => {
-            let text = error.body_text();
-            let (_, reason) = text.split_once("target type: ").unwrap_or(("", &text));
-            ApiError::new(ErrorCode::InvalidValue, format!("the body: {reason}"))
-        }
         JsonRejection::BytesRejection(_)
             if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE =>
         {

@@ -25,6 +25,7 @@ mod metrics;
 mod migration;
 mod networks;
 mod nodes;
+mod objects;
 mod openapi;
 mod permit;
 mod pools;
