@@ -271,11 +271,12 @@ impl Window {
     }
 
     /// What the link carries, in bytes a second; `None` as long as it was never full: it may carry
-    /// more than what was sent.
+    /// more than what was sent. The fastest of late: a thread that waits for a processor makes it
+    /// look slower than it is.
     pub fn link_rate(&self) -> Option<u64> {
         match self.phase {
             Phase::Startup { .. } => None,
-            Phase::Steady | Phase::Probe { .. } => self.rate.smooth(),
+            Phase::Steady | Phase::Probe { .. } => self.rate.smooth().max(self.rate.recent()),
         }
     }
 
