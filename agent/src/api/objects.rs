@@ -1,7 +1,8 @@
 //! A JSON body as its description has it: a structure is an object.
 //!
 //! Serde takes a structure from an array of its fields, too, in their order. A client that sends
-//! one means something else, and the next version's order may be another.
+//! one means something else, and the next version's order may be another. The same holds for
+//! variants by their number.
 
 use serde::de::value::{MapAccessDeserializer, MapDeserializer, SeqDeserializer};
 use serde::de::{
@@ -76,6 +77,14 @@ impl<'de> Deserializer<'de> for Strict {
         }
     }
 
+    // Serde takes the number of a tagged variant, too.
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.0 {
+            Value::String(name) => visitor.visit_string(name),
+            other => Err(Error::invalid_type(unexpected(&other), &visitor)),
+        }
+    }
+
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.0 {
             Value::Null => visitor.visit_none(),
@@ -108,7 +117,7 @@ impl<'de> Deserializer<'de> for Strict {
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
-        unit_struct seq tuple tuple_struct identifier ignored_any
+        unit_struct seq tuple tuple_struct ignored_any
     }
 }
 
@@ -142,6 +151,13 @@ mod tests {
         Empty,
         Copy(String),
         Of { pool: String },
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(tag = "by", rename_all = "snake_case")]
+    enum Uplink {
+        None,
+        Bridge { name: String },
     }
 
     #[derive(Debug, PartialEq, Deserialize)]
@@ -190,6 +206,15 @@ mod tests {
         );
         let variant = refusal(json!({ "name": "web", "source": { "of": ["nas"] } }));
         assert!(variant.contains("invalid type: sequence"), "{variant}");
+    }
+
+    #[test]
+    fn variant_is_known_by_its_name_alone() {
+        let name = "br0".to_owned();
+        let bridge: Uplink = from_value(json!({ "by": "bridge", "name": "br0" })).unwrap();
+        assert_eq!(bridge, Uplink::Bridge { name });
+        let none = from_value::<Uplink>(json!({ "by": 0 })).unwrap_err();
+        assert!(none.to_string().starts_with("by: invalid type"), "{none}");
     }
 
     #[test]
