@@ -121,7 +121,7 @@ impl<'de> Deserializer<'de> for Strict {
     }
 }
 
-impl<'de> IntoDeserializer<'de, Error> for Strict {
+impl IntoDeserializer<'_, Error> for Strict {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
