@@ -241,6 +241,8 @@ impl Shared {
     }
 
     fn act(&self) -> Fate {
+        // First, since both sides may have ended before this thread goes on.
+        self.fired.store(true, Ordering::SeqCst);
         let fate = (self.action)();
         if fate == Fate::Cut {
             self.cut();
@@ -248,7 +250,6 @@ impl Shared {
         if fate == Fate::Stall {
             *lock(&self.stalled) = true;
         }
-        self.fired.store(true, Ordering::SeqCst);
         fate
     }
 }
