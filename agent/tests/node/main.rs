@@ -18,6 +18,7 @@ mod harness;
 mod interface_edit;
 mod interfaces;
 mod iscsi;
+mod killed;
 mod memory;
 mod metrics;
 mod network;
