@@ -7,6 +7,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::{ApiError, ErrorCode, objects};
 
@@ -17,8 +18,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let body = axum::Json::from_request(request, state).await;
-        let axum::Json(value) = body.map_err(|rejection| refused(&rejection))?;
+        let body = axum::Json::<Box<RawValue>>::from_request(request, state).await;
+        let axum::Json(text) = body.map_err(|rejection| refused(&rejection))?;
+        let value = serde_json::from_str(text.get()).map_err(|error| unreadable(&error))?;
         objects::from_value(value)
             .map(Self)
             .map_err(|error| ApiError::new(ErrorCode::InvalidValue, format!("the body: {error}")))
@@ -37,12 +39,15 @@ fn refused(rejection: &JsonRejection) -> ApiError {
             let message = format!("the body is too large: at most {} bytes", super::BODY_MAX);
             ApiError::new(ErrorCode::BodyTooLarge, message)
         }
-        other => {
-            let text = other.body_text();
-            let message = format!("the body cannot be read: {text}");
-            ApiError::new(ErrorCode::BadRequest, message)
-        }
+        other => unreadable(&other.body_text()),
     }
+}
+
+fn unreadable(why: &dyn Display) -> ApiError {
+    ApiError::new(
+        ErrorCode::BadRequest,
+        format!("the body cannot be read: {why}"),
+    )
 }
 
 /// A JSON body, or none at all.

@@ -37,6 +37,7 @@ const RULES: &[(&str, &str, Rule)] = &[
     ("get", "/api/v1/arrivals/{guest}/offer", Node),
     ("get", "/api/v1/cluster", Viewer),
     ("get", "/api/v1/cluster/backup", Admin),
+    ("get", "/api/v1/cluster/balance", Viewer),
     ("get", "/api/v1/cluster/clock", Viewer),
     ("get", "/api/v1/cluster/cpu", Viewer),
     ("post", "/api/v1/cluster/cpu/adopt", Admin),
