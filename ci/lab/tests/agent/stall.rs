@@ -1,10 +1,10 @@
-//! A NAS that stalls, restarts or is cut off: its guests wait for it, and nobody else.
+//! A NAS that stalls, restarts, is cut off or comes late: its guests wait for it, and nobody else.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use pindah_lab::guest::Console;
+use pindah_lab::guest::{BOOT_LIMIT, Console};
 
 use crate::node::{ACTION_LIMIT, Node};
 use crate::office::{Office, create_small, start_small, upload_small, wait_pool};
@@ -205,4 +205,55 @@ fn full_nas_that_restarts_or_is_cut_off_has_its_guests_afterwards() {
     let mut all = Scene::new("nas-cut").unwrap();
     all.restart().unwrap();
     all.cut().unwrap();
+}
+
+#[test]
+#[ignore = "lab"]
+fn full_nas_that_is_gone_keeps_nobody_from_stopping_a_guest_or_starting_a_node() {
+    let Scene {
+        mut office,
+        waits,
+        mut runs,
+    } = Scene::new("nas-gone").unwrap();
+    let first = &office.nodes[0];
+    office.nas.stall().unwrap();
+    is_seen(&office).unwrap();
+    let process = first.guest("waits").unwrap()["pid"].clone();
+    // It cannot end while the kernel waits for the NAS; said, and done as soon as it can.
+    let stop = first.server().run("pindah guest stop waits --force");
+    let said = stop.unwrap();
+    let error = said.error_text();
+    assert!(
+        said.status != 0 && error.contains("pool nas does not answer"),
+        "{error}"
+    );
+    first.wait_state("waits", "stopping").unwrap();
+    runs.wait_for_work(first).unwrap();
+    drop(waits);
+    office.nas.go_on().unwrap();
+    first.wait_state("waits", "stopped").unwrap();
+    first
+        .server()
+        .check(&format!("! ls -d /proc/{process}"))
+        .unwrap();
+    wait_pool(first, "node1", "ready").unwrap();
+    let waits = Worker::start(first, "waits").unwrap();
+
+    // The power fails, and the NAS takes longer than the node.
+    office.nas.lose_power();
+    office.nodes[0].lose_power();
+    drop((waits.console, runs.console));
+    office.nodes[0].power_on(&office.lab).unwrap();
+    let first = &office.nodes[0];
+    first
+        .wait_line("pool show nas", "^node1 *unavailable: .*cannot be mounted")
+        .unwrap();
+    first.wait_state("runs", "running").unwrap();
+    answers(first).unwrap();
+    office.nas.power_on(&office.lab).unwrap();
+    wait_pool(first, "node1", "ready").unwrap();
+    first.wait_state("waits", "running").unwrap();
+    let console = first.console("waits").unwrap();
+    let booted = { console }.wait_ready(BOOT_LIMIT);
+    first.explain(booted).unwrap();
 }
