@@ -4,6 +4,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::api_client::request;
 use super::harness::{DEADLINE, Guest, Setup, kvm_opens};
@@ -40,6 +41,15 @@ fn watch(guest: &Guest, enough: impl Fn(u64, u64) -> bool, check: impl Fn(u64, u
     }
 }
 
+/// A disk's table, with these limits.
+fn disk(directory: &TempDir, limits: &str) -> String {
+    let image = directory.path().join("disk.img");
+    let file = File::create(&image).expect("a file in a temporary directory");
+    file.set_len(16 * MIB).expect("a sparse file");
+    let image = image.display();
+    format!("[[disks]]\npath = '{image}'\nformat = 'raw'\n{limits}")
+}
+
 fn set_limits(guest: &Guest, limits: &Value) {
     let path = "/api/v1/disks/disk0/limits";
     let (status, answer) = request(&guest.path("api"), "PUT", path, Some(limits));
@@ -60,14 +70,8 @@ fn disk_keeps_to_its_limits_and_to_others_at_once() {
         return;
     }
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let image = directory.path().join("disk.img");
-    let file = File::create(&image).expect("a file in a temporary directory");
-    file.set_len(16 * MIB).expect("a sparse file");
-    let disk = format!(
-        "[[disks]]\npath = '{}'\nformat = 'raw'\n\
-         limits = {{ bandwidth_bytes_per_s = {MIB} }}",
-        image.display()
-    );
+    let limits = format!("limits = {{ bandwidth_bytes_per_s = {MIB} }}");
+    let disk = disk(&directory, &limits);
     let mut guest = Setup::new("ws_mib=4 blk=1 blk_op=verify blk_bs=65536 blk_qd=16 blk_s=0")
         .table(&disk)
         .start();
@@ -107,10 +111,7 @@ fn limits_that_cannot_be_are_refused_and_change_nothing() {
         return;
     }
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let image = directory.path().join("disk.img");
-    let file = File::create(&image).expect("a file in a temporary directory");
-    file.set_len(16 * MIB).expect("a sparse file");
-    let disk = format!("[[disks]]\npath = '{}'\nformat = 'raw'", image.display());
+    let disk = disk(&directory, "");
     let guest = Setup::new("ws_mib=4").table(&disk).start();
     let api = guest.path("api");
     set_limits(&guest, &json!({ "iops": 500 }));
