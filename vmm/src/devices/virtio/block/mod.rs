@@ -16,6 +16,7 @@
 
 mod alignment;
 mod bucket;
+mod cache;
 mod chain;
 mod config_space;
 mod disk;

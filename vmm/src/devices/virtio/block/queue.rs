@@ -19,14 +19,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
-};
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_AVAIL_F_NO_INTERRUPT};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::cache::CacheMode;
 use super::chain::{Chain, ChainError, Segment};
 use super::engine::{Completion, Engine};
 use super::request::{self, Action, Kind, Limits, Operation};
@@ -87,15 +86,6 @@ struct Active {
     answered: bool,
 }
 
-/// Who decides whether a write is answered before it is on stable storage (virtio 1.2, 5.2.5.2).
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum CacheMode {
-    Writeback,
-    Writethrough,
-    /// The `writeback` field of the configuration space.
-    Field,
-}
-
 /// Whether chains are taken off the available ring.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Taking {
@@ -106,19 +96,6 @@ enum Taking {
     Failed,
     /// The rings or a chain are broken: until a reset.
     Broken,
-}
-
-impl CacheMode {
-    fn negotiated(features: u64) -> Self {
-        let has = |bit: u32| features & 1 << bit != 0;
-        if has(VIRTIO_BLK_F_CONFIG_WCE) {
-            Self::Field
-        } else if has(VIRTIO_BLK_F_FLUSH) {
-            Self::Writeback
-        } else {
-            Self::Writethrough
-        }
-    }
 }
 
 impl QueueHandler {
@@ -542,18 +519,6 @@ fn is_nothing(operation: Operation, limits: Limits) -> bool {
     match operation.kind {
         Kind::Flush => limits.read_only,
         _ => operation.len == 0,
-    }
-}
-
-impl Shared {
-    fn needs_flush(&self, cache: CacheMode, operation: Operation) -> bool {
-        let writes = matches!(operation.kind, Kind::Write | Kind::WriteZeroes { .. });
-        writes
-            && match cache {
-                CacheMode::Writeback => false,
-                CacheMode::Writethrough => true,
-                CacheMode::Field => !self.writeback.load(Ordering::Acquire),
-            }
     }
 }
 
