@@ -15,9 +15,11 @@ type Vmm = pindah_vmm_api::DiskLimits;
 pub struct DiskLimits {
     /// Most bytes a second, 65536 (64 KiB) to 1099511627776 (1 TiB).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 65_536, maximum = 1_099_511_627_776_u64)]
     pub bandwidth_bytes_per_s: Option<u64>,
     /// Most requests a second, flushes and discards included, 10 to 1000000.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 10, maximum = 1_000_000)]
     pub iops: Option<u64>,
 }
 

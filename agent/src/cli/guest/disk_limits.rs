@@ -68,7 +68,10 @@ fn iops(text: &str) -> Result<Limit, String> {
         "none" => Ok(Limit(None)),
         number => match number.parse() {
             Ok(number) => Ok(Limit(Some(number))),
-            Err(_) => Err("must be a number from 10 to 1000000, or none".to_owned()),
+            Err(_) => {
+                let (least, most) = pindah_vmm_api::DiskLimits::IOPS.into_inner();
+                Err(format!("must be a number from {least} to {most}, or none"))
+            }
         },
     }
 }
