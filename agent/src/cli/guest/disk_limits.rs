@@ -66,13 +66,13 @@ fn bandwidth(text: &str) -> Result<Limit, String> {
 fn iops(text: &str) -> Result<Limit, String> {
     match text {
         "none" => Ok(Limit(None)),
-        number => match number.parse() {
-            Ok(number) => Ok(Limit(Some(number))),
-            Err(_) => {
+        number => number
+            .parse()
+            .map(|number| Limit(Some(number)))
+            .map_err(|_| {
                 let (least, most) = pindah_vmm_api::DiskLimits::IOPS.into_inner();
-                Err(format!("must be a number from {least} to {most}, or none"))
-            }
-        },
+                format!("must be a number from {least} to {most}, or none")
+            }),
     }
 }
 
