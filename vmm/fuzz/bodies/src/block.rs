@@ -200,16 +200,15 @@ fn assert_guard(image: &File) {
 fn read_one(driver: &mut Driver) {
     let mut header = [0; 16];
     header[8..].copy_from_slice(&(GUARD_AT / 512).to_le_bytes());
-    driver.poke(HEADERS, &header);
     let part = |address, len, writable| Buffer {
         address,
         len,
         writable,
     };
     let chain = [
-        part(HEADERS, 16, false),
-        part(DATA, 512, true),
-        part(DATA + 512, 1, true),
+        (part(HEADERS, 16, false), &header[..]),
+        (part(DATA, 512, true), &[]),
+        (part(DATA + 512, 1, true), &[]),
     ];
     assert_eq!(driver.assert_works(0, &chain), 513);
     let [data @ .., status]: [u8; 513] = driver.peek(DATA);

@@ -304,11 +304,15 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// After a reset the device must do a request as if nothing had been: the `buffers`, on queue
-    /// `index`. Returns the used length.
-    pub fn assert_works(&mut self, index: u16, buffers: &[Buffer]) -> u32 {
+    /// After a reset the device must do a request as if nothing had been: the buffers, each with
+    /// what is written to its start, on queue `index`. Returns the used length.
+    pub fn assert_works(&mut self, index: u16, request: &[(Buffer, &[u8])]) -> u32 {
         let calm = &mut Input::new(&[]);
         self.reset();
+        // Only now: until the reset the device may write to any of RAM, and give it back.
+        for (buffer, content) in request {
+            self.poke(buffer.address, content);
+        }
         let ring = Ring::new(index, QUEUE_SIZE);
         let rings = [ring.descriptors(), ring.available_ring(), ring.used_ring()];
         self.poke(ring.available_ring(), &[0; 4]);
@@ -316,7 +320,8 @@ impl<'a> Driver<'a> {
         self.negotiate(VERSION_1);
         self.enable(&ring, rings);
         let used = ring.used_ring();
-        self.push(calm, index.into(), buffers);
+        let buffers = request.iter().map(|(buffer, _)| *buffer);
+        self.push(calm, index.into(), &buffers.collect::<Vec<_>>());
         self.device.write(DEVICE_STATUS, &[0xf]);
         // Nothing is in flight any more when this returns.
         self.device.transport.pause();

@@ -127,13 +127,13 @@ pub fn run(data: &[u8]) {
     let saved = fixture.device.transport.save();
     saved.expect("a paused device can be saved");
     fixture.device.transport.resume();
-    driver.poke(DATA, &[0; HEADER_BYTES as usize + 60]);
     let packet = Buffer {
         address: DATA,
         len: HEADER_BYTES + 60,
         writable: false,
     };
-    assert_eq!(driver.assert_works(TRANSMIT, &[packet]), 0);
+    let content = [0; HEADER_BYTES as usize + 60];
+    assert_eq!(driver.assert_works(TRANSMIT, &[(packet, &content)]), 0);
 }
 
 fn frame(input: &mut Input) -> Vec<u8> {

@@ -69,16 +69,14 @@ pub fn run(data: &[u8]) {
     let saved = device.transport.save();
     saved.expect("a paused device can be saved");
     device.transport.resume();
-    // Text to the console, the last page of RAM four times to the balloon.
-    for word in 0..4 {
-        driver.poke(DATA + 4 * word, &0x3f_u32.to_le_bytes());
-    }
     let buffer = Buffer {
         address: DATA,
         len: 16,
         writable,
     };
-    let used = driver.assert_works(queue, &[buffer]);
+    // Text to the console, the last page of RAM four times to the balloon.
+    let content = 0x3f_u32.to_le_bytes().repeat(4);
+    let used = driver.assert_works(queue, &[(buffer, &content)]);
     assert!(used <= 16, "no more than there was room for");
 }
 
