@@ -9,3 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answers;
+pub mod disks;
+pub mod hardware;
+pub mod program;
+mod size;
