@@ -5,11 +5,15 @@
 //!              ├─> answers ─> disk ─> plan ─> steps ─> a disk that boots
 //! screens ─────┘
 //! ```
+//!
+//! What it asks of the live system, and what it leaves on the disk, is in [`install`].
 
 #![forbid(unsafe_code)]
 
 pub mod answers;
 pub mod disks;
+pub mod first_boot;
 pub mod hardware;
+pub mod install;
 pub mod program;
 mod size;

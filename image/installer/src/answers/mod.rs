@@ -19,6 +19,7 @@ pub use cluster::Cluster;
 pub use disk::{DiskWish, Pick};
 pub use end::End;
 pub use mistake::Mistake;
+pub(crate) use names::zone_is_in;
 pub use network::{Addressing, Network, Nic};
 pub use root::Root;
 
