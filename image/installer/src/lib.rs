@@ -12,8 +12,14 @@
 
 pub mod answers;
 pub mod disks;
+pub mod end;
 pub mod first_boot;
 pub mod hardware;
 pub mod install;
+pub mod log;
+pub mod machine;
 pub mod program;
+pub mod screens;
 mod size;
+pub mod turn;
+pub mod unattended;

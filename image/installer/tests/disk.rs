@@ -574,3 +574,71 @@ fn installed_disk_starts_by_bios_and_by_uefi() {
     let uefi = ["-bios", "/usr/share/ovmf/OVMF.fd"];
     starts(&disk, &uefi, wanted);
 }
+
+/// The program itself, as the console of an installing machine runs it.
+#[test]
+fn program_installs_by_an_answer_file_and_refuses_a_wrong_one() {
+    if !usable() {
+        return;
+    }
+    let Some(disk) = Loop::new() else { return };
+    let image = Image::new();
+    let directory = image.directory.path();
+    let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let (file, log) = (path("node.toml"), path("install.log"));
+    let (root, squashfs) = (path("root"), path("filesystem.squashfs"));
+    let install = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_pindah-install"))
+            .args([
+                "--answers",
+                &file,
+                "--log",
+                &log,
+                "--root",
+                &root,
+                "--squashfs",
+                &squashfs,
+            ])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    };
+    // The machine of the tests has no network card of its own everywhere.
+    let good = format!("end = 'shell'\n{}", answers(&disk.path, false));
+    let wrong = good.replace("node7", "Node 7");
+    let (done, said) = install(&wrong);
+    assert!(
+        !done && said.contains(&format!("{file}:2:13: host_name = \"Node 7\"")),
+        "{said}"
+    );
+    assert!(
+        fs::read_to_string(&log)
+            .unwrap()
+            .contains("node.toml:2:13: host_name")
+    );
+    let (done, said) = install(&good);
+    if said.contains("no card is seen") {
+        println!("skipped: this machine has no network card");
+        return;
+    }
+    assert!(done, "{said}");
+    for part in [
+        "which is blank",
+        "Copying the system",
+        "  100 %",
+        "node7 is installed",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(said.contains("answers at https://10.0.0.7:7480"), "{said}");
+    partitions_are_named(&disk);
+    let state = disk.part(2562, DISK_MIB - 1 - 2562);
+    let log = debugfs(state.path(), "cat /var/log/pindah-install.log");
+    assert!(log.contains("Making the state partition"), "{log}");
+    // Another console does not do it once more.
+    let (done, said) = install(&good);
+    assert!(done && !said.contains("Copying"), "{said}");
+}

@@ -16,12 +16,15 @@ use std::net::IpAddr;
 use std::path::Path;
 
 pub use cluster::Cluster;
+pub(crate) use cluster::{join_token, node_address};
 pub use disk::{DiskWish, Pick};
 pub use end::End;
 pub use mistake::Mistake;
-pub(crate) use names::zone_is_in;
+pub(crate) use names::{HOST_NAME_MUST, is_host_name, zone, zone_is_in};
 pub use network::{Addressing, Network, Nic};
+pub(crate) use network::{address, check_gateway, ip};
 pub use root::Root;
+pub(crate) use root::{password as hash, ssh_key};
 
 use file::AnswerFile;
 use mistake::Mistakes;

@@ -4,6 +4,7 @@ mod choose;
 mod probe;
 mod smart;
 
+pub(crate) use choose::check;
 pub use choose::{ChooseError, choose};
 pub use probe::list;
 pub use smart::Smart;
