@@ -7,6 +7,7 @@ mod download;
 mod grant;
 mod guest;
 mod image;
+mod install;
 mod man;
 mod network;
 mod node;
@@ -60,6 +61,9 @@ enum Noun {
     /// Images that disks are copied from, and kernels.
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Prepare the installation of servers.
+    #[command(subcommand)]
+    Install(install::InstallCommand),
     /// Where images and disks are kept.
     #[command(subcommand)]
     Pool(pool::PoolCommand),
@@ -122,6 +126,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Noun::Man { directory } = &arguments.noun {
         return man::write(Arguments::command(), directory);
     }
+    if let Noun::Install(command) = &arguments.noun {
+        return command.run();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -147,7 +154,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Noun::User(command) => command.run(&client, output).await,
             Noun::Top(arguments) => arguments.run(&client, output).await,
             Noun::Selftest(arguments) => arguments.run(&client, output).await,
-            Noun::Completions { .. } | Noun::Man { .. } => Ok(()),
+            Noun::Completions { .. } | Noun::Install(_) | Noun::Man { .. } => Ok(()),
         }
     })
 }
