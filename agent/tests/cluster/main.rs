@@ -4,6 +4,7 @@
 
 mod balance;
 mod cpu;
+mod drain;
 mod failure;
 mod formation;
 mod harness;
@@ -15,3 +16,4 @@ mod pools;
 mod programs;
 mod recovery;
 mod roles;
+mod traveller;
