@@ -197,6 +197,13 @@ impl Site {
         etcd.kill().expect("etcd can be killed");
     }
 
+    /// The same, if it has one.
+    pub fn kill_etcd_if_any(&self, number: usize) {
+        if let Some(etcd) = self.etcd(number) {
+            let _ = etcd.kill();
+        }
+    }
+
     /// How many etcds the node has.
     pub fn etcds(&self, number: usize) -> usize {
         count_processes("--data-dir", &self.state(number, "etcd/data"))

@@ -5,6 +5,7 @@
 mod balance;
 mod cpu;
 mod drain;
+mod entry;
 mod failure;
 mod formation;
 mod harness;
