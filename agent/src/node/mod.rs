@@ -178,6 +178,7 @@ impl Node {
             metrics: Metrics::default(),
         });
         guests.recover(state.host_restarted()?).await?;
+        tokio::spawn(guests.clone().resume_drain());
         tokio::spawn(guests.clone().keep_console_logs_short());
         tokio::spawn(tasks.clone().keep_few());
         let (metrics, interval) = (guests.metrics().clone(), config.metrics_interval);

@@ -262,6 +262,21 @@ impl Site {
         ip(&["-n", &self.hub, "link", "set", &port, "up"]);
     }
 
+    /// Lets its link carry no more than this in either direction, as `tc` writes it.
+    pub fn slow(&self, number: usize, rate: &str) {
+        let port = format!("port{number}");
+        for (namespace, link) in [(self.namespace(number), "eth0"), (&self.hub, &port)] {
+            let limit = ["qdisc", "replace", "dev", link, "root", "tbf", "rate", rate];
+            let status = Command::new("tc")
+                .args(["-n", namespace])
+                .args(limit)
+                .args(["burst", "64kb", "latency", "100ms"])
+                .status();
+            let status = status.expect("tc starts");
+            assert!(status.success(), "tc on {link}: {status}");
+        }
+    }
+
     /// `pindah`, as root on the node.
     pub fn command(&self, number: usize, arguments: &[&str]) -> Command {
         let mut command = Command::new("ip");
