@@ -127,7 +127,7 @@ impl Guests {
                 if let Some(forecast) = &plan.forecast {
                     context.log(&forecast.beside(report.total_ms, report.downtime_us));
                 }
-                self.settle(&guest, to).await;
+                self.settle(&guest, to, true).await;
                 self.remember_move(&guest, plan, request, &report).await;
                 Ok(json!({
                     "uuid": uuid, "node": to, "total_ms": report.total_ms,
@@ -141,7 +141,7 @@ impl Guests {
             }
             Outcome::Unknown(reason) => {
                 context.log(&format!("{reason}; asking node {to} who has the guest"));
-                match self.settle(&guest, to).await {
+                match self.settle(&guest, to, false).await {
                     Settlement::Runs => {
                         context.log(&format!("it runs on {to}"));
                         Ok(json!({ "uuid": uuid, "node": to }))
