@@ -4,6 +4,7 @@
 
 mod balance;
 mod cpu;
+mod disk_failure;
 mod drain;
 mod entry;
 mod failure;
