@@ -86,6 +86,8 @@ enum Death {
     AgentHalfWay,
     /// The agent of the node that a guest moves to.
     Destination,
+    /// The same, and it is not started again before the guest's record says that it is there.
+    DestinationForLong,
     /// The VMM of a guest that is on its way.
     Vmm,
 }
@@ -146,6 +148,19 @@ impl Maintenance {
             Death::Destination => {
                 let guest = self.wait_for("moves", moves);
                 self.restart(node(&guest["moving_to"]));
+            }
+            Death::DestinationForLong => {
+                let guest = self.wait_for("moves", moves);
+                let number = node(&guest["moving_to"]);
+                let site = &mut self.traveller.site;
+                site.kill_agent(number);
+                let uuid = guest["uuid"].as_str().unwrap();
+                site.wait(1, "nobody writes down where it is", || {
+                    let now = site.json(1, &["guest", "show", uuid]);
+                    now["node"] == guest["moving_to"] && now["moving_to"].is_null()
+                });
+                assert_eq!(site.runs_on(uuid), [guest["moving_to"].as_str().unwrap()]);
+                site.start(number);
             }
             Death::Vmm => {
                 let guest = self.wait_for("moves", moves);
@@ -246,13 +261,14 @@ fn full_drain_whose_parts_die_at_each_step_goes_on() {
         Death::Agent,
         Death::AgentHalfWay,
         Death::Destination,
+        Death::DestinationForLong,
         Death::Vmm,
     ];
     for death in deaths {
         maintenance.drain(death);
         maintenance.undrain(match death {
             Death::Agent | Death::AgentHalfWay => Some(Death::Agent),
-            Death::Destination => Some(death),
+            Death::Destination | Death::DestinationForLong => Some(Death::Destination),
             // It starts again where it is, and its way back is not tried a second time.
             Death::Vmm => None,
         });
