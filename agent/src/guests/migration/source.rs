@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use pindah_vmm_api::report::{StatusLine, Summary};
 use pindah_vmm_api::{
     EventKind, MigrateRequest, MigrationMode, MigrationPhase, MigrationReport, MigrationStatus,
+    RunState,
 };
 use reqwest::Method;
 use serde_json::json;
@@ -259,6 +260,17 @@ impl Guests {
                     MigrationPhase::InDoubt | MigrationPhase::Lost => {
                         return Outcome::Unknown(reason(&status));
                     }
+                    // Of one that has left the process ends; this may be how the guest came here.
+                    MigrationPhase::Completed => match client.info().await.map(|info| info.state) {
+                        Ok(RunState::Running) => {
+                            return Outcome::Failed("its migration had not begun".to_owned());
+                        }
+                        Ok(RunState::Paused) => {
+                            let reason = "nobody knows whether its migration had begun";
+                            return Outcome::Unknown(reason.to_owned());
+                        }
+                        _ => {}
+                    },
                     _ => {}
                 },
                 Err(crate::vmm_client::VmmError::Refused { status: 404, .. }) => {
