@@ -295,6 +295,7 @@ impl From<ClusterError> for ApiError {
             | ClusterError::NodeState(_) => ErrorCode::Conflict,
             ClusterError::NotReady(..)
             | ClusterError::NotEntered { .. }
+            | ClusterError::Late { .. }
             | ClusterError::Members(_) => ErrorCode::Unavailable,
             ClusterError::Io { .. }
             | ClusterError::Etcd(_)

@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::unique::Unique;
 use super::{ApiError, ErrorCode, objects};
 
 /// A JSON body.
@@ -20,7 +21,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let body = axum::Json::<Box<RawValue>>::from_request(request, state).await;
         let axum::Json(text) = body.map_err(|rejection| refused(&rejection))?;
-        let value = serde_json::from_str(text.get()).map_err(|error| unreadable(&error))?;
+        let value = serde_json::from_str(text.get());
+        let Unique(value) = value.map_err(|error| unreadable(&error))?;
         objects::from_value(value)
             .map(Self)
             .map_err(|error| ApiError::new(ErrorCode::InvalidValue, format!("the body: {error}")))

@@ -34,6 +34,7 @@ mod proxy;
 mod refusals;
 mod server;
 mod tasks;
+mod unique;
 mod view;
 mod visible;
 

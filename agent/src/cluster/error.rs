@@ -48,14 +48,23 @@ pub enum ClusterError {
         reason: String,
     },
     /// We were let in, and did not come in.
-    #[error(
-        "node {node} could not enter; before it tries again, run `pindah node remove {node} \
-         --force` on a node of the cluster"
-    )]
+    #[error("node {node} could not enter and is what it was; the same command tries it again")]
     NotEntered {
         /// We.
         node: String,
         /// Why not.
+        #[source]
+        source: Box<ClusterError>,
+    },
+    /// We are in, and do not vote yet.
+    #[error(
+        "node {node} has come in and does not vote yet; it will as soon as it can \
+         (`pindah cluster show`)"
+    )]
+    Late {
+        /// We.
+        node: String,
+        /// Why not yet.
         #[source]
         source: Box<ClusterError>,
     },

@@ -31,6 +31,7 @@ const KEY: &str = "key.pem";
 const LOG_MAX: u64 = 1 << 20;
 /// How long we look whether it ends at once.
 const START_TIME: Duration = Duration::from_millis(500);
+const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
 /// What does not depend on the node. Heartbeat and election suit disks that take a quarter of a
@@ -76,15 +77,24 @@ pub enum EtcdError {
     /// It ended at once.
     #[error("etcd ends at once: {0}")]
     Ended(String),
+    /// It has begun before, and what it knew is gone.
+    #[error(
+        "etcd has no data in {0} any more; take this node in again with a token of a node that has \
+         (`pindah cluster join`)"
+    )]
+    NoData(PathBuf),
 }
 
-/// How a new member begins. One that has data goes on with that.
+/// How a member begins. One that has data goes on with that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Beginning {
     /// As the only member of a new cluster.
     Alone,
     /// Among these members, itself included: `name=url,…`.
     Among(String),
+    /// It has begun. Without its data it does not begin anew: it would know nothing of what it
+    /// voted for, or of any record.
+    Before,
 }
 
 /// What an etcd is to be.
@@ -161,17 +171,33 @@ impl EtcdConfig {
     /// Only a member without data looks at these.
     fn beginning(&self, beginning: &Beginning) -> [String; 3] {
         let (members, state) = match beginning {
-            Beginning::Alone => {
+            Beginning::Among(members) => (members.clone(), "existing"),
+            Beginning::Alone | Beginning::Before => {
                 let url = self.ports.etcd_peer_url(self.address);
                 (format!("{}={url}", self.name), "new")
             }
-            Beginning::Among(members) => (members.clone(), "existing"),
         };
         [
             format!("--initial-cluster={members}"),
             format!("--initial-cluster-state={state}"),
             format!("--initial-cluster-token={}", self.token),
         ]
+    }
+
+    /// Whether the member has begun: what it has voted for is on its disk.
+    pub fn has_data(&self) -> bool {
+        self.path(DATA).join("member/wal").exists()
+    }
+
+    /// Fails if there is no etcd on this host.
+    ///
+    /// # Errors
+    /// [`EtcdError::Start`].
+    pub async fn require_program() -> Result<(), EtcdError> {
+        let mut version = Command::new("etcd");
+        version.arg("--version").stdin(Stdio::null());
+        version.output().await.map_err(EtcdError::Start)?;
+        Ok(())
     }
 
     /// Writes the certificates; a running etcd reads them anew for each connection.
@@ -231,7 +257,24 @@ impl EtcdConfig {
         }
     }
 
+    /// The one that runs; one that runs with other arguments is started anew.
+    async fn adopt_or_launch(&self, beginning: &Beginning) -> Result<Identity, EtcdError> {
+        match self.running() {
+            Some(note) if note.arguments == self.arguments() => {
+                tracing::info!("etcd runs as process {}", note.identity.pid);
+                Ok(note.identity)
+            }
+            _ => {
+                self.stop().await;
+                self.launch(beginning).await
+            }
+        }
+    }
+
     async fn launch(&self, beginning: &Beginning) -> Result<Identity, EtcdError> {
+        if *beginning == Beginning::Before && !self.has_data() {
+            return Err(EtcdError::NoData(self.path(DATA)));
+        }
         let log = self.open_log()?;
         let arguments = self.arguments();
         let mut child = Command::new("setsid")
@@ -286,31 +329,55 @@ impl EtcdConfig {
 }
 
 impl EtcdProcess {
-    /// Starts the etcd, or adopts the one that runs, and keeps it running. One that runs with other
-    /// arguments is started anew.
+    /// Starts the etcd, or adopts the one that runs, and keeps it running.
     ///
     /// # Errors
     /// [`EtcdError`].
     pub async fn start(config: EtcdConfig, beginning: Beginning) -> Result<Self, EtcdError> {
-        let identity = match config.running() {
-            Some(note) if note.arguments == config.arguments() => {
-                tracing::info!("etcd runs as process {}", note.identity.pid);
-                note.identity
-            }
-            _ => {
-                config.stop().await;
-                config.launch(&beginning).await?
-            }
-        };
+        let identity = config.adopt_or_launch(&beginning).await?;
         Ok(Self {
             keeper: tokio::spawn(keep(config, identity, beginning)),
         })
+    }
+
+    /// The same for an etcd that has begun before: if it does not start now it is tried again, as
+    /// when it ends later. Guests are not to wait for it.
+    pub async fn resume(config: EtcdConfig) -> Self {
+        let beginning = Beginning::Before;
+        let first = config.adopt_or_launch(&beginning).await;
+        let keeper = tokio::spawn(async move {
+            let identity = match first {
+                Ok(identity) => identity,
+                Err(error) => {
+                    tracing::error!("{}", crate::causes::chain(&error));
+                    let mut back_off = BACK_OFF_MIN;
+                    launch_until_it_runs(&config, &beginning, &mut back_off).await
+                }
+            };
+            keep(config, identity, beginning).await;
+        });
+        Self { keeper }
+    }
+}
+
+async fn launch_until_it_runs(
+    config: &EtcdConfig,
+    beginning: &Beginning,
+    back_off: &mut Duration,
+) -> Identity {
+    loop {
+        tokio::time::sleep(*back_off).await;
+        *back_off = (*back_off * 2).min(BACK_OFF_MAX);
+        match config.launch(beginning).await {
+            Ok(started) => return started,
+            Err(error) => tracing::error!("{}", crate::causes::chain(&error)),
+        }
     }
 }
 
 /// Starts it again whenever it ends.
 async fn keep(config: EtcdConfig, mut identity: Identity, beginning: Beginning) {
-    let mut back_off = Duration::from_millis(500);
+    let mut back_off = BACK_OFF_MIN;
     loop {
         let started = tokio::time::Instant::now();
         if let Err(error) = identity.ended().await {
@@ -319,20 +386,10 @@ async fn keep(config: EtcdConfig, mut identity: Identity, beginning: Beginning) 
             continue;
         }
         if started.elapsed() > BACK_OFF_MAX {
-            back_off = Duration::from_millis(500);
+            back_off = BACK_OFF_MIN;
         }
         tracing::warn!("etcd has ended; it starts again: {}", config.last_words());
-        loop {
-            tokio::time::sleep(back_off).await;
-            back_off = (back_off * 2).min(BACK_OFF_MAX);
-            match config.launch(&beginning).await {
-                Ok(started) => {
-                    identity = started;
-                    break;
-                }
-                Err(error) => tracing::error!("{}", crate::causes::chain(&error)),
-            }
-        }
+        identity = launch_until_it_runs(&config, &beginning, &mut back_off).await;
     }
 }
 

@@ -76,6 +76,7 @@ impl Site {
                 port: etcd.ports.api,
                 witness: membership.witness,
                 joined_unix_ms: now_unix_ms(),
+                entering: false,
             };
             let key = Collection::<NodeRecord>::key(&record.name);
             let put = Transaction::new().put(&key, encode(&key, &record)?);

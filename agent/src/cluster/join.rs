@@ -2,13 +2,18 @@
 //!
 //! ```text
 //!  fresh node                              a node of the cluster
-//!     │ token, name, address ────────────────► uses the token up
-//!     │                                        adds an etcd member without vote, and a record
+//!     │ token, name, address ────────────────► binds the token to the node
+//!     │                                        adds a record, and an etcd member without vote
 //!     │ ◄──────────── authority, its key, members
+//!     │ writes down that it enters
 //!     │ starts its etcd, which learns all
-//!     │                                        lets it vote
+//!     │                                        lets it vote, if it is there
 //!     │ begins anew, in the cluster
 //! ```
+//!
+//! Whoever dies on the way: the fresh node is alone again if its etcd had not begun, and is in, as
+//! soon as it may vote, if it had. What the cluster has of one that did not come counts for nothing;
+//! the same command, said again, takes its place, and a caretaker removes it otherwise.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -21,18 +26,11 @@ use super::init::wait_until_it_answers;
 use super::introduction::introduce;
 use super::member::{connect, etcd_config, ports};
 use super::{
-    Beginning, ClusterError, EtcdProcess, JoinToken, Member, Membership, NodeRecord, Ports, Site,
-    address,
+    Beginning, ClusterError, EtcdConfig, EtcdProcess, JoinToken, Membership, Site, address,
 };
-use crate::clock::now_unix_ms;
-use crate::domain::is_label;
+use crate::config::Config;
 use crate::security::Authority;
-use crate::store::{Collection, Outcome, Store, Transaction, encode};
-
-/// How long a new member is looked after by the node that let it in.
-const CARE: Duration = Duration::from_secs(120);
-/// How often.
-const CARE_PERIOD: Duration = Duration::from_millis(300);
+use crate::store::Store;
 
 /// What a person asks a fresh node for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -91,96 +89,6 @@ pub struct JoinAnswer {
 }
 
 impl Site {
-    /// Lets a node in.
-    ///
-    /// # Errors
-    /// [`ClusterError`].
-    pub async fn admit(&self, request: &JoinRequest) -> Result<JoinAnswer, ClusterError> {
-        let member = self.require_member()?;
-        let _change = self.begin_change()?;
-        JoinToken::redeem(&self.store, &request.token_id, &request.token_secret).await?;
-        let record = check(request)?;
-        let url = Ports::from_api(record.port)
-            .map(|ports| ports.etcd_peer_url(record.address))
-            .unwrap_or_default();
-        self.insert(member, &record, request.again, &url).await?;
-        let members = member.members();
-        if request.again {
-            members.remove(&record.name, &url).await?;
-        }
-        let added = async {
-            members.add_learner(&url).await?;
-            let list = members.list().await?;
-            let known = list.iter().map(|one| {
-                let name = if one.node.is_empty() {
-                    &record.name
-                } else {
-                    &one.node
-                };
-                format!("{name}={}", one.url)
-            });
-            Ok::<_, ClusterError>(known.collect::<Vec<_>>().join(","))
-        };
-        let added = match added.await {
-            Ok(added) => added,
-            Err(error) => {
-                self.nodes().delete(&record.name).await?;
-                return Err(error);
-            }
-        };
-        tokio::spawn(async move {
-            let care = async {
-                while !members.promote_learners().await.unwrap_or(false) {
-                    tokio::time::sleep(CARE_PERIOD).await;
-                }
-            };
-            // What is not done by then, every node's caretaker does.
-            let _ = tokio::time::timeout(CARE, care).await;
-        });
-        tracing::info!("node {} joins from {}", record.name, record.address);
-        let authority = Authority::open(&self.private())?;
-        Ok(JoinAnswer {
-            cluster: member.membership.cluster,
-            authority: authority.pem().to_owned(),
-            authority_key: authority.key_pem().to_owned(),
-            members: added,
-            node: member.membership.node.clone(),
-        })
-    }
-
-    /// The node's record, if nobody has its name or place.
-    async fn insert(
-        &self,
-        member: &Member,
-        record: &NodeRecord,
-        again: bool,
-        url: &str,
-    ) -> Result<(), ClusterError> {
-        let key = Collection::<NodeRecord>::key(&record.name);
-        let value = encode(&key, record)?;
-        if again && !member.peers.is_alive(&record.name).await? {
-            self.store
-                .commit(Transaction::new().put(&key, value))
-                .await?;
-            return Ok(());
-        }
-        for other in self.nodes().all().await? {
-            let other = other.value;
-            let there = other
-                .ports()
-                .map(|ports| ports.etcd_peer_url(other.address));
-            if there.as_deref() == Some(url) && other.name != record.name {
-                let text = format!("node {} is at {} already", other.name, other.api());
-                return Err(ClusterError::NodeState(text));
-            }
-        }
-        let create = Transaction::new().if_absent(&key).put(&key, value);
-        match self.store.commit(create).await? {
-            Outcome::Committed(_) => Ok(()),
-            Outcome::Conflict => Err(ClusterError::NameTaken(record.name.clone())),
-        }
-    }
-
     /// Takes this node into the cluster that the token is from. The node begins anew.
     ///
     /// # Errors
@@ -202,6 +110,7 @@ impl Site {
             witness,
             again,
         };
+        EtcdConfig::require_program().await?;
         let server = order.server.as_deref().unwrap_or(&token.address);
         let answer = introduce(server, &token, &request).await?;
         let membership = Membership {
@@ -214,17 +123,19 @@ impl Site {
             member.wipe_etcd().await?;
         }
         let entered = self.enter(&membership, &answer).await;
-        if let Err(error) = entered {
-            if !again {
-                self.stay_out(&membership, &before).await?;
-            }
-            return Err(ClusterError::NotEntered {
-                node: membership.node,
-                source: Box::new(error),
-            });
+        let is_in = again || settle_entry(&self.config).await?.is_some();
+        if is_in {
+            self.restart();
         }
-        self.restart();
-        Ok(())
+        let node = membership.node;
+        entered.map_err(|source| {
+            let source = Box::new(source);
+            if is_in {
+                ClusterError::Late { node, source }
+            } else {
+                ClusterError::NotEntered { node, source }
+            }
+        })
     }
 
     /// A node that is alone and has no guests; or one of this very cluster that lost its majority.
@@ -264,7 +175,10 @@ impl Site {
         let etcd = etcd_config(&self.config, membership)?;
         etcd.wipe().await?;
         etcd.write_certificate(&certificate)?;
-        authority.install(&self.private())?;
+        if self.member.is_none() {
+            authority.stage(&self.private())?;
+        }
+        // Before our etcd begins: once it has, it may be given a vote.
         membership
             .save(&self.config.state_dir)
             .map_err(|source| self.io(source))?;
@@ -276,38 +190,53 @@ impl Site {
         drop(process);
         Ok(())
     }
-
-    /// As if nothing had been asked, but for the cluster's record of us.
-    async fn stay_out(
-        &self,
-        membership: &Membership,
-        before: &Authority,
-    ) -> Result<(), ClusterError> {
-        let state_dir = &self.config.state_dir;
-        Membership::remove(state_dir).map_err(|source| self.io(source))?;
-        etcd_config(&self.config, membership)?.wipe().await?;
-        Ok(before.install(&self.private())?)
-    }
 }
 
-fn check(request: &JoinRequest) -> Result<NodeRecord, ClusterError> {
-    let value = |field, value: String, must| Err(ClusterError::Value { field, value, must });
-    if !is_label(&request.node) {
-        let must = "must be 1 to 63 lower-case letters, digits and hyphens, from a letter on";
-        return value("node", request.node.chars().take(64).collect(), must);
+/// The node's place in its cluster, if it is in one. One whose way in was cut short is in if its
+/// etcd had begun, for the cluster may count on that; else it is alone as before.
+///
+/// # Errors
+/// The files'.
+pub async fn settle_entry(config: &Config) -> Result<Option<Membership>, ClusterError> {
+    let state_dir = &config.state_dir;
+    let io = |source| ClusterError::Io {
+        path: state_dir.clone(),
+        source,
+    };
+    let private = state_dir.join("private");
+    let membership = Membership::load(state_dir).map_err(io)?;
+    let Some(membership) = membership else {
+        Authority::unstage(&private)?;
+        wipe_stray_etcd(config).await?;
+        return Ok(None);
+    };
+    if !Authority::is_staged(&private) {
+        return Ok(Some(membership));
     }
-    if Ports::from_api(request.port).is_none() {
-        return value("port", request.port.to_string(), "must be 1 to 65532");
+    let etcd = etcd_config(config, &membership)?;
+    if !etcd.has_data() {
+        etcd.stop().await;
     }
-    if request.address.is_unspecified() || request.address.is_multicast() {
-        let must = "must be one by which nodes reach it";
-        return value("address", request.address.to_string(), must);
+    if etcd.has_data() {
+        Authority::adopt_staged(&private)?;
+        return Ok(Some(membership));
     }
-    Ok(NodeRecord {
-        name: request.node.clone(),
-        address: request.address,
-        port: request.port,
-        witness: request.witness,
-        joined_unix_ms: now_unix_ms(),
-    })
+    tracing::warn!("this node did not get into the cluster; `pindah cluster join` tries it again");
+    Membership::remove(state_dir).map_err(io)?;
+    Authority::unstage(&private)?;
+    wipe_stray_etcd(config).await?;
+    Ok(None)
+}
+
+async fn wipe_stray_etcd(config: &Config) -> Result<(), ClusterError> {
+    let nowhere = Membership {
+        cluster: Uuid::nil(),
+        node: config.node.clone(),
+        address: config.listen.ip(),
+        witness: false,
+    };
+    if config.state_dir.join("etcd").exists() {
+        etcd_config(config, &nowhere)?.wipe().await?;
+    }
+    Ok(())
 }

@@ -108,10 +108,8 @@ impl Site {
                  back: the {guests} guests on its own disks are lost then"
             ));
         }
-        let ports = record.ports();
-        let url = ports.map(|ports| ports.etcd_peer_url(record.address));
-        let members = member.members();
-        members.remove(node, &url.unwrap_or_default()).await?;
+        let url = record.etcd_url().unwrap_or_default();
+        member.members().remove(node, &url).await?;
         self.remove_records(node).await?;
         Ok(self.tasks.fail_those_of(node).await?)
     }

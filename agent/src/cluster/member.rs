@@ -1,11 +1,14 @@
 //! What runs on a node because it is in a cluster.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::etcd_process::{Beginning, EtcdConfig, EtcdProcess};
+use tokio::time::Instant;
+
+use super::etcd_process::{EtcdConfig, EtcdProcess};
 use super::members::Members;
 use super::membership::{Membership, Ports};
 use super::presence::Presence;
@@ -14,12 +17,17 @@ use super::{ClusterError, EtcdError};
 use crate::config::Config;
 use crate::peer::Peers;
 use crate::security::NodeCertificate;
-use crate::store::{ClusterStore, Collection, EtcdAccess, EtcdStore, Store, StoreError};
+use crate::store::{
+    ClusterStore, Collection, EtcdAccess, EtcdStore, Revision, Store, StoreError, Stored,
+    Transaction,
+};
 
 /// What our keys in etcd begin with.
 const PREFIX: &str = "pindah/";
-/// How often somebody looks after members that are to become voters, and our own record.
+/// How often somebody looks after nodes that enter, and our own record.
 const CARE: Duration = Duration::from_secs(5);
+/// How long a node that was let in may take to begin.
+const ENTRY_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A node's part in a cluster.
 pub struct Member {
@@ -103,8 +111,7 @@ impl Member {
     ) -> Result<Self, ClusterError> {
         let etcd = etcd_config(config, &membership)?;
         etcd.write_certificate(certificate)?;
-        // It has its data: how it began does not matter.
-        let process = EtcdProcess::start(etcd.clone(), Beginning::Alone).await?;
+        let process = EtcdProcess::resume(etcd.clone()).await;
         let store = connect(&etcd, certificate).await?;
         let store = ClusterStore::open(store, &mirror_path(&config.state_dir))?;
         let dynamic: Arc<dyn Store> = Arc::new(store.clone());
@@ -152,6 +159,7 @@ impl Member {
             store: self.store.clone(),
             members: self.members(),
             etcd: self.etcd.clone(),
+            entering: HashMap::new(),
         }
     }
 }
@@ -161,9 +169,11 @@ struct Caretaker {
     store: ClusterStore,
     members: Members,
     etcd: EtcdConfig,
+    /// Since when we know of nodes that were let in and have not begun, by their record's revision.
+    entering: HashMap<Revision, Instant>,
 }
 
-async fn care(caretaker: Caretaker) {
+async fn care(mut caretaker: Caretaker) {
     loop {
         caretaker.store.settled(CARE).await;
         if let Err(error) = caretaker.look().await
@@ -176,16 +186,60 @@ async fn care(caretaker: Caretaker) {
 }
 
 impl Caretaker {
-    async fn look(&self) -> Result<(), ClusterError> {
+    async fn look(&mut self) -> Result<(), ClusterError> {
         self.members.promote_learners().await?;
+        self.settle_entries().await?;
         self.tell_new_address().await
+    }
+
+    fn nodes(&self) -> Collection<NodeRecord> {
+        Collection::new(Arc::new(self.store.clone()))
+    }
+
+    /// A node that was let in is in once it votes. One that has not even begun after a while died on
+    /// its way, and its place is free.
+    async fn settle_entries(&mut self) -> Result<(), ClusterError> {
+        let nodes = self.nodes().all().await?;
+        let entering = nodes.into_iter().filter(|node| node.value.entering);
+        let entering: Vec<_> = entering.collect();
+        let mut known = std::mem::take(&mut self.entering);
+        if entering.is_empty() {
+            return Ok(());
+        }
+        let members = self.members.list().await?;
+        for Stored { value, revision } in entering {
+            let node = &value.name;
+            match members.iter().find(|member| member.node == *node) {
+                Some(member) if member.votes => {
+                    let nodes = self.nodes();
+                    let updated = nodes.update(node, |node| node.entering = false);
+                    updated.await?;
+                }
+                Some(_) => {}
+                None => {
+                    let since = known.remove(&revision).unwrap_or_else(Instant::now);
+                    if since.elapsed() < ENTRY_DEADLINE {
+                        self.entering.insert(revision, since);
+                        continue;
+                    }
+                    tracing::warn!("node {node} was let in and did not come; its place is free");
+                    let url = value.etcd_url().unwrap_or_default();
+                    self.members.remove_unstarted(&url).await?;
+                    // Unless it was let in again this moment.
+                    let key = Collection::<NodeRecord>::key(node);
+                    let remove = Transaction::new().if_unchanged(&key, revision).delete(&key);
+                    self.store.commit(remove).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The node may have come up with another address than it had.
     async fn tell_new_address(&self) -> Result<(), ClusterError> {
         let url = self.etcd.ports.etcd_peer_url(self.etcd.address);
         self.members.set_url(&self.etcd.name, &url).await?;
-        let records = Collection::<NodeRecord>::new(Arc::new(self.store.clone()));
+        let records = self.nodes();
         let record = records.get(&self.etcd.name).await?;
         let (address, port) = (self.etcd.address, self.etcd.ports.api);
         if record.is_some_and(|record| record.value.address != address || record.value.port != port)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, Error, MemberAddOptions};
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
 use utoipa::ToSchema;
 
 use super::ClusterError;
@@ -11,6 +12,9 @@ use crate::store::StoreError;
 
 /// How long a change of members may take.
 const DEADLINE: Duration = Duration::from_secs(15);
+
+/// How long a member that is to vote may take to accept a connection.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a cluster whose members change may take to be healthy, and how often it is looked at.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(30);
@@ -25,6 +29,12 @@ pub struct MemberView {
     pub url: String,
     /// Whether it counts for the majority. One that has joined does so once it knows all.
     pub votes: bool,
+}
+
+impl MemberView {
+    fn is_unstarted_at(&self, url: &str) -> bool {
+        self.node.is_empty() && self.url == url
+    }
 }
 
 /// The members, as this node's etcd sees them.
@@ -46,20 +56,38 @@ async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Cl
 }
 
 /// etcd changes its members only when all others have been connected for five seconds.
-async fn when_healthy<T, F: Future<Output = Result<T, Error>>>(
+const UNHEALTHY: &str = "unhealthy cluster";
+/// There is none, or no more. A new member's id is a hash of its place and the second: in the second
+/// of the one whose place it takes, it is taken for that.
+const REMOVED: &str = "member not found";
+
+/// What etcd makes of a call, when that is none of `not_yet` any more.
+async fn when_taken<T, F: Future<Output = Result<T, Error>>>(
+    not_yet: &[&str],
     call: impl Fn() -> F,
 ) -> Result<T, ClusterError> {
     let end = tokio::time::Instant::now() + HEALTH_DEADLINE;
     loop {
         match within(call()).await {
             Err(ClusterError::Members(reason))
-                if reason.contains("unhealthy cluster") && tokio::time::Instant::now() < end =>
+                if not_yet.iter().any(|text| reason.contains(text))
+                    && tokio::time::Instant::now() < end =>
             {
                 tokio::time::sleep(HEALTH_POLL).await;
             }
             answer => return answer,
         }
     }
+}
+
+/// Whether a member listens for the others.
+async fn is_there(url: &str) -> bool {
+    let address = url.trim_start_matches("https://").to_owned();
+    let connected = TcpStream::connect(address);
+    matches!(
+        tokio::time::timeout(CONNECT_DEADLINE, connected).await,
+        Ok(Ok(_))
+    )
 }
 
 impl Members {
@@ -97,7 +125,7 @@ impl Members {
     /// # Errors
     /// [`ClusterError::Members`], [`ClusterError::Store`].
     pub async fn add_learner(&self, url: &str) -> Result<(), ClusterError> {
-        let added = when_healthy(|| {
+        let added = when_taken(&[UNHEALTHY, REMOVED], || {
             let mut client = self.client.cluster_client();
             let options = MemberAddOptions::new().with_is_learner();
             let url = url.to_owned();
@@ -107,15 +135,19 @@ impl Members {
         Ok(())
     }
 
-    /// Lets those vote that know all. Returns whether all vote now.
+    /// Lets those vote that know all and are there: the vote of one that has gone meanwhile would be
+    /// missing at once. Returns whether all vote now.
     ///
     /// # Errors
     /// [`ClusterError::Members`], [`ClusterError::Store`].
     pub async fn promote_learners(&self) -> Result<bool, ClusterError> {
         let mut all = true;
         for (id, view) in self.raw().await? {
-            if view.votes || view.node.is_empty() {
-                all &= view.votes;
+            if view.votes {
+                continue;
+            }
+            if view.node.is_empty() || !is_there(&view.url).await {
+                all = false;
                 continue;
             }
             let mut client = self.client.cluster_client();
@@ -136,13 +168,30 @@ impl Members {
     /// # Errors
     /// [`ClusterError::Members`], [`ClusterError::Store`].
     pub async fn remove(&self, node: &str, url: &str) -> Result<(), ClusterError> {
+        self.remove_those(|view| view.node == node || view.is_unstarted_at(url))
+            .await
+    }
+
+    /// Removes the member at `url` if it has never started.
+    ///
+    /// # Errors
+    /// [`ClusterError::Members`], [`ClusterError::Store`].
+    pub async fn remove_unstarted(&self, url: &str) -> Result<(), ClusterError> {
+        self.remove_those(|view| view.is_unstarted_at(url)).await
+    }
+
+    async fn remove_those(&self, which: impl Fn(&MemberView) -> bool) -> Result<(), ClusterError> {
         for (id, view) in self.raw().await? {
-            if view.node == node || (view.node.is_empty() && view.url == url) {
-                let removed = when_healthy(|| {
+            if which(&view) {
+                let removed = when_taken(&[UNHEALTHY], || {
                     let mut client = self.client.cluster_client();
                     async move { client.member_remove(id).await }
                 });
-                removed.await?;
+                match removed.await {
+                    // Somebody else was quicker.
+                    Err(ClusterError::Members(reason)) if reason.contains(REMOVED) => {}
+                    removed => drop(removed?),
+                }
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
-//! What makes this node one of a cluster: a file in its state directory. Written whole, it is the
-//! moment in which the node joins; removed, that in which it leaves.
+//! What makes this node one of a cluster: a file in its state directory. From when it is written the
+//! node's etcd may begin, which is the moment in which the node joins; when it is removed the node
+//! has left.
 
 use std::fs;
 use std::io;

@@ -12,6 +12,7 @@
 //! on, and are adopted as after any restart.
 
 mod address;
+mod admit;
 mod backup;
 mod balance;
 mod cpu;
@@ -44,7 +45,7 @@ pub use cpu::{
 };
 pub use error::ClusterError;
 pub use etcd_process::{Beginning, EtcdConfig, EtcdError, EtcdProcess};
-pub use join::{Admission, JoinAnswer, JoinRequest};
+pub use join::{Admission, JoinAnswer, JoinRequest, settle_entry};
 pub use member::{Member, etcd_config, ports};
 pub use members::{MemberView, Members};
 pub use membership::{Membership, Ports};

@@ -26,6 +26,9 @@ pub struct NodeRecord {
     pub witness: bool,
     /// When it joined, in milliseconds since the Unix epoch.
     pub joined_unix_ms: u64,
+    /// It was let in and has not come yet, as far as the cluster knows.
+    #[serde(default)]
+    pub entering: bool,
 }
 
 impl Record for NodeRecord {
@@ -37,6 +40,11 @@ impl NodeRecord {
     /// Its ports.
     pub fn ports(&self) -> Option<Ports> {
         Ports::from_api(self.port)
+    }
+
+    /// Where other etcds find its own.
+    pub fn etcd_url(&self) -> Option<String> {
+        Some(self.ports()?.etcd_peer_url(self.address))
     }
 
     /// Where its API is for everybody.

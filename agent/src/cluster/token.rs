@@ -1,4 +1,5 @@
-//! One-time tokens, by which a fresh node enters.
+//! One-time tokens, by which a fresh node enters. The node that uses one may do so again until it is
+//! in: what breaks on its way is done again by the same command.
 //!
 //! Its text tells the new node where the cluster is and by what authority it proves itself, and
 //! proves the node to the cluster: `pindah-join.ID.SECRET.FINGERPRINT.ADDRESS`.
@@ -13,7 +14,9 @@ use subtle::ConstantTimeEq;
 
 use super::ClusterError;
 use crate::security::hex;
-use crate::store::{Collection, Outcome, Record, Store, Transaction, encode};
+use crate::store::{
+    Collection, LeaseId, Outcome, Record, Store, StoreError, Stored, Transaction, encode,
+};
 
 const BEGIN: &str = "pindah-join";
 const NOT_ONE: ClusterError = ClusterError::Token(
@@ -27,6 +30,10 @@ const UNKNOWN: ClusterError = ClusterError::Token(
 #[derive(Serialize, Deserialize)]
 struct JoinTokenRecord {
     sha256: String,
+    /// The lease with which it goes.
+    lease: i64,
+    /// The node that uses it: nobody else may from then on, and that one until it is in.
+    bearer: Option<String>,
 }
 
 impl Record for JoinTokenRecord {
@@ -103,13 +110,18 @@ impl JoinToken {
         let key = Collection::<JoinTokenRecord>::key(&token.id);
         let sha256 = hash(&token.secret);
         let lease = store.grant_lease(lifetime).await?;
-        let value = encode(&key, &JoinTokenRecord { sha256 })?;
+        let record = JoinTokenRecord {
+            sha256,
+            lease: lease.0,
+            bearer: None,
+        };
+        let value = encode(&key, &record)?;
         let put = Transaction::new().put_leased(&key, value, lease);
         store.commit(put).await?;
         Ok(token)
     }
 
-    /// Uses the token up.
+    /// Lets `bearer`, and nobody else from now on, use the token.
     ///
     /// # Errors
     /// [`ClusterError::Token`], [`ClusterError::Store`].
@@ -117,24 +129,46 @@ impl JoinToken {
         store: &Arc<dyn Store>,
         id: &str,
         secret: &str,
+        bearer: &str,
     ) -> Result<(), ClusterError> {
         if !is_hex(id, 16) {
             return Err(UNKNOWN);
         }
         let records = Collection::<JoinTokenRecord>::new(Arc::clone(store));
-        let record = records.get(id).await?.ok_or(UNKNOWN)?;
-        let known = record.value.sha256;
-        if !bool::from(known.as_bytes().ct_eq(hash(secret).as_bytes())) {
+        let Stored {
+            value: mut record,
+            revision,
+        } = records.get(id).await?.ok_or(UNKNOWN)?;
+        let known = record.sha256.as_bytes();
+        if !bool::from(known.ct_eq(hash(secret).as_bytes())) {
             return Err(UNKNOWN);
         }
-        let key = Collection::<JoinTokenRecord>::key(id);
-        let used = Transaction::new()
-            .if_unchanged(&key, record.revision)
-            .delete(&key);
-        match store.commit(used).await? {
-            Outcome::Committed(_) => Ok(()),
-            Outcome::Conflict => Err(UNKNOWN),
+        match record.bearer.replace(bearer.to_owned()) {
+            Some(before) if before == bearer => return Ok(()),
+            Some(_) => return Err(UNKNOWN),
+            None => {}
         }
+        let key = Collection::<JoinTokenRecord>::key(id);
+        let lease = LeaseId(record.lease);
+        let used = Transaction::new().if_unchanged(&key, revision).put_leased(
+            &key,
+            encode(&key, &record)?,
+            lease,
+        );
+        match store.commit(used).await {
+            Ok(Outcome::Committed(_)) => Ok(()),
+            Ok(Outcome::Conflict) | Err(StoreError::LeaseGone(_)) => Err(UNKNOWN),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The node that used it is in: nobody needs it any more.
+    ///
+    /// # Errors
+    /// [`ClusterError::Store`].
+    pub async fn forget(store: &Arc<dyn Store>, id: &str) -> Result<(), ClusterError> {
+        let records = Collection::<JoinTokenRecord>::new(Arc::clone(store));
+        Ok(records.delete(id).await?)
     }
 }
 
@@ -155,7 +189,7 @@ mod tests {
     use crate::store::SqliteStore;
 
     #[tokio::test]
-    async fn token_is_good_once_and_for_its_time() {
+    async fn token_is_good_for_one_node_and_for_its_time() {
         let directory = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&directory.path().join("store.db")).unwrap();
         let store: Arc<dyn Store> = Arc::new(store);
@@ -170,22 +204,19 @@ mod tests {
         let token = make(Duration::from_secs(60)).await.unwrap();
         assert_eq!(JoinToken::parse(&token.to_string()).unwrap(), token);
         let wrong = "0".repeat(64);
-        assert!(JoinToken::redeem(&store, &token.id, &wrong).await.is_err());
-        JoinToken::redeem(&store, &token.id, &token.secret)
-            .await
-            .unwrap();
-        assert!(
-            JoinToken::redeem(&store, &token.id, &token.secret)
-                .await
-                .is_err()
-        );
+        let redeem = async |secret: &str, bearer: &str| {
+            JoinToken::redeem(&store, &token.id, secret, bearer).await
+        };
+        redeem(&wrong, "node2").await.unwrap_err();
+        redeem(&token.secret, "node2").await.unwrap();
+        redeem(&token.secret, "node3").await.unwrap_err();
+        redeem(&token.secret, "node2").await.unwrap();
+        JoinToken::forget(&store, &token.id).await.unwrap();
+        redeem(&token.secret, "node2").await.unwrap_err();
         let short = make(Duration::from_millis(700)).await.unwrap();
         tokio::time::sleep(Duration::from_secs(2)).await;
-        assert!(
-            JoinToken::redeem(&store, &short.id, &short.secret)
-                .await
-                .is_err()
-        );
+        let late = JoinToken::redeem(&store, &short.id, &short.secret, "node2");
+        late.await.unwrap_err();
     }
 
     #[test]

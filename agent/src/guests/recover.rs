@@ -114,7 +114,11 @@ impl Guests {
         tokio::spawn(async move {
             let machine = guests.machine(guest.uuid);
             let _operation = machine.operate().await;
-            guests.finish_move_of(&guest).await;
+            // A drain that goes on may have finished it.
+            let now = guests.find(&guest.uuid.to_string()).await;
+            guests
+                .finish_move_of(&now.map_or(guest, |now| now.value))
+                .await;
         });
     }
 

@@ -15,8 +15,8 @@ use tokio::sync::Semaphore;
 use crate::api::{Api, Parts, Running, ServeError, Server};
 use crate::causes::chain;
 use crate::cluster::{
-    ClusterError, Member, Membership, Reporter, Site, SiteParts, current_address, etcd_config,
-    features_of_host, own_names, ports, tell_features,
+    ClusterError, Member, Membership, Reporter, Site, SiteParts, current_address, features_of_host,
+    own_names, ports, settle_entry, tell_features,
 };
 use crate::config::Config;
 use crate::events::Events;
@@ -178,6 +178,7 @@ impl Node {
             metrics: Metrics::default(),
         });
         guests.recover(state.host_restarted()?).await?;
+        tokio::spawn(guests.clone().resume_drain());
         tokio::spawn(guests.clone().keep_console_logs_short());
         tokio::spawn(tasks.clone().keep_few());
         let (metrics, interval) = (guests.metrics().clone(), config.metrics_interval);
@@ -279,9 +280,7 @@ impl Node {
 /// The node's place in its cluster, if it is in one; its name and address are then what they were
 /// there.
 async fn cluster_place(config: &mut Config) -> Result<Option<Membership>, StartError> {
-    let state_dir = &config.state_dir;
-    let loaded = Membership::load(state_dir);
-    let Some(mut membership) = loaded.map_err(file_error("read", state_dir))? else {
+    let Some(mut membership) = settle_entry(config).await? else {
         return Ok(None);
     };
     config.node.clone_from(&membership.node);
@@ -314,8 +313,6 @@ impl Records {
         certificate: &NodeCertificate,
     ) -> Result<Self, StartError> {
         let Some(membership) = membership else {
-            // What an entry into a cluster left that was not brought to its end.
-            remove_stray_etcd(config, state).await?;
             let sqlite = SqliteStore::open(&state.path("private/store.db"))?;
             return Ok(Self {
                 store: Arc::new(sqlite.clone()),
@@ -331,23 +328,6 @@ impl Records {
             member: Some(member),
         })
     }
-}
-
-async fn remove_stray_etcd(config: &Config, state: &State) -> Result<(), StartError> {
-    let directory = state.path("etcd");
-    if !directory.exists() {
-        return Ok(());
-    }
-    let nowhere = Membership {
-        cluster: uuid::Uuid::nil(),
-        node: config.node.clone(),
-        address: config.listen.ip(),
-        witness: false,
-    };
-    Ok(etcd_config(config, &nowhere)?
-        .wipe()
-        .await
-        .map_err(ClusterError::from)?)
 }
 
 /// Without a majority it is done when there is one again.

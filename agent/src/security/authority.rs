@@ -4,8 +4,7 @@
 //! likes. A node's certificate serves its API, and proves it to other nodes and to etcd.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,9 +21,13 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
 
 use super::hex;
+use crate::files;
 
 const CERTIFICATE: &str = "ca.pem";
 const KEY: &str = "ca-key.pem";
+/// Another authority, that of a cluster which the node is entering.
+const STAGED_CERTIFICATE: &str = "ca.pem.staged";
+const STAGED_KEY: &str = "ca-key.pem.staged";
 const NAME: &str = "Pindah site authority";
 /// How long a node's certificate is good. It is made anew long before.
 const VALID: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -72,9 +75,10 @@ impl Authority {
     pub fn open(directory: &Path) -> Result<Self, AuthorityError> {
         let (certificate, key) = (directory.join(CERTIFICATE), directory.join(KEY));
         match (certificate.exists(), key.exists()) {
-            (false, false) => make(&certificate, &key)?,
+            // A key alone is what an agent leaves that was killed as it made or removed them.
+            (false, _) => make(&certificate, &key)?,
             (true, true) => {}
-            _ => return Err(AuthorityError::Half(directory.to_owned())),
+            (true, false) => return Err(AuthorityError::Half(directory.to_owned())),
         }
         Self::from_pem(read(&certificate)?, read(&key)?)
     }
@@ -97,21 +101,37 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError::File`].
     pub fn install(&self, directory: &Path) -> Result<(), AuthorityError> {
-        Self::remove(directory)?;
-        write(&directory.join(KEY), 0o600, &self.key_pem)?;
-        write(&directory.join(CERTIFICATE), 0o644, &self.pem)
+        self.stage(directory)?;
+        Self::adopt_staged(directory)
     }
 
-    /// Removes the authority in `directory`; the next [`Self::open`] makes a new one.
+    /// Lays this beside the authority in `directory`, to take its place by [`Self::adopt_staged`].
     ///
     /// # Errors
     /// [`AuthorityError::File`].
-    pub fn remove(directory: &Path) -> Result<(), AuthorityError> {
-        for name in [CERTIFICATE, KEY] {
-            let path = directory.join(name);
-            match fs::remove_file(&path) {
+    pub fn stage(&self, directory: &Path) -> Result<(), AuthorityError> {
+        remove(directory, [STAGED_CERTIFICATE, STAGED_KEY])?;
+        write(&directory.join(STAGED_KEY), &self.key_pem)?;
+        write(&directory.join(STAGED_CERTIFICATE), &self.pem)
+    }
+
+    /// Whether another authority lies beside the one in `directory`, all of it or what is left to
+    /// adopt.
+    pub fn is_staged(directory: &Path) -> bool {
+        directory.join(STAGED_CERTIFICATE).exists()
+    }
+
+    /// Puts the staged authority in the place of the one in `directory`; also what is left of that
+    /// when it was cut short.
+    ///
+    /// # Errors
+    /// [`AuthorityError::File`].
+    pub fn adopt_staged(directory: &Path) -> Result<(), AuthorityError> {
+        for (staged, name) in [(STAGED_KEY, KEY), (STAGED_CERTIFICATE, CERTIFICATE)] {
+            let path = directory.join(staged);
+            match fs::rename(&path, directory.join(name)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    let action = "remove";
+                    let action = "rename";
                     return Err(AuthorityError::File {
                         action,
                         path,
@@ -122,6 +142,25 @@ impl Authority {
             }
         }
         Ok(())
+    }
+
+    /// Removes a staged authority. One that has begun to be adopted is adopted.
+    ///
+    /// # Errors
+    /// [`AuthorityError::File`].
+    pub fn unstage(directory: &Path) -> Result<(), AuthorityError> {
+        if Self::is_staged(directory) && !directory.join(STAGED_KEY).exists() {
+            return Self::adopt_staged(directory);
+        }
+        remove(directory, [STAGED_CERTIFICATE, STAGED_KEY])
+    }
+
+    /// Removes the authority in `directory`; the next [`Self::open`] makes a new one.
+    ///
+    /// # Errors
+    /// [`AuthorityError::File`].
+    pub fn remove(directory: &Path) -> Result<(), AuthorityError> {
+        remove(directory, [CERTIFICATE, KEY])
     }
 
     /// The certificate that clients trust, as PEM.
@@ -270,20 +309,36 @@ fn make(certificate: &Path, key: &Path) -> Result<(), AuthorityError> {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let signed = params.self_signed(&pair)?;
-    write(key, 0o600, &pair.serialize_pem())?;
-    write(certificate, 0o644, &signed.pem())
+    write(key, &pair.serialize_pem())?;
+    write(certificate, &signed.pem())
 }
 
-fn write(path: &Path, mode: u32, text: &str) -> Result<(), AuthorityError> {
-    let mut options = fs::OpenOptions::new();
-    let opened = options.write(true).create_new(true).mode(mode).open(path);
-    opened
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|source| AuthorityError::File {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        })
+/// Removes files, in this order.
+fn remove(directory: &Path, names: [&str; 2]) -> Result<(), AuthorityError> {
+    for name in names {
+        let path = directory.join(name);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                let action = "remove";
+                return Err(AuthorityError::File {
+                    action,
+                    path,
+                    source,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<(), AuthorityError> {
+    let written = files::replace(path, text.as_bytes());
+    written.map_err(|source| AuthorityError::File {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn read(path: &Path) -> Result<String, AuthorityError> {
@@ -319,5 +374,40 @@ mod tests {
             Authority::open(directory.path()),
             Err(AuthorityError::Half(_))
         ));
+        fs::remove_file(directory.path().join(CERTIFICATE)).unwrap();
+        Authority::open(directory.path()).unwrap();
+        fs::remove_file(directory.path().join(CERTIFICATE)).unwrap();
+        Authority::open(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn staged_authority_is_adopted_or_not_wherever_that_was_cut_short() {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (directory, path) = (ours.path(), |name| ours.path().join(name));
+        let own = Authority::open(directory).unwrap();
+        let other = Authority::open(theirs.path()).unwrap();
+        let now = || Authority::open(directory).unwrap().pem;
+        other.stage(directory).unwrap();
+        assert_eq!(
+            (now(), Authority::is_staged(directory)),
+            (own.pem.clone(), true)
+        );
+        Authority::unstage(directory).unwrap();
+        assert_eq!(
+            (now(), Authority::is_staged(directory)),
+            (own.pem.clone(), false)
+        );
+        // Killed before all of it lay there.
+        other.stage(directory).unwrap();
+        fs::remove_file(path(STAGED_CERTIFICATE)).unwrap();
+        assert!(!Authority::is_staged(directory));
+        Authority::unstage(directory).unwrap();
+        assert_eq!(now(), own.pem);
+        // Killed before all of it was adopted.
+        other.stage(directory).unwrap();
+        fs::rename(path(STAGED_KEY), path(KEY)).unwrap();
+        Authority::unstage(directory).unwrap();
+        assert_eq!((now(), Authority::is_staged(directory)), (other.pem, false));
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 2);
     }
 }

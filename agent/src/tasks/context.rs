@@ -60,6 +60,11 @@ impl TaskContext {
         }
     }
 
+    /// The task.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
     /// Adds a line to the log.
     pub fn log(&self, text: &str) {
         if let Err(error) = log::append(&self.log, text) {

@@ -197,6 +197,13 @@ impl Site {
         etcd.kill().expect("etcd can be killed");
     }
 
+    /// The same, if it has one.
+    pub fn kill_etcd_if_any(&self, number: usize) {
+        if let Some(etcd) = self.etcd(number) {
+            let _ = etcd.kill();
+        }
+    }
+
     /// How many etcds the node has.
     pub fn etcds(&self, number: usize) -> usize {
         count_processes("--data-dir", &self.state(number, "etcd/data"))
@@ -253,6 +260,21 @@ impl Site {
     pub fn heal(&self, number: usize) {
         let port = format!("port{number}");
         ip(&["-n", &self.hub, "link", "set", &port, "up"]);
+    }
+
+    /// Lets its link carry no more than this in either direction, as `tc` writes it.
+    pub fn slow(&self, number: usize, rate: &str) {
+        let port = format!("port{number}");
+        for (namespace, link) in [(self.namespace(number), "eth0"), (&self.hub, &port)] {
+            let limit = ["qdisc", "replace", "dev", link, "root", "tbf", "rate", rate];
+            let status = Command::new("tc")
+                .args(["-n", namespace])
+                .args(limit)
+                .args(["burst", "64kb", "latency", "100ms"])
+                .status();
+            let status = status.expect("tc starts");
+            assert!(status.success(), "tc on {link}: {status}");
+        }
     }
 
     /// `pindah`, as root on the node.

@@ -4,6 +4,9 @@
 
 mod balance;
 mod cpu;
+mod disk_failure;
+mod drain;
+mod entry;
 mod failure;
 mod formation;
 mod harness;
@@ -15,3 +18,4 @@ mod pools;
 mod programs;
 mod recovery;
 mod roles;
+mod traveller;

@@ -107,6 +107,8 @@ async fn request_that_is_none_is_refused() {
     let json = |body| post(body).header("Content-Type", "application/json");
     assert_refused(post("{}"), 415, "must be JSON").await;
     assert_refused(json("{"), 400, "the body cannot be read").await;
+    let twice = r#"{"name":"web","memory_mib":64,"limits":{"cpu_shares":1,"cpu_shares":2}}"#;
+    assert_refused(json(twice), 400, r#"field "cpu_shares" is there twice"#).await;
     assert_refused(json("[]"), 422, "the body").await;
     assert_refused(json("null"), 422, "the body").await;
     let large = "x".repeat(2 << 20);

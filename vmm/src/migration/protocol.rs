@@ -66,7 +66,7 @@
 
 use std::time::Duration;
 
-use pindah_vmm_api::VmConfig;
+use pindah_vmm_api::{PauseReason, VmConfig};
 use serde::{Deserialize, Serialize};
 
 /// First bytes of every connection.
@@ -352,7 +352,7 @@ pub struct Fetched {
 }
 
 /// The guest belongs to the destination once everything before this is in place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
     /// As [`Ack::bytes`], of all that was sent.
     pub bytes: u64,
@@ -366,10 +366,64 @@ pub struct Commit {
     /// The guest stood still before it moved, and is to stand there too.
     #[serde(default)]
     pub paused: bool,
+    /// Why it did, if a disk failed it: it stands there for the same reason.
+    #[serde(default)]
+    pub failed: Option<FailedDisk>,
     /// By how much the destination's wall clock is ahead of the source's, in nanoseconds: the
     /// guest's does not gain it.
     #[serde(default)]
     pub clock_ahead_ns: i64,
+}
+
+/// A disk that could not do what the guest asked it for, as in
+/// [`PauseReason::Device`](pindah_vmm_api::PauseReason::Device).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedDisk {
+    /// The disk.
+    pub id: String,
+    /// What failed and why, in at most [`FAILED_BYTES`] bytes.
+    pub message: String,
+    /// Its storage is full, and nothing else failed.
+    pub no_space: bool,
+}
+
+/// Longest text of each kind in a [`FailedDisk`], in bytes: the message that it is part of is short.
+pub const FAILED_BYTES: usize = 256;
+
+impl FailedDisk {
+    /// The disk for which the guest stands, if it stands for one.
+    pub fn of(reason: Option<PauseReason>) -> Option<Self> {
+        match reason {
+            Some(PauseReason::Device {
+                id,
+                message,
+                no_space,
+            }) => Some(Self {
+                id: head(&id),
+                message: head(&message),
+                no_space,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Why the guest stands.
+    pub fn into_reason(self) -> PauseReason {
+        PauseReason::Device {
+            id: head(&self.id),
+            message: head(&self.message),
+            no_space: self.no_space,
+        }
+    }
+}
+
+/// The first [`FAILED_BYTES`] bytes, but no part of a character.
+fn head(text: &str) -> String {
+    let mut end = text.len().min(FAILED_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
 }
 
 /// The guest runs at the destination.

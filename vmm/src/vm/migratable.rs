@@ -102,6 +102,9 @@ pub trait MigrationSource: Migratable {
     /// Devices take requests again. Does nothing if they do.
     fn unquiesce(&self);
 
+    /// Why the guest stands, if it does.
+    fn pause_reason(&self) -> Option<PauseReason>;
+
     /// Holds all vCPUs for so long, beginning now, if the guest runs. Returns at once; false if
     /// some vCPU was not in the guest since it was last held, and is not held again.
     fn hold(&self, time: Duration) -> bool;
@@ -167,12 +170,12 @@ pub trait MigrationDestination: Send + Sync {
     /// Gives up what [`Self::take`] took: the guest will not run here.
     fn give_back(&self);
 
-    /// Lets the guest run, or stand still where it did so before it moved; its network cards are
-    /// no longer silent.
+    /// Lets the guest run, or stand still, for the reason for which it did so before it moved; its
+    /// network cards are no longer silent.
     ///
     /// # Errors
     /// [`MigratableError`]; it does not run.
-    fn start(&self, paused: bool) -> Result<(), MigratableError>;
+    fn start(&self, paused: Option<PauseReason>) -> Result<(), MigratableError>;
 
     /// Lets the network know where the guest is: a RARP frame from each card, and a word to its
     /// driver (virtio 1.2, 5.1.6.5.4).

@@ -54,6 +54,10 @@ impl MigrationSource for Vm {
         }
     }
 
+    fn pause_reason(&self) -> Option<PauseReason> {
+        self.life.now().pause_reason.clone()
+    }
+
     fn hold(&self, time: Duration) -> bool {
         if self.life.now().state != RunState::Running {
             return true;
@@ -142,7 +146,7 @@ impl MigrationDestination for Vm {
         self.ownership.give_up();
     }
 
-    fn start(&self, paused: bool) -> Result<(), MigratableError> {
+    fn start(&self, paused: Option<PauseReason>) -> Result<(), MigratableError> {
         let _transition = self.life.begin();
         self.require_new()?;
         for (net, _) in &self.handles.nets {
@@ -150,10 +154,10 @@ impl MigrationDestination for Vm {
                 tracing::error!(net = net.id(), %error, "stays silent");
             }
         }
-        if paused {
-            self.life.now().set_paused(PauseReason::Requested);
-        } else {
-            Vm::start(self);
+        match paused {
+            // The locks are this machine's own: whatever became of those of the one before.
+            Some(reason) => self.life.now().set_paused(reason),
+            None => Vm::start(self),
         }
         Ok(())
     }

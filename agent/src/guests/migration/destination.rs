@@ -22,6 +22,8 @@ const OPERATION_PATIENCE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is asked whether its guest runs.
 const POLL: Duration = Duration::from_millis(50);
+/// How long one wait for the majority is.
+const MAJORITY_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a failure of the store waits for the next try.
 const RETRY: Duration = Duration::from_millis(200);
 /// How long a VMM may take to give its guest up.
@@ -156,6 +158,8 @@ impl Guests {
         let Some(guest) = self.own(&guest).await else {
             self.end_process(&guest, process).await;
             self.forget(&guest).await;
+            drop(operation);
+            self.start_if_it_is_ours(&guest).await;
             return;
         };
         tracing::info!("guest {} has come", guest.name);
@@ -169,6 +173,23 @@ impl Guests {
         self.contain(&guest, process.identity().pid).await;
         self.watch(&guest, process);
         drop(operation);
+    }
+
+    /// The guest ran here, and its source may have written down that it does before we could.
+    async fn start_if_it_is_ours(&self, guest: &Guest) {
+        let node = &self.resources().node;
+        loop {
+            let settled = self.records().settled(MAJORITY_PATIENCE).await;
+            match self.find(&guest.uuid.to_string()).await {
+                Ok(now) if settled && now.value.node == *node => {
+                    tokio::spawn(self.restart_later(guest.uuid, 1));
+                    return;
+                }
+                Ok(now) if settled && !now.value.is_moving_to(node) => return,
+                Err(GuestError::NotFound(_)) => return,
+                _ => tokio::time::sleep(RETRY).await,
+            }
+        }
     }
 
     /// Writes down that the guest is here. `None`: it must not run here.

@@ -1,26 +1,33 @@
 //! A node that is to have no guests for a while: they leave it one by one, and come back.
+//!
+//! The record is what is wanted: it says which task carries it out, so the agent that comes after one
+//! that was killed knows that there is something left to do, and begins a task of its own.
 
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::MoveRequest;
-use crate::api::Accepted;
 use crate::causes::chain;
-use crate::domain::{Guest, Task, TaskKind, TaskState, TaskSubject};
+use crate::domain::{Guest, Task, TaskKind, TaskSubject, Wanted};
+use crate::guests::machine::Operation;
 use crate::guests::{GuestError, Guests};
-use crate::peer::PeerError;
 use crate::store::{Collection, Record, StoreError};
 use crate::tasks::{Failure, TaskContext};
 
-/// How long one question waits for the end of another node's task, in seconds.
-const WAIT_S: u64 = 30;
-/// How long a node that does not answer waits for the next question.
-const RETRY: Duration = Duration::from_secs(1);
+/// How often a guest is sent away whose move breaks.
+const TRIES: u32 = 2;
+/// How long a guest that is to run and does not is waited for, and how often it is looked at.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_POLL: Duration = Duration::from_millis(200);
+/// How long one wait for the majority is.
+const MAJORITY_PATIENCE: Duration = Duration::from_secs(60);
+/// Who begins what an agent before us did not end.
+const AGENT: &str = "pindahd";
 
 /// A node that takes no guests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +38,9 @@ pub struct Drain {
     pub guests: Vec<Uuid>,
     /// It is over, and guests come back.
     pub over: bool,
+    /// The task that moves guests for it, until that has ended.
+    #[serde(default)]
+    pub task: Option<Uuid>,
 }
 
 impl Record for Drain {
@@ -39,10 +49,18 @@ impl Record for Drain {
 }
 
 /// A guest that did not move, and why.
-struct Left(String);
+pub(super) struct Left(pub(super) String);
+
+/// What a try to send a guest away came to.
+enum Departure {
+    /// It is not here any more.
+    Gone,
+    /// It broke on the way, and another try may do.
+    Broken(Left),
+}
 
 impl Guests {
-    fn drains(&self) -> Collection<Drain> {
+    pub(super) fn drains(&self) -> Collection<Drain> {
         Collection::new(self.resources().store.clone())
     }
 
@@ -79,6 +97,7 @@ impl Guests {
             node: node.clone(),
             guests: Vec::new(),
             over: false,
+            task: None,
         };
         self.drains().create(&node, &new).await?;
         // One that was over, or was not brought to its end, goes on.
@@ -91,9 +110,54 @@ impl Guests {
             TaskKind::DrainNode,
             TaskSubject::node(&node),
             user,
-            |context| async move { guests.empty_node(&context).await },
+            |context| async move {
+                let work = guests.empty_node(&context);
+                guests.carry_out(&context, work).await
+            },
         );
         Ok(task.await?)
+    }
+
+    /// The work, with a note that this task does it as long as it does.
+    pub(super) async fn carry_out(
+        &self,
+        context: &TaskContext,
+        work: impl Future<Output = Result<serde_json::Value, Failure>>,
+    ) -> Result<serde_json::Value, Failure> {
+        let (node, id) = (&self.resources().node, Some(context.id()));
+        let drains = self.drains();
+        let begun = drains.update(node, |drain| drain.task = id);
+        begun.await.map_err(GuestError::from)?;
+        let outcome = work.await;
+        let ended = drains.update(node, |drain| {
+            // Another may have begun meanwhile.
+            drain.task = drain.task.filter(|_| drain.task != id);
+        });
+        if let Err(error) = ended.await {
+            context.log(&format!("the next start of the agent looks again: {error}"));
+        }
+        outcome
+    }
+
+    /// Goes on with what an agent before us did not bring to its end, when there is a majority.
+    pub async fn resume_drain(self) {
+        while !self.records().settled(MAJORITY_PATIENCE).await {}
+        let node = &self.resources().node;
+        let resumed = match self.drains().get(node).await {
+            Ok(Some(drain)) if drain.value.task.is_some() => {
+                tracing::info!("the agent ended while guests left or came back; going on");
+                if drain.value.over {
+                    self.undrain(AGENT).await
+                } else {
+                    self.drain(AGENT).await
+                }
+            }
+            Ok(_) => return,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = resumed {
+            tracing::error!("cannot go on with the drain: {}", chain(&error));
+        }
     }
 
     async fn empty_node(&self, context: &TaskContext) -> Result<serde_json::Value, Failure> {
@@ -135,170 +199,100 @@ impl Guests {
     }
 
     async fn send_away(&self, guest: Guest, context: &TaskContext) -> Result<(), Left> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_to_send_away(&guest, context).await? {
+                Departure::Gone => return Ok(()),
+                Departure::Broken(Left(why)) if tries < TRIES && context.check().is_ok() => {
+                    context.log(&format!("{why}; trying again"));
+                }
+                Departure::Broken(left) => return Err(left),
+            }
+        }
+    }
+
+    async fn try_to_send_away(
+        &self,
+        guest: &Guest,
+        context: &TaskContext,
+    ) -> Result<Departure, Left> {
         let left = |why: String| Left(format!("guest {}: {why}", guest.name));
+        let cancelled = || left("the drain was cancelled".to_owned());
         let machine = self.machine(guest.uuid);
         let _operation = tokio::select! {
-            operation = machine.operate() => operation,
-            () = context.cancelled() => return Err(left("the drain was cancelled".to_owned())),
+            operation = self.operate_when_settled(guest.uuid) => operation,
+            () = context.cancelled() => return Err(cancelled()),
         };
-        context.check().map_err(|error| left(error.to_string()))?;
+        context.check().map_err(|_| cancelled())?;
         // It may have been deleted or stopped while others moved.
         let now = match self.find(&guest.uuid.to_string()).await {
             Ok(now) => now.value,
-            Err(GuestError::NotFound(_)) => return Ok(()),
+            Err(GuestError::NotFound(_)) => return Ok(Departure::Gone),
             Err(error) => return Err(left(chain(&error))),
         };
-        if now.node != self.resources().node {
-            return Ok(());
+        // An agent before us may have begun to move it.
+        let is_here = now.node == self.resources().node;
+        if !(is_here && self.finish_move_of(&now).await) {
+            return Ok(Departure::Gone);
         }
         if self.require_undrained().await.is_ok() {
             return Err(left("the drain was ended meanwhile".to_owned()));
+        }
+        if self.wanted(&now) == Wanted::Running && !machine.status().state.has_process() {
+            return Err(left("it is to run and does not".to_owned()));
         }
         let request = MoveRequest::default();
         let plan = self.plan_move(&now, &request).await;
         let plan = plan.map_err(|error| left(chain(&error)))?;
         context.log(&format!("guest {} moves to {}", now.name, plan.to));
+        // Before it goes: an agent that ends on the way leaves it to the next one to bring it back.
+        self.remember_departure(&now, true, context).await;
         let moved = self.move_now(now.uuid, &plan, &request, context).await;
-        moved.map_err(|error| left(error.to_string()))?;
+        if let Err(error) = moved {
+            self.remember_departure(&now, false, context).await;
+            return Ok(Departure::Broken(left(error.to_string())));
+        }
+        Ok(Departure::Gone)
+    }
+
+    /// The guest's operation, when it runs if it is to run: one that was about to start would be
+    /// moved as one that is off. Not for ever.
+    async fn operate_when_settled(&self, uuid: Uuid) -> Operation {
+        let machine = self.machine(uuid);
+        let end = Instant::now() + START_PATIENCE;
+        loop {
+            let operation = machine.operate().await;
+            let starts = match self.find(&uuid.to_string()).await {
+                Ok(now) => {
+                    let now = now.value;
+                    let ours = now.node == self.resources().node && now.moving_to.is_none();
+                    ours && self.wanted(&now) == Wanted::Running
+                }
+                Err(_) => false,
+            };
+            if !starts || machine.status().state.has_process() || Instant::now() > end {
+                return operation;
+            }
+            drop(operation);
+            tokio::time::sleep(START_POLL).await;
+        }
+    }
+
+    /// Whether the guest comes back after the drain.
+    async fn remember_departure(&self, guest: &Guest, gone: bool, context: &TaskContext) {
         let drains = self.drains();
         let remembered = drains.update(&self.resources().node, |drain| {
-            if !drain.guests.contains(&now.uuid) {
-                drain.guests.push(now.uuid);
-            }
+            drain.guests.retain(|other| *other != guest.uuid);
+            drain.guests.extend(gone.then_some(guest.uuid));
         });
-        if let Err(error) = remembered.await {
+        if let Err(error) = remembered.await
+            && gone
+        {
             context.log(&format!(
                 "guest {} will not come back by itself: {error}",
-                now.name
+                guest.name
             ));
         }
-        Ok(())
-    }
-
-    /// Lets this node take guests again, and begins to bring back those that left it for its drain.
-    ///
-    /// # Errors
-    /// [`GuestError::Undrained`], [`GuestError::Store`].
-    pub async fn undrain(&self, user: &str) -> Result<Task, GuestError> {
-        let node = self.resources().node.clone();
-        let ended = self
-            .drains()
-            .update(&node, |drain| drain.over = true)
-            .await?;
-        let drain = ended
-            .ok_or_else(|| GuestError::Undrained(node.clone()))?
-            .value;
-        let guests = self.clone();
-        let tasks = &self.resources().tasks;
-        let task = tasks.start(
-            TaskKind::UndrainNode,
-            TaskSubject::node(&node),
-            user,
-            |context| async move { guests.bring_back(&drain.guests, &context).await },
-        );
-        Ok(task.await?)
-    }
-
-    async fn bring_back(
-        &self,
-        uuids: &[Uuid],
-        context: &TaskContext,
-    ) -> Result<serde_json::Value, Failure> {
-        let node = &self.resources().node;
-        let (mut back, mut left) = (0, Vec::new());
-        for (index, uuid) in uuids.iter().enumerate() {
-            context.check()?;
-            context.progress(
-                (index * 100 / uuids.len()) as u8,
-                &format!("{back} guests are back"),
-            );
-            match self.call_back(*uuid, context).await {
-                Ok(()) => back += 1,
-                Err(Left(why)) => {
-                    context.log(&why);
-                    left.push(why);
-                }
-            }
-        }
-        self.drains().delete(node).await.map_err(GuestError::from)?;
-        if left.is_empty() {
-            return Ok(json!({ "node": node, "moved": back }));
-        }
-        let (count, why) = (left.len(), left.join("; "));
-        Err(Failure::Failed(format!(
-            "node {node} takes guests again; {back} are back and {count} are not: {why}"
-        )))
-    }
-
-    /// Has the node that has the guest now move it here.
-    async fn call_back(&self, uuid: Uuid, context: &TaskContext) -> Result<(), Left> {
-        let node = &self.resources().node;
-        let guest = match self.find(&uuid.to_string()).await {
-            Ok(guest) if guest.value.node == *node => return Ok(()),
-            Ok(guest) => guest.value,
-            Err(GuestError::NotFound(_)) => return Ok(()),
-            Err(error) => return Err(Left(format!("guest {uuid}: {}", chain(&error)))),
-        };
-        let left = |why: String| Left(format!("guest {}: {why}", guest.name));
-        context.log(&format!(
-            "guest {} comes back from {}",
-            guest.name, guest.node
-        ));
-        let begun = self.begin_elsewhere(&guest).await;
-        let task = begun.map_err(|error| left(chain(&error)))?;
-        let task = self.await_elsewhere(&guest.node, task, context).await;
-        let task = task.map_err(|error| left(error.to_string()))?;
-        match (task.state, task.error) {
-            (TaskState::Done, _) => Ok(()),
-            (state, error) => Err(left(error.unwrap_or_else(|| state.to_string()))),
-        }
-    }
-
-    async fn begin_elsewhere(&self, guest: &Guest) -> Result<Task, GuestError> {
-        let peers = &self.links()?.peers;
-        let path = format!("/guests/{}/migrate", guest.uuid);
-        let request = peers.request(&guest.node, Method::POST, &path).await?;
-        let body = MoveRequest {
-            to: Some(self.resources().node.clone()),
-            ..MoveRequest::default()
-        };
-        let bytes = peers.bytes(&guest.node, request.json(&body)).await?;
-        let accepted = serde_json::from_slice::<Accepted>(&bytes);
-        let accepted = accepted.map_err(|error| PeerError::Answer {
-            node: guest.node.clone(),
-            reason: error.to_string(),
-        })?;
-        Ok(accepted.task)
-    }
-
-    /// The task when it has ended. A cancelled one is cancelled there too.
-    async fn await_elsewhere(
-        &self,
-        node: &str,
-        mut task: Task,
-        context: &TaskContext,
-    ) -> Result<Task, Failure> {
-        let peers = &self.links()?.peers;
-        let path = format!("/tasks/{}", task.id);
-        let waiting = format!("{path}?wait_s={WAIT_S}");
-        while task.state == TaskState::Running {
-            let asked = peers.ask::<(), Task>(node, Method::GET, &waiting, None);
-            tokio::select! {
-                asked = asked => match asked {
-                    Ok(now) => task = now,
-                    Err(error @ PeerError::Refused { .. }) => return Err(Failure::of(&error)),
-                    Err(_) => tokio::time::sleep(RETRY).await,
-                },
-                () = context.cancelled() => {
-                    let path = format!("{path}/cancel");
-                    let request = peers.request(node, Method::POST, &path).await;
-                    if let Ok(request) = request {
-                        let _ = peers.bytes(node, request).await;
-                    }
-                    return Err(Failure::Cancelled);
-                }
-            }
-        }
-        Ok(task)
     }
 }

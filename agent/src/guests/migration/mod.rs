@@ -23,6 +23,7 @@ mod link_speed;
 mod preflight;
 mod settle;
 mod source;
+mod undrain;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

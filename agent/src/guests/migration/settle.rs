@@ -26,9 +26,9 @@ const RESUME_DEADLINE: Duration = Duration::from_secs(120);
 impl Guests {
     /// Finds out who has the guest that this node sent to `to`, and brings what is here to its
     /// end: a guest that runs there leaves nothing here, one that never will goes on here. Waits
-    /// for as long as that cannot be known.
-    pub(super) async fn settle(&self, guest: &Guest, to: &str) -> Settlement {
-        let settlement = self.ask_until_settled(guest, to).await;
+    /// for as long as that cannot be known. `came`: it has run there, as both VMMs say.
+    pub(super) async fn settle(&self, guest: &Guest, to: &str, came: bool) -> Settlement {
+        let settlement = self.ask_until_settled(guest, to, came).await;
         match settlement {
             Settlement::Runs => self.leave(guest).await,
             Settlement::Never => self.go_on(guest).await,
@@ -36,10 +36,10 @@ impl Guests {
         settlement
     }
 
-    async fn ask_until_settled(&self, guest: &Guest, to: &str) -> Settlement {
+    async fn ask_until_settled(&self, guest: &Guest, to: &str, came: bool) -> Settlement {
         let mut gone_since = None;
         loop {
-            match self.ask_once(guest, to, &mut gone_since).await {
+            match self.ask_once(guest, to, came, &mut gone_since).await {
                 Ok(Some(settlement)) => return settlement,
                 Ok(None) => {}
                 Err(error) => {
@@ -58,6 +58,7 @@ impl Guests {
         &self,
         guest: &Guest,
         to: &str,
+        came: bool,
         gone_since: &mut Option<Instant>,
     ) -> Result<Option<Settlement>, GuestError> {
         // What this node remembers without the cluster's majority may be old.
@@ -81,29 +82,35 @@ impl Guests {
             guest: guest.uuid,
             epoch: now.epoch,
         };
-        let taken_back = match self.ask_destination(to, arrival).await {
+        let settlement = match self.ask_destination(to, arrival).await {
             Ok(Settlement::Runs) => return Ok(Some(Settlement::Runs)),
-            Ok(Settlement::Never) => true,
+            Ok(Settlement::Never) => Settlement::Never,
             Err(error) => {
                 if self.links()?.peers.is_alive(to).await? {
                     *gone_since = None;
                     return Err(error);
                 }
                 let since = gone_since.get_or_insert_with(Instant::now);
-                since.elapsed() >= LEASE_MARGIN
+                if since.elapsed() < LEASE_MARGIN {
+                    return Ok(None);
+                }
+                // Where it ran its agent has died, and it may run on without.
+                if came {
+                    Settlement::Runs
+                } else {
+                    Settlement::Never
+                }
             }
         };
-        if !taken_back {
-            return Ok(None);
-        }
-        match self
-            .change_place(guest.uuid, |guest| guest.abort_move(to))
-            .await
-        {
+        let settled = self.change_place(guest.uuid, |guest| match settlement {
+            Settlement::Runs => guest.finish_move(to),
+            Settlement::Never => guest.abort_move(to),
+        });
+        match settled.await {
             // What that has led to shows in the record.
             Err(GuestError::Placement(PlacementError::NotMoving { .. })) => Ok(None),
             Err(error) => Err(error),
-            Ok(_) => Ok(Some(Settlement::Never)),
+            Ok(_) => Ok(Some(settlement)),
         }
     }
 
@@ -215,7 +222,7 @@ impl Guests {
             self.give_up_move(guest, &to).await;
             return true;
         }
-        self.settle(guest, &to).await == Settlement::Never
+        self.settle(guest, &to, false).await == Settlement::Never
     }
 
     /// The VMM here that waits for the guest, or has it by now: one that an agent before us began.
@@ -242,7 +249,7 @@ impl Guests {
             // What this node remembers without the cluster's majority may be old.
             _ if now.node != self.resources().node => self.records().settled(Duration::ZERO).await,
             None => false,
-            Some(to) => self.ask_until_settled(&now, to).await == Settlement::Runs,
+            Some(to) => self.ask_until_settled(&now, to, false).await == Settlement::Runs,
         }
     }
 }

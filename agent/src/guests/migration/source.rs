@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use pindah_vmm_api::report::{StatusLine, Summary};
 use pindah_vmm_api::{
     EventKind, MigrateRequest, MigrationMode, MigrationPhase, MigrationReport, MigrationStatus,
+    RunState,
 };
 use reqwest::Method;
 use serde_json::json;
@@ -127,7 +128,7 @@ impl Guests {
                 if let Some(forecast) = &plan.forecast {
                     context.log(&forecast.beside(report.total_ms, report.downtime_us));
                 }
-                self.settle(&guest, to).await;
+                self.settle(&guest, to, true).await;
                 self.remember_move(&guest, plan, request, &report).await;
                 Ok(json!({
                     "uuid": uuid, "node": to, "total_ms": report.total_ms,
@@ -141,7 +142,7 @@ impl Guests {
             }
             Outcome::Unknown(reason) => {
                 context.log(&format!("{reason}; asking node {to} who has the guest"));
-                match self.settle(&guest, to).await {
+                match self.settle(&guest, to, false).await {
                     Settlement::Runs => {
                         context.log(&format!("it runs on {to}"));
                         Ok(json!({ "uuid": uuid, "node": to }))
@@ -259,6 +260,17 @@ impl Guests {
                     MigrationPhase::InDoubt | MigrationPhase::Lost => {
                         return Outcome::Unknown(reason(&status));
                     }
+                    // Of one that has left the process ends; this may be how the guest came here.
+                    MigrationPhase::Completed => match client.info().await.map(|info| info.state) {
+                        Ok(RunState::Running) => {
+                            return Outcome::Failed("its migration had not begun".to_owned());
+                        }
+                        Ok(RunState::Paused) => {
+                            let reason = "nobody knows whether its migration had begun";
+                            return Outcome::Unknown(reason.to_owned());
+                        }
+                        _ => {}
+                    },
                     _ => {}
                 },
                 Err(crate::vmm_client::VmmError::Refused { status: 404, .. }) => {

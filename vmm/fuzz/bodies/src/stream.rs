@@ -13,15 +13,15 @@ use pindah_vmm::migration::destination::{Incoming, Postcopier, receive};
 use pindah_vmm::migration::priority::Priority;
 use pindah_vmm::migration::progress::Progress;
 use pindah_vmm::migration::protocol::{
-    Channel, Commit, FrameHeader, HEADER_BYTES, Hello, Kind, PREAMBLE_BYTES, Preamble, Reason,
-    VERSION,
+    Channel, Commit, FailedDisk, FrameHeader, HEADER_BYTES, Hello, Kind, PREAMBLE_BYTES, Preamble,
+    Reason, VERSION,
 };
 use pindah_vmm::migration::tls::Identity;
 use pindah_vmm::migration::wait::Cancel;
 use pindah_vmm::state::Section;
 use pindah_vmm::vm::migratable::{MigratableError, MigrationDestination};
 use pindah_vmm::vm::state::VmState;
-use pindah_vmm_api::VmConfig;
+use pindah_vmm_api::{PauseReason, VmConfig};
 use serde::Serialize;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -118,7 +118,7 @@ impl MigrationDestination for Machine {
         self.ask(|asked| asked.owned = false);
     }
 
-    fn start(&self, _: bool) -> Result<(), MigratableError> {
+    fn start(&self, _: Option<PauseReason>) -> Result<(), MigratableError> {
         self.ask(|asked| {
             assert!(asked.owned, "started without the right to");
             assert!(asked.restored_when_owned, "started without its state");
@@ -345,6 +345,11 @@ impl Script {
             checksum: input.chance(8).then(|| input.qword()),
             paused: input.chance(2),
             clock_ahead_ns: input.edge() as i64,
+            failed: input.chance(8).then(|| FailedDisk {
+                id: "disk0".to_owned(),
+                message: "é".repeat(input.below(600)),
+                no_space: input.chance(2),
+            }),
         };
         self.message(Kind::Commit, &commit, input);
     }

@@ -18,7 +18,7 @@ mod postcopy;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use pindah_vmm_api::MigrationPhase;
+use pindah_vmm_api::{MigrationPhase, PauseReason};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::checksum;
@@ -27,7 +27,8 @@ use super::pages::Decoder;
 use super::priority::{LowPriority, Priority};
 use super::progress::Progress;
 use super::protocol::{
-    ANSWER_TIMEOUT, Ack, Commit, Dropped, HEADER_BYTES, Kind, Reason, Rehearsed, Running, Welcome,
+    ANSWER_TIMEOUT, Ack, Commit, Dropped, FailedDisk, HEADER_BYTES, Kind, Reason, Rehearsed,
+    Running, Welcome,
 };
 use super::tls::Identity;
 use crate::clock::now_unix_ns;
@@ -197,7 +198,9 @@ impl<'a> Arrival<'a> {
             self.machine.give_back();
             return Err(ReceiveError::Unfetched(reason));
         }
-        if let Err(error) = self.machine.start(commit.paused) {
+        let failed = commit.failed.map(FailedDisk::into_reason);
+        let reason = failed.unwrap_or(PauseReason::Requested);
+        if let Err(error) = self.machine.start(commit.paused.then_some(reason)) {
             self.machine.give_back();
             return Err(error.into());
         }

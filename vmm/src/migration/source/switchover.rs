@@ -14,7 +14,7 @@ use crate::migration::checksum;
 use crate::migration::connection::{ConnectionError, Frame};
 use crate::migration::pending::Pending;
 use crate::migration::progress::Progress;
-use crate::migration::protocol::{Commit, Kind, Reason, Running};
+use crate::migration::protocol::{Commit, FailedDisk, Kind, Reason, Running};
 use crate::vm::migratable::{MigratableError, MigrationSource};
 
 /// How long the destination may take from COMMIT to its answer: pages, locks, disks' metadata.
@@ -203,6 +203,7 @@ impl LastRound<'_, '_, '_> {
             checksum: (request.verify_memory && self.left.is_none())
                 .then(|| checksum::of(&self.guest.memory())),
             paused: !ran,
+            failed: FailedDisk::of(self.guest.pause_reason()),
             clock_ahead_ns: self.precopy.rehearsal.clock_ahead_ns,
         };
         let deadline = Instant::now() + ANSWER;

@@ -55,6 +55,8 @@ pub struct Fake {
     pub memory: Arc<GuestMemory>,
     pub record: Arc<Record>,
     pub running: AtomicBool,
+    /// Why it stands, unless that is its migration.
+    pub stands: Mutex<Option<PauseReason>>,
     pub doubtful: AtomicBool,
     pub lost: AtomicBool,
     pub ended: AtomicBool,
@@ -76,6 +78,7 @@ impl Fake {
             memory: Arc::new(GuestMemory::from_ranges(&RANGES).unwrap()),
             record: Arc::clone(record),
             running: AtomicBool::new(name == "source"),
+            stands: Mutex::default(),
             doubtful: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -190,6 +193,10 @@ impl MigrationSource for Fake {
 
     fn unquiesce(&self) {}
 
+    fn pause_reason(&self) -> Option<PauseReason> {
+        self.stands.lock().unwrap().clone()
+    }
+
     fn hold(&self, _: Duration) -> bool {
         self.holds.fetch_add(1, Ordering::SeqCst);
         true
@@ -251,9 +258,10 @@ impl MigrationDestination for Fake {
         self.record.give_up(self.name);
     }
 
-    fn start(&self, paused: bool) -> Result<(), MigratableError> {
+    fn start(&self, paused: Option<PauseReason>) -> Result<(), MigratableError> {
         assert_eq!(self.record.holder(), Some(self.name));
-        self.running.store(!paused, Ordering::SeqCst);
+        self.running.store(paused.is_none(), Ordering::SeqCst);
+        *self.stands.lock().unwrap() = paused;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use pindah_vmm_api::{MigrateRequest, MigrationMode, MigrationPhase, MigrationReport};
+use pindah_vmm_api::{MigrateRequest, MigrationMode, MigrationPhase, MigrationReport, PauseReason};
 
 use super::destination::{self, Incoming, Postcopier, ReceiveError};
 use super::priority::Priority;
@@ -18,6 +18,7 @@ use super::source::{self, EncodingThread, Links, MigrationError};
 use super::tls::Identity;
 use super::wait::Cancel;
 use crate::memory::userfault::Userfault;
+use crate::vm::migratable::MigrationSource;
 use fake::{Fake, Record};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -182,16 +183,31 @@ fn writing_guest_moves_with_its_memory_over_several_connections() {
 }
 
 #[test]
-fn paused_guest_stays_paused_where_it_goes() {
-    let rig = Rig::new().with_content();
-    rig.source
-        .running
-        .store(false, std::sync::atomic::Ordering::SeqCst);
-    let (sent, received) = rig.run(rest);
-    sent.unwrap();
-    received.unwrap();
-    assert!(!rig.source.is_running() && !rig.destination.is_running());
-    assert_eq!(rig.record.holder(), Some("destination"));
+fn paused_guest_stays_paused_where_it_goes_for_the_same_reason() {
+    let failed = |message: &str, no_space| PauseReason::Device {
+        id: "disk0".to_owned(),
+        message: message.to_owned(),
+        no_space,
+    };
+    // What somebody else says may be as long as they like.
+    let (long, short) = ("é".repeat(2000), "é".repeat(128));
+    for (reason, expected) in [
+        (PauseReason::Requested, PauseReason::Requested),
+        (failed("EIO", false), failed("EIO", false)),
+        (failed(&long, true), failed(&short, true)),
+    ] {
+        let rig = Rig::new().with_content();
+        rig.source
+            .running
+            .store(false, std::sync::atomic::Ordering::SeqCst);
+        *rig.source.stands.lock().unwrap() = Some(reason);
+        let (sent, received) = rig.run(rest);
+        sent.unwrap();
+        received.unwrap();
+        assert!(!rig.source.is_running() && !rig.destination.is_running());
+        assert_eq!(rig.destination.pause_reason(), Some(expected));
+        assert_eq!(rig.record.holder(), Some("destination"));
+    }
 }
 
 #[test]

@@ -214,6 +214,7 @@ impl Script {
             left_pages,
             checksum: None,
             paused: false,
+            failed: None,
             clock_ahead_ns: 0,
         };
         self.say(Kind::Commit, &commit);

@@ -126,8 +126,9 @@ type Workers = Arc<[Worker<QueueHandler>]>;
 pub struct Block {
     shared: Arc<Shared>,
     disk: Disk,
-    /// Why the image's file does not hold all that was written to the disk.
-    unsettled: Option<String>,
+    /// Whether the image's file held all that was written to the disk when the driver's queues were
+    /// last taken from it.
+    is_settled: bool,
     workers: Workers,
     queue_sizes: Vec<u16>,
 }
@@ -204,7 +205,7 @@ impl Block {
         let block = Self {
             shared,
             disk,
-            unsettled: None,
+            is_settled: true,
             workers,
             queue_sizes: vec![options.queue_size; usize::from(queues)],
         };
@@ -344,10 +345,11 @@ impl VirtioDevice for Block {
             .interrupt = None;
         let queues = self.workers.iter().map(Worker::deactivate);
         let queues = queues.flatten().collect();
-        self.unsettled = self.on_worker(Disk::settle).err().map(|error| {
+        let settled = self.on_worker(Disk::settle);
+        if let Err(error) = &settled {
             tracing::error!(device = self.shared.id, "write the image's tables: {error}");
-            format!("the image's tables could not be written: {error}")
-        });
+        }
+        self.is_settled = settled.is_ok();
         queues
     }
 
@@ -365,9 +367,16 @@ impl VirtioDevice for Block {
             kept,
         };
         let section = Section::new(state::KIND, &self.shared.id, state::VERSION, &state)?;
-        match &self.unsettled {
-            Some(reason) => Err(section.invalid(reason)),
-            None => Ok(section),
+        // The storage may have come back since the guest stands.
+        if self.is_settled {
+            return Ok(section);
+        }
+        match self.on_worker(Disk::settle) {
+            Ok(()) => Ok(section),
+            Err(error) => {
+                let reason = format!("the image's tables could not be written: {error}");
+                Err(section.invalid(reason))
+            }
         }
     }
 
