@@ -70,9 +70,10 @@ pub(super) struct CreateArguments {
     /// nfs: the protocol's version, 4 or, with --read-only, 3 [default: 4].
     #[arg(long = "version", value_name = "N")]
     nfs_version: Option<u8>,
-    /// iscsi: the target's portal, its name or address, and its port unless that is 3260.
-    #[arg(long, value_name = "HOST[:PORT]")]
-    portal: Option<String>,
+    /// iscsi: the target's portal, its name or address, and its port unless that is 3260; once for
+    /// each. With Debian's multipath-tools all are used, and one may go down.
+    #[arg(long = "portal", value_name = "HOST[:PORT]")]
+    portals: Vec<String>,
     /// iscsi: the target's name, as in iqn.2026-01.org.example:vm.
     #[arg(long, value_name = "IQN")]
     target: Option<String>,
@@ -106,7 +107,7 @@ impl CreateArguments {
             options: self.options,
             read_only: self.read_only,
             version: self.nfs_version,
-            portal: self.portal,
+            portals: self.portals,
             target: self.target,
             lun: self.lun,
             volume_group: self.volume_group,
@@ -197,6 +198,7 @@ fn figures(one: &PoolOnNode) -> String {
     let (free, total) = (mib(status.free_mib), mib(status.total_mib));
     match (status.state, &status.reason) {
         (PoolState::Ready, None) => format!("ready, {free} of {total} free"),
+        (PoolState::Ready, Some(note)) => format!("ready, {free} of {total} free: {note}"),
         (state, reason) => format!("{state}: {}", reason.as_deref().unwrap_or_default()),
     }
 }
@@ -214,14 +216,15 @@ fn show(pool: &PoolView) -> String {
             format!("{server}:{export}{how}")
         }
         PoolSource::Iscsi {
-            portal,
+            portals,
             target,
             lun,
             volume_group,
             ..
         } => {
             let lun = lun.unwrap_or_default();
-            format!("{target} at {portal}, LUN {lun}, volume group {volume_group}")
+            let portals = portals.join(" and ");
+            format!("{target} at {portals}, LUN {lun}, volume group {volume_group}")
         }
     };
     let head = [

@@ -53,7 +53,7 @@ mod tests {
                 "created_unix_ms": 0 });
             serde_json::from_value(record).unwrap()
         };
-        let iscsi = json!({ "kind": "iscsi", "portal": "p", "target": "t", "volume_group": "g",
+        let iscsi = json!({ "kind": "iscsi", "portals": ["p"], "target": "t", "volume_group": "g",
             "lun": 1 });
         let iso = json!({ "kind": "nfs", "server": "s", "export": "/", "read_only": true });
         let pools = [pool("san", iscsi), pool("iso", iso)];

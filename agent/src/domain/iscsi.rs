@@ -7,6 +7,8 @@ use super::{Invalid, PoolName, Secret, within};
 
 /// The port of a portal that names none (RFC 7143, section 13.1).
 const PORT: u16 = 3260;
+/// Most portals of a target.
+const PORTALS_MAX: u64 = 8;
 /// Longest name of a target, in bytes (RFC 7143, section 4.2.7.1).
 const TARGET_MAX: usize = 223;
 /// Largest LUN in flat space addressing (SAM-5, section 4.7.7.3).
@@ -17,12 +19,27 @@ const GROUP_MAX: usize = 40;
 /// Longest user and password, in bytes (RFC 7143, section 12.1.3: 1024; targets take less).
 const CHAP_MAX: usize = 223;
 
-/// `HOST:PORT`, an IPv6 address in brackets.
-pub(super) fn portal(portal: Option<&str>) -> Result<String, Invalid> {
-    let Some(portal) = portal else {
+/// Each as `HOST:PORT`, an IPv6 address in brackets.
+pub(super) fn portals(given: &[String]) -> Result<Vec<String>, Invalid> {
+    if given.is_empty() {
         let must = "must say the portal of a pool of the kind iscsi";
-        return Err(Invalid::number("portal", "null", must));
-    };
+        return Err(Invalid::number("portals", "[]", must));
+    }
+    within("portals", given.len() as u64, 1..=PORTALS_MAX, "")?;
+    let mut portals = Vec::new();
+    for (index, text) in given.iter().enumerate() {
+        let field = format!("portals[{index}]");
+        let portal = portal(&field, text)?;
+        if let Some(same) = portals.iter().position(|other| *other == portal) {
+            let must = format!("must be another one than portals[{same}]");
+            return Err(Invalid::text(field, text, must));
+        }
+        portals.push(portal);
+    }
+    Ok(portals)
+}
+
+fn portal(field: &str, portal: &str) -> Result<String, Invalid> {
     if let Ok(address) = portal.parse::<SocketAddrV6>() {
         return Ok(address.to_string());
     }
@@ -41,7 +58,7 @@ pub(super) fn portal(portal: Option<&str>) -> Result<String, Invalid> {
         _ => {
             let must = "must be a host name in lower case or an address, and may have a port, as \
                         in 10.0.0.9:3260";
-            Err(Invalid::text("portal", portal, must))
+            Err(Invalid::text(field, portal, must))
         }
     }
 }
@@ -129,7 +146,7 @@ mod tests {
             ("[fd00::9]", "[fd00::9]:3260"),
             ("[fd00::9]:1", "[fd00::9]:1"),
         ] {
-            assert_eq!(portal(Some(given)).unwrap(), expected);
+            assert_eq!(portals(&[given.to_owned()]).unwrap(), [expected]);
         }
         for bad in [
             "",
@@ -142,7 +159,7 @@ mod tests {
             "san,1",
             "[::",
         ] {
-            assert!(portal(Some(bad)).is_err(), "{bad}");
+            assert!(portals(&[bad.to_owned()]).is_err(), "{bad}");
         }
     }
 

@@ -160,9 +160,9 @@ pub enum PoolSource {
     },
     /// On a LUN of an iSCSI target.
     Iscsi {
-        /// The target's portal: its name or address, and its port.
-        #[schema(example = "10.0.0.9:3260")]
-        portal: String,
+        /// The target's portals, all to the same LUNs: names or addresses, and ports.
+        #[schema(example = json!(["10.0.0.9:3260", "10.0.1.9:3260"]))]
+        portals: Vec<String>,
         /// The target's name.
         #[schema(example = "iqn.2026-01.org.example:vm")]
         target: String,
@@ -289,7 +289,7 @@ mod tests {
             shared: true,
         };
         let iscsi = |target: &str, lun: Option<u16>, group: &str| PoolSource::Iscsi {
-            portal: "san:3260".to_owned(),
+            portals: vec!["san:3260".to_owned()],
             target: target.to_owned(),
             lun,
             volume_group: group.to_owned(),

@@ -46,10 +46,11 @@ pub struct PoolSpec {
     /// or 4.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u8>,
-    /// `iscsi`: the target's portal, its name or address, with its port unless that is 3260.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "10.0.0.9:3260")]
-    pub portal: Option<String>,
+    /// `iscsi`: the target's portals, names or addresses, with their ports unless that is 3260.
+    /// Where multipathd runs all are used at once, elsewhere the first that can be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 8, example = json!(["10.0.0.9:3260", "10.0.1.9:3260"]))]
+    pub portals: Vec<String>,
     /// `iscsi`: the target's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "iqn.2026-01.org.example:vm")]
@@ -83,7 +84,7 @@ impl PoolSpec {
             options: None,
             read_only: false,
             version: None,
-            portal: None,
+            portals: Vec::new(),
             target: None,
             lun: None,
             volume_group: None,
@@ -111,7 +112,7 @@ impl PoolSpec {
                 version: nfs::version(self.version, self.read_only)?,
             },
             PoolKind::Iscsi => PoolSource::Iscsi {
-                portal: iscsi::portal(self.portal.as_deref())?,
+                portals: iscsi::portals(&self.portals)?,
                 target: iscsi::target(self.target.as_deref())?,
                 lun: iscsi::lun(self.lun)?,
                 volume_group: iscsi::volume_group(self.volume_group.as_deref(), &self.name)?,
@@ -138,7 +139,7 @@ impl PoolSpec {
             ("options", self.options.is_some(), PoolKind::Nfs),
             ("read_only", self.read_only, PoolKind::Nfs),
             ("version", self.version.is_some(), PoolKind::Nfs),
-            ("portal", self.portal.is_some(), PoolKind::Iscsi),
+            ("portals", !self.portals.is_empty(), PoolKind::Iscsi),
             ("target", self.target.is_some(), PoolKind::Iscsi),
             ("lun", self.lun.is_some(), PoolKind::Iscsi),
             ("volume_group", self.volume_group.is_some(), PoolKind::Iscsi),
@@ -263,10 +264,10 @@ mod tests {
 
     #[test]
     fn target_needs_a_portal_and_a_name_only() {
-        let spec = json!({ "name": "san", "kind": "iscsi", "portal": "10.0.0.9",
+        let spec = json!({ "name": "san", "kind": "iscsi", "portals": ["10.0.0.9"],
             "target": "iqn.2026-01.org.example:vm" });
         let source = PoolSource::Iscsi {
-            portal: "10.0.0.9:3260".to_owned(),
+            portals: vec!["10.0.0.9:3260".to_owned()],
             target: "iqn.2026-01.org.example:vm".to_owned(),
             lun: None,
             volume_group: "pindah-san".to_owned(),
@@ -274,7 +275,12 @@ mod tests {
         };
         assert_eq!(record(spec.clone()).unwrap().source, source);
         for (field, value, expected) in [
-            ("portal", json!(null), "portal = null: must say the portal"),
+            ("portals", json!([]), "portals = []: must say the portal"),
+            (
+                "portals",
+                json!(["10.0.0.9", "10.0.0.9:3260"]),
+                "portals[1] = \"10.0.0.9:3260\": must be another one than portals[0]",
+            ),
             ("target", json!("vm"), "target = \"vm\": must be a name"),
             ("lun", json!(20_000), "lun = 20000: must be 0 to 16383"),
             ("volume_group", json!("-a"), "volume_group = \"-a\""),

@@ -4,6 +4,7 @@
 //! `--devices` lets it look at this device alone, so that neither the host's volume groups nor those
 //! that guests have made within their disks are seen. `system_id_source` keeps a group from becoming
 //! one host's, and backups of metadata in `/etc` would be one host's view of what all change.
+//! `multipath_component_detection` would leave out a disk because multipathd has had it once.
 
 use std::path::Path;
 
@@ -17,7 +18,7 @@ const LVM: Program = Program {
     name: "lvm",
     package: "lvm2",
 };
-const CONFIG: &str = "devices { scan_lvs=0 } \
+const CONFIG: &str = "devices { scan_lvs=0 multipath_component_detection=0 } \
     global { system_id_source=\"none\" event_activation=0 } \
     activation { monitoring=0 } backup { backup=0 archive=0 }";
 /// Sizes as bytes, and all of it as JSON.

@@ -12,7 +12,7 @@
 //! ```text
 //! Pools ── Pool ── gate ── Directory, with its Mark
 //!            │       ├──── VolumeGroup, by lvm, with its StoreLock
-//!            ├──── NfsMount, by mount.nfs; IscsiTarget, by iscsiadm
+//!            ├──── NfsMount, by mount.nfs; IscsiTarget, by iscsiadm and multipathd
 //!            └──── qemu-img, a process of its own
 //! ```
 //!
@@ -29,10 +29,13 @@ mod error;
 mod gate;
 mod image;
 mod iscsi;
+mod iscsi_mark;
+mod iscsiadm;
 mod lvm;
 mod mark;
 mod media;
 mod mounts;
+mod multipath;
 mod nfs;
 mod pool;
 mod pool_file;

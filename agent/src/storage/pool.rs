@@ -20,7 +20,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// As [`DEADLINE`], where that is a program's.
 pub(super) const GROUP_DEADLINE: Duration = Duration::from_secs(15);
 /// How long a pool may take to let go.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+const CLOSE_DEADLINE: Duration = Duration::from_secs(20);
 /// Space that is not given to new disks and images, in MiB: guests' disks grow.
 const RESERVE_MIB: u64 = 256;
 

@@ -112,6 +112,14 @@ impl Inner {
         }
     }
 
+    /// What to know of it though it is ready.
+    fn note(&self) -> Option<String> {
+        match &self.place {
+            Place::Files { .. } => None,
+            Place::Volumes(group) => group.note(),
+        }
+    }
+
     fn stall(&self, since: Instant) {
         let name = &self.record.name;
         tracing::error!("pool {name} does not answer; what uses it waits until it is back");
@@ -127,16 +135,17 @@ impl Inner {
         let name = &self.record.name;
         let before = self.status.borrow().clone();
         let (state, reason) = match looked {
-            Ok(_) => (PoolState::Ready, None),
+            Ok(_) => (PoolState::Ready, self.note()),
             Err(StorageError::Unavailable { reason, .. }) => {
                 (PoolState::Unavailable, Some(reason.clone()))
             }
             Err(error) => (PoolState::Unavailable, Some(chain(error))),
         };
         if before.state != state || before.reason != reason {
-            match &reason {
-                None => tracing::info!("pool {name} is ready"),
-                Some(reason) => tracing::error!("pool {name}: {reason}"),
+            match (state, &reason) {
+                (_, None) => tracing::info!("pool {name} is ready"),
+                (PoolState::Ready, Some(note)) => tracing::warn!("pool {name} is ready: {note}"),
+                (_, Some(reason)) => tracing::error!("pool {name}: {reason}"),
             }
         }
         self.status.send_modify(|status| {

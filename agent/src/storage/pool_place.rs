@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::directory::Directory;
-use super::iscsi::{self, IscsiTarget};
+use super::iscsi::IscsiTarget;
+use super::iscsi_mark;
 use super::mark::Mark;
 use super::nfs::{self, NfsExport, NfsMount};
 use super::pool::Place;
@@ -44,18 +45,18 @@ impl Pools {
                 }
             }
             PoolSource::Iscsi {
-                portal,
+                portals,
                 target,
                 lun,
                 volume_group,
                 chap_user,
             } => {
                 let target = IscsiTarget {
-                    portal,
+                    portals,
                     target,
                     lun,
                     chap: chap_user.zip(record.chap_password.clone()),
-                    mine: self.of_node(&record, iscsi::directory),
+                    mine: self.of_node(&record, iscsi_mark::directory),
                 };
                 Place::Volumes(Arc::new(self.volume_group(&record, volume_group, target)))
             }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::directory::Directory;
 use super::pool::Place;
-use super::{Pool, PoolState, PoolStatus, Source, StorageError, iscsi, nfs};
+use super::{Pool, PoolState, PoolStatus, Source, StorageError, iscsi_mark, nfs};
 use crate::causes::chain;
 use crate::domain::{Disk, Guest, ImageRef, PoolName, PoolRecord, PoolSource};
 use crate::store::{Collection, Store, Stored, Transaction};
@@ -129,7 +129,7 @@ impl Pools {
         let state_dir = &self.inner.config.state_dir;
         let keep = |point: &Path| known.iter().any(|id| point.file_name() == Some(id));
         nfs::unmount_others(&nfs::directory(state_dir), keep).await;
-        iscsi::log_out_others(&iscsi::directory(state_dir), keep).await;
+        iscsi_mark::log_out_others(&iscsi_mark::directory(state_dir), keep).await;
     }
 
     /// Lets go of those that nobody uses: the agent ends.

@@ -1,6 +1,7 @@
 //! Programs of Debian's that this module runs.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::process::Command;
 
@@ -64,6 +65,26 @@ impl Program {
         Err(Complaint {
             code: output.status.code(),
             reason: reason.chars().take(COMPLAINT_MAX).collect(),
+        })
+    }
+
+    /// The same, but kills it after `deadline`.
+    ///
+    /// # Errors
+    /// [`Complaint`].
+    pub(super) async fn run_within(
+        self,
+        deadline: Duration,
+        command: Command,
+        telling: impl Fn(&str) -> bool,
+    ) -> Result<String, Complaint> {
+        let run = self.run(command, telling);
+        let done = tokio::time::timeout(deadline, run).await;
+        done.unwrap_or_else(|_| {
+            Err(Complaint {
+                code: None,
+                reason: format!("no answer after {} s", deadline.as_secs()),
+            })
         })
     }
 }

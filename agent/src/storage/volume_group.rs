@@ -98,6 +98,12 @@ impl VolumeGroup {
         device.ok_or_else(|| self.unavailable("it has not been looked at yet".to_owned()))
     }
 
+    /// What to know of how it is reached.
+    pub(super) fn note(&self) -> Option<String> {
+        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        disk.as_ref()?.note.clone()
+    }
+
     fn tag(&self) -> String {
         format!("{POOL_TAG}{}.{}", self.pool, self.id)
     }
@@ -349,7 +355,7 @@ mod tests {
         let pool = PoolName::try_from("san".to_owned()).unwrap();
         let id = (Uuid::nil(), pool);
         let target = IscsiTarget {
-            portal: "127.0.0.1:1".to_owned(),
+            portals: vec!["127.0.0.1:1".to_owned()],
             target: "iqn.x:y".to_owned(),
             lun: None,
             chap: None,

@@ -31,12 +31,13 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The agent's own unit.
 const AGENT: &str = "pindahd.service";
 /// What a guest uses of its host: as the host goes down its guests end first.
-const HOST: [&str; 5] = [
+const HOST: [&str; 6] = [
     "local-fs.target",
     "network.target",
     "remote-fs.target",
     "iscsid.service",
     "open-iscsi.service",
+    "multipathd.service",
 ];
 /// What says that there is a unit of this name.
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";

@@ -3,6 +3,7 @@
 //! loop device over its extents, as no device-mapper is asked for.
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,6 +26,9 @@ case "$*" in
     "-m session -P 3")
         [ -e $HERE/session ] || nothing "No active sessions."
         echo "Target: iqn.2026-01.org.example:vm (non-flash)"
+        echo "	Persistent Portal: $(cat $HERE/session),1"
+        echo "		SID: 1"
+        echo "		iSCSI Session State: LOGGED_IN"
         echo "		scsi2 Channel 00 Id 0 Lun: 0"
         echo "		scsi2 Channel 00 Id 0 Lun: 1"
         echo "			Attached scsi disk $(cat $HERE/disk)		State: running" ;;
@@ -34,13 +38,16 @@ case "$*" in
             echo "iscsiadm: initiator reported error (24 - iSCSI login failed due to authorization failure)" >&2
             exit 24
         fi
-        touch $HERE/session ;;
+        echo "$6" > $HERE/session ;;
     *--logout) rm $HERE/session 2>/dev/null || nothing "No matching sessions found" ;;
     *"-o delete") rm $HERE/node ;;
     *"-o new") touch $HERE/node ;;
     *) [ -e $HERE/node ] || nothing "No records found" ;;
 esac
 "#;
+
+/// There is no daemon to talk to.
+const MULTIPATHD: &str = "exit 1";
 
 /// Called as `lvm COMMAND --devices DEVICE --config CONFIG …`.
 const LVM: &str = r#"
@@ -72,6 +79,8 @@ esac
 /// An agent, and a LUN that is detached from everything when the test ends.
 struct San {
     agent: Agent,
+    /// Takes connections, and no more.
+    portal: TcpListener,
     device: PathBuf,
     group: String,
 }
@@ -79,7 +88,12 @@ struct San {
 impl San {
     /// The LUN is full of what somebody has left on it, and no program would find anything there.
     async fn start(tag: &str) -> Self {
-        let agent = Agent::start_with_programs(&[("iscsiadm", ISCSIADM), ("lvm", LVM)]).await;
+        let agent = Agent::start_with_programs(&[
+            ("iscsiadm", ISCSIADM),
+            ("multipathd", MULTIPATHD),
+            ("lvm", LVM),
+        ])
+        .await;
         fs::write(agent.path("lun"), vec![0xAA; LUN_BYTES]).unwrap();
         let attached = Command::new("losetup")
             .args(["--show", "-f"])
@@ -93,13 +107,18 @@ impl San {
         fs::write(agent.path("disk"), name).unwrap();
         Self {
             agent,
+            portal: TcpListener::bind("127.0.0.1:0").unwrap(),
             device,
             group: format!("pindah-test-{tag}-{}", std::process::id()),
         }
     }
 
+    fn portal(&self) -> String {
+        self.portal.local_addr().unwrap().to_string()
+    }
+
     async fn create(&self, extra: Value) -> (u16, Value) {
-        let mut spec = json!({ "name": "san", "kind": "iscsi", "portal": "127.0.0.1:1",
+        let mut spec = json!({ "name": "san", "kind": "iscsi", "portals": [self.portal()],
             "target": TARGET, "volume_group": self.group });
         for (key, value) in extra.as_object().unwrap() {
             spec[key] = value.clone();
@@ -412,4 +431,32 @@ async fn lun_is_taken_if_it_is_blank_or_was_a_pool() {
     let (status, body) = san.create(json!({})).await;
     assert_eq!(status, 201, "{body}");
     assert!(!san.said("changes").contains("vgremove"));
+}
+
+#[tokio::test]
+async fn portal_that_is_down_is_passed_over() {
+    if !host_can() {
+        return;
+    }
+    let san = San::start("portals").await;
+    let closed = json!({ "portals": ["127.0.0.1:1", "127.0.0.1:2"] });
+    let (status, body) = san.create(closed).await;
+    assert_eq!(status, 503, "{body}");
+    let message = body["error"]["message"].as_str().unwrap();
+    for portal in ["127.0.0.1:1", "127.0.0.1:2"] {
+        let expected = format!("{portal} cannot be reached: Connection refused");
+        assert!(message.contains(&expected), "{message}");
+    }
+    let (status, body) = san
+        .create(json!({ "portals": ["127.0.0.1:1", san.portal()] }))
+        .await;
+    assert_eq!(status, 201, "{body}\n{}", san.agent.log());
+    assert_eq!(san.said("session").trim(), san.portal());
+    let here = &body["data"]["nodes"][0];
+    assert_eq!(here["state"], "ready", "{body}");
+    let reason = here["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("one of its 2 portals is used: multipathd does not run"),
+        "{reason}"
+    );
 }

@@ -1,5 +1,5 @@
-//! The SAN: an iSCSI target on the lab's switch, with one blank LUN. It is Debian's `tgt`, which
-//! needs no kernel's help.
+//! The SAN: an iSCSI target with two portals on the lab's switch, and one blank LUN. It is Debian's
+//! `tgt`, which needs no kernel's help.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -16,8 +16,12 @@ use crate::process::BoundChild;
 
 /// The target's name.
 pub const TARGET: &str = "iqn.2026-01.org.example:lab";
+/// Its portals, each with an address of its own. Servers have routes to both.
+pub const PORTALS: [&str; 2] = [HOST_ADDRESS, "10.9.1.254"];
 /// Size of the LUN, in bytes; the file is sparse.
 const LUN_BYTES: u64 = 2 << 30;
+/// What is dropped.
+const CHAIN: &str = "add chain ip san cut { type filter hook input priority 0; }";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 
@@ -35,6 +39,10 @@ impl San {
         let lun = lab.directory().join("lun.raw");
         File::create(&lun)?.set_len(LUN_BYTES)?;
         let log = lab.directory().join("san.log");
+        let second = PORTALS[1];
+        let network = lab.network();
+        network.run(&format!("ip addr add {second}/24 dev br0"))?;
+        network.run(&format!("nft 'add table ip san; {CHAIN}'"))?;
         // tgtd takes a short.
         let control = (1 + std::process::id() % 30_000).to_string();
         let process = Mutex::new(serve(lab, &control, &log)?);
@@ -60,6 +68,23 @@ impl San {
     pub fn power_on(&self, lab: &Lab) -> Result<()> {
         *self.lock() = serve(lab, &self.control, &self.log)?;
         self.configure()
+    }
+
+    /// Nothing that is sent to that portal arrives any more.
+    ///
+    /// # Errors
+    /// If nftables refuse.
+    pub fn cut(&self, lab: &Lab, portal: &str) -> Result<()> {
+        let rule = format!("add rule ip san cut ip daddr {portal} tcp dport 3260 drop");
+        lab.network().run(&format!("nft '{rule}'")).map(drop)
+    }
+
+    /// All portals can be reached again.
+    ///
+    /// # Errors
+    /// If nftables refuse.
+    pub fn mend(&self, lab: &Lab) -> Result<()> {
+        lab.network().run("nft flush chain ip san cut").map(drop)
     }
 
     fn lock(&self) -> MutexGuard<'_, BoundChild> {
@@ -123,8 +148,8 @@ impl Drop for San {
 
 fn serve(lab: &Lab, control: &str, log: &PathBuf) -> Result<BoundChild> {
     let mut command = Command::new("tgtd");
-    let portal = format!("portal={HOST_ADDRESS}:3260");
-    command.args(["-f", "-C", control, "--iscsi", &portal]);
+    // On all addresses.
+    command.args(["-f", "-C", control]);
     command.stdin(Stdio::null());
     let log = File::options().create(true).append(true).open(log)?;
     command.stdout(log.try_clone()?).stderr(log);

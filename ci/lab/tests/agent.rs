@@ -17,6 +17,8 @@ mod node;
 mod office;
 #[path = "agent/san_pool.rs"]
 mod san_pool;
+#[path = "agent/san_portals.rs"]
+mod san_portals;
 #[path = "agent/site.rs"]
 mod site;
 #[path = "agent/stall.rs"]

@@ -15,8 +15,8 @@ const AGENT_UNIT: &str = include_str!("../../assets/lab-agent.service");
 const MASKED: [&str; 2] = ["etcd.service", "serial-getty@ttyS0.service"];
 
 const PACKAGES: &str = "busybox-static,curl,dbus,dnsmasq-base,e2fsprogs,etcd-server,iproute2,\
-                        iputils-ping,kmod,lvm2,nfs-common,nftables,open-iscsi,procps,\
-                        qemu-utils,seabios,socat,systemd-sysv,udev";
+                        iputils-ping,kmod,lvm2,multipath-tools,nfs-common,nftables,\
+                        open-iscsi,procps,qemu-utils,seabios,socat,systemd-sysv,udev";
 
 /// Room for what tests write; the file is sparse.
 const SIZE_MIB: u64 = 6144;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pindah_lab::guest::{BOOT_LIMIT, Console};
 use pindah_lab::ping::Ping;
 use pindah_lab::{Process, Server};
@@ -152,11 +152,14 @@ impl Traveller<'_> {
         let last = self.last_move()?;
         let (before, _) = work(&mut self.console)?;
         self.observers.ping.longest_gap_s()?;
-        second.pindah(command)?;
-        let task = self.last_move()?;
-        ensure!(task != last, "`{command}` has moved nothing");
-        let task = task.context("a task")?;
+        let moved = second.pindah(command);
+        let task = self.last_move()?.filter(|task| last.as_ref() != Some(task));
+        let Some(task) = task else {
+            moved?;
+            bail!("`{command}` has moved nothing");
+        };
         let log = first.pindah(&format!("task log {task}"))?;
+        moved.with_context(|| format!("the task's log is\n{log}"))?;
         let downtime = log.split("the guest stood for ").nth(1);
         let downtime = downtime.and_then(|rest| rest.split([',', '\n']).next());
         let downtime =

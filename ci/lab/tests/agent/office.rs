@@ -30,12 +30,24 @@ pub struct Office {
 impl Office {
     /// With a cluster of both nodes, which share nothing yet.
     pub fn new(name: &str) -> Result<Self> {
+        Self::of(name, |lab, node| match node {
+            "node1" => Node::new(lab, node, 0),
+            _ => Node::new(lab, node, CLOCK_AHEAD_S),
+        })
+    }
+
+    /// The same, of nodes that systemd starts.
+    pub fn with_systemd(name: &str) -> Result<Self> {
+        Self::of(name, Node::with_systemd)
+    }
+
+    fn of(name: &str, start: impl Fn(&Lab, &str) -> Result<Node> + Sync) -> Result<Self> {
         let turn = turn();
         let lab = Lab::new(name)?;
         let nas = lab.nas()?;
         let nodes = thread::scope(|scope| {
-            let second = scope.spawn(|| Node::new(&lab, "node2", CLOCK_AHEAD_S));
-            let first = Node::new(&lab, "node1", 0)?;
+            let second = scope.spawn(|| start(&lab, "node2"));
+            let first = start(&lab, "node1")?;
             let second = second.join().ok().context("a thread panicked")??;
             anyhow::Ok([first, second])
         })?;
