@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::artifacts::Artifacts;
+use crate::bare::{BareServerBuilder, Firmware};
+use crate::dhcp::Dhcp;
 use crate::nas::Nas;
 use crate::network::Network;
 use crate::paths;
@@ -41,6 +43,19 @@ impl Lab {
     /// A server to be configured and started.
     pub fn server(&self, name: &str) -> ServerBuilder<'_> {
         ServerBuilder::new(self, name)
+    }
+
+    /// A bare server, to be given a medium.
+    pub fn bare_server(&self, name: &str, firmware: Firmware) -> BareServerBuilder<'_> {
+        BareServerBuilder::new(self, name, firmware)
+    }
+
+    /// A DHCP server on its switch, for bare servers: each gets the address of its port.
+    ///
+    /// # Errors
+    /// If dnsmasq does not start.
+    pub fn dhcp(&self) -> Result<Dhcp> {
+        Dhcp::start(self)
     }
 
     /// The host itself as a server: without a machine, a root or a network card

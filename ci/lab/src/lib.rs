@@ -11,6 +11,8 @@
 //!           ├─ Artifacts       kernels, disks, initramfs; cached in .cache/lab
 //!           ├─ Nas             NFS 4 on the switch, where servers share disks
 //!           ├─ San             an iSCSI target there, with a LUN
+//!           ├─ BareServer      firmware and a medium, a serial console, no agent
+//!           ├─ Dhcp            addresses for these
 //!           └─ Server ─ QEMU   serial log in target/lab/<lab>/<server>.log
 //!                └─ Channel ═ virtio-serial ═ agent ─ commands
 //! ```
@@ -29,8 +31,10 @@
 //! ```
 
 pub mod artifacts;
+pub mod bare;
 mod channel;
 pub mod demo;
+pub mod dhcp;
 pub mod guest;
 mod lab;
 pub mod nas;

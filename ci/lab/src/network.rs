@@ -22,6 +22,9 @@ use crate::process::{BoundChild, Inheritance};
 /// The harness's own address on the switch.
 pub const HOST_ADDRESS: &str = "10.9.0.254";
 
+/// How many servers there may be on a switch.
+const PORTS: u8 = 200;
+
 /// A switch and the namespace that it lives in.
 pub struct Network {
     namespace: Arc<OwnedFd>,
@@ -37,6 +40,21 @@ pub struct Port {
     pub mac: String,
     /// IPv4 address of the server.
     pub address: String,
+}
+
+impl Port {
+    fn new(number: u8) -> Self {
+        Self {
+            tap: format!("t{number}"),
+            mac: format!("52:54:00:09:00:{number:02x}"),
+            address: format!("10.9.0.{number}"),
+        }
+    }
+
+    /// All that a switch can have.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (1..=PORTS).map(Self::new)
+    }
 }
 
 impl Network {
@@ -69,18 +87,15 @@ impl Network {
     /// If `ip` fails (no `/dev/net/tun`?), or 200 servers are on the switch.
     pub fn add_port(&self) -> Result<Port> {
         let number = self.ports.fetch_add(1, Ordering::Relaxed) + 1;
-        if number > 200 {
-            bail!("more than 200 servers on one switch");
+        if number > PORTS {
+            bail!("more than {PORTS} servers on one switch");
         }
-        let tap = format!("t{number}");
+        let port = Port::new(number);
+        let tap = &port.tap;
         self.run(&format!("ip tuntap add {tap} mode tap"))?;
         self.run(&format!("ip link set dev {tap} master br0"))?;
         self.run(&format!("ip link set dev {tap} up"))?;
-        Ok(Port {
-            tap,
-            mac: format!("52:54:00:09:00:{number:02x}"),
-            address: format!("10.9.0.{number}"),
-        })
+        Ok(port)
     }
 
     /// Lays a cable to another switch's namespace: a network card `cable` in each, with these

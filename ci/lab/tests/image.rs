@@ -1,0 +1,115 @@
+//! The image that `image/build` has made, on bare servers.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pindah_lab::bare::{BareServer, Firmware, Medium};
+use pindah_lab::{Lab, repository};
+
+/// A machine shows the boot menu after 5 s, and its login prompt after 40; a loaded host may need
+/// much longer.
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
+
+/// The only ISO in `image/out`.
+fn iso() -> PathBuf {
+    let directory = repository().join("image/out");
+    let entries = std::fs::read_dir(&directory).expect("run image/build first");
+    let isos: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "iso"))
+        .collect();
+    let [iso] = isos.as_slice() else {
+        panic!("{} should have one ISO: {isos:?}", directory.display());
+    };
+    iso.clone()
+}
+
+/// Takes the entry of the boot menu that installs nothing, and logs in.
+fn start_live(lab: &Lab, firmware: Firmware, medium: Medium) -> BareServer {
+    let server = lab.bare_server("live", firmware).medium(medium, &iso());
+    let mut server = server.start().unwrap();
+    server.wait_for("Try Pindah", BOOT_LIMIT).unwrap();
+    server.type_text("\x1b[B\r").unwrap();
+    server.wait_for("pindah login:", BOOT_LIMIT).unwrap();
+    server.type_text("root\r").unwrap();
+    server.wait_for("root@pindah", BOOT_LIMIT).unwrap();
+    server
+}
+
+/// The agent answers on the network with the certificate whose fingerprint the console shows.
+fn check_api(lab: &Lab, server: &mut BareServer) {
+    let address = server.port().address.clone();
+    let wait = "until systemctl -q is-active pindahd; do sleep 0.5; done";
+    server.run(wait).unwrap();
+    let status = "curl -sk --retry 20 --retry-all-errors --max-time 30 -o /dev/null \
+                  -w '%{http_code}'";
+    let answer = lab
+        .network()
+        .run(&format!("{status} https://{address}:7480/api/v1/guests"));
+    assert_eq!(answer.unwrap(), "401", "who has no token is told so");
+
+    let wait = "until grep -q 'agent *running' /run/issue.d/pindah.issue; do sleep 0.5; done";
+    server.run(wait).unwrap();
+    let shown = server.run("cat /run/issue.d/pindah.issue").unwrap();
+    assert!(
+        shown.contains(&format!("https://{address}:7480")),
+        "{shown}"
+    );
+    let authority = format!(
+        "openssl s_client -connect {address}:7480 -showcerts </dev/null 2>/dev/null | \
+         awk '/BEGIN CERT/ {{ last = \"\" }} {{ last = last $0 \"\\n\" }} END {{ printf \"%s\", last }}' | \
+         openssl x509 -outform DER | sha256sum | cut -d' ' -f1"
+    );
+    let fingerprint = lab.network().run(&authority).unwrap();
+    assert!(
+        shown.contains(fingerprint.trim()),
+        "{shown}\nserved: {fingerprint}"
+    );
+}
+
+#[test]
+#[ignore = "lab"]
+fn live_system_from_dvd_by_bios_serves_the_api_and_little_else() {
+    let lab = Lab::new("image-bios").unwrap();
+    let _dhcp = lab.dhcp().unwrap();
+    let mut server = start_live(&lab, Firmware::Bios, Medium::Dvd);
+    check_api(&lab, &mut server);
+
+    let failed = server
+        .run("systemctl list-units --failed --no-legend --plain")
+        .unwrap();
+    assert_eq!(failed, "");
+    server.run("test -c /dev/kvm && pindah-vmm check").unwrap();
+
+    // Not by password, though root has none; and nothing listens for others but what is meant to.
+    let address = server.port().address.clone();
+    let ssh = "ssh -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null";
+    let refused = lab.network().run(&format!("{ssh} root@{address} true"));
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("Permission denied (publickey)"),
+        "{refused}"
+    );
+    let listening = server
+        .run("ss -Hltn | awk '{ print $4 }' | grep -v -e '^127' -e '^\\[::1\\]' -e ':22$' -e ':748[0-3]$' || true")
+        .unwrap();
+    let bridge = "10.87.0.1:53";
+    let others: Vec<&str> = listening
+        .lines()
+        .filter(|line| !line.contains(bridge))
+        .collect();
+    assert!(others.is_empty(), "{listening}");
+}
+
+#[test]
+#[ignore = "lab"]
+fn live_system_from_stick_by_uefi_with_secure_boot_serves_the_api() {
+    let lab = Lab::new("image-uefi").unwrap();
+    let _dhcp = lab.dhcp().unwrap();
+    let mut server = start_live(&lab, Firmware::UefiSecureBoot, Medium::UsbStick);
+    check_api(&lab, &mut server);
+
+    let variable = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+    let enabled = server.run(&format!("od -An -tu1 -j4 {variable}")).unwrap();
+    assert_eq!(enabled.trim(), "1", "Secure Boot is off");
+}
