@@ -256,8 +256,9 @@ impl Guests {
         Ok(Departure::Gone)
     }
 
-    /// The guest's operation, when it runs if it is to run: one that was about to start would be
-    /// moved as one that is off. Not for ever.
+    /// The guest's operation, when its VMM answers if it is to run: one that was about to start would
+    /// be moved as one that is off, and the end of a VMM that was killed is noticed a little later.
+    /// Not for ever.
     async fn operate_when_settled(&self, uuid: Uuid) -> Operation {
         let machine = self.machine(uuid);
         let end = Instant::now() + START_PATIENCE;
@@ -271,7 +272,7 @@ impl Guests {
                 }
                 Err(_) => false,
             };
-            if !starts || machine.status().state.has_process() || Instant::now() > end {
+            if !starts || self.client(uuid).info().await.is_ok() || Instant::now() > end {
                 return operation;
             }
             drop(operation);
