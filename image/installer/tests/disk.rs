@@ -367,13 +367,13 @@ fn state_has_the_nodes_files(disk: &Loop) {
         cat("/etc/pindah/first-boot.toml"),
         "mode = \"new\"\nown_address = \"10.0.0.7\"\n"
     );
-    assert!(cat("/etc/shadow-root").starts_with("$6$"));
+    assert!(cat("/etc/shadow").starts_with("root:$6$"));
     assert_eq!(cat("/root/.bashrc"), "alias ll='ls -l'");
     assert_eq!(cat("/root/.ssh/authorized_keys"), format!("{KEY}\n"));
     assert_eq!(cat("/var/log/pindah-install.log"), "said so far\n");
     for (path, mode) in [
         ("/etc", "0755"),
-        ("/etc/shadow-root", "0600"),
+        ("/etc/shadow", "0600"),
         ("/etc/pindah/first-boot.toml", "0600"),
         ("/root", "0700"),
         ("/root/.ssh", "0700"),

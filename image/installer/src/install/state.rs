@@ -64,7 +64,8 @@ impl Tree {
             self.file(&format!("etc/systemd/network/{name}"), 0o644, &text)?;
         }
         if let Some(hash) = &answers.root.password_hash {
-            self.file("etc/shadow-root", 0o600, &format!("{hash}\n"))?;
+            // Root's line alone: the initramfs puts it into the image's (shadow(5)).
+            self.file("etc/shadow", 0o600, &format!("root:{hash}:::::::\n"))?;
         }
         self.directory("root", 0o700)?;
         if !answers.root.ssh_keys.is_empty() {
