@@ -8,6 +8,7 @@ mod accounts;
 mod auth;
 mod cluster;
 mod console;
+mod detached;
 mod disks;
 mod envelope;
 mod error;
@@ -128,6 +129,7 @@ impl Api {
             .fallback(error::no_such_path)
             .method_not_allowed_fallback(error::no_such_method)
             .layer(DefaultBodyLimit::max(BODY_MAX))
+            .layer(axum::middleware::from_fn(detached::detach))
             .layer(axum::middleware::from_fn_with_state(
                 self.clone(),
                 proxy::route,
