@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::lab::Lab;
 use crate::network::Port;
@@ -22,6 +22,9 @@ use crate::process::{BoundChild, number};
 /// keys are enrolled, as servers are sold.
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
+
+/// Size of the stick with the installer's answers.
+const STICK_BYTES: u64 = 16 << 20;
 
 /// What starts the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub struct BareServerBuilder<'a> {
     firmware: Firmware,
     memory_mib: u32,
     medium: Option<(Medium, PathBuf)>,
+    disk: Option<PathBuf>,
+    answers: Option<String>,
 }
 
 impl<'a> BareServerBuilder<'a> {
@@ -59,6 +64,8 @@ impl<'a> BareServerBuilder<'a> {
             firmware,
             memory_mib: 2048,
             medium: None,
+            disk: None,
+            answers: None,
         }
     }
 
@@ -74,10 +81,22 @@ impl<'a> BareServerBuilder<'a> {
         self
     }
 
+    /// With this image as its SATA disk, from which it starts if there is no medium.
+    pub fn disk(mut self, image: &Path) -> Self {
+        self.disk = Some(image.to_path_buf());
+        self
+    }
+
+    /// With a stick beside the medium that has these answers for the installer.
+    pub fn answers(mut self, answers: &str) -> Self {
+        self.answers = Some(answers.to_string());
+        self
+    }
+
     /// Switches it on.
     ///
     /// # Errors
-    /// If QEMU does not start, or there is no firmware for it on the host.
+    /// If QEMU or mkfs.ext4 does not start, or there is no firmware for it on the host.
     pub fn start(self) -> Result<BareServer> {
         let port = self.lab.network().add_port()?;
         let log = self.lab.directory().join(format!("{}.log", self.name));
@@ -86,6 +105,8 @@ impl<'a> BareServerBuilder<'a> {
         let mut qemu = self.machine(&port);
         self.add_firmware(&mut qemu)?;
         self.add_medium(&mut qemu);
+        self.add_disk(&mut qemu);
+        self.add_answers(&mut qemu)?;
         let chardev = format!(
             "socket,id=serial,fd={},logfile={},logappend=on",
             number(&serial),
@@ -117,7 +138,7 @@ impl<'a> BareServerBuilder<'a> {
         // One CPU: see the module `server`.
         qemu.args(["-cpu", "max", "-smp", "1"]);
         qemu.args(["-m", &self.memory_mib.to_string()]);
-        qemu.args(["-device", "virtio-rng-pci"]);
+        qemu.args(["-device", "virtio-rng-pci", "-device", "qemu-xhci"]);
         let tap = &port.tap;
         let netdev = format!("tap,id=n0,ifname={tap},script=no,downscript=no,vhost=off");
         qemu.args(["-netdev", &netdev]);
@@ -152,14 +173,44 @@ impl<'a> BareServerBuilder<'a> {
         match medium {
             Medium::Dvd => {
                 qemu.args(["-drive", &format!("{drive},media=cdrom,readonly=on")]);
-                qemu.args(["-device", "ide-cd,drive=medium"]);
+                qemu.args(["-device", "ide-cd,drive=medium,bootindex=0"]);
             }
             Medium::UsbStick => {
                 qemu.args(["-drive", &format!("{drive},snapshot=on")]);
-                qemu.args(["-device", "qemu-xhci"]);
-                qemu.args(["-device", "usb-storage,drive=medium,removable=on"]);
+                qemu.args([
+                    "-device",
+                    "usb-storage,drive=medium,removable=on,bootindex=0",
+                ]);
             }
         }
+    }
+
+    fn add_disk(&self, qemu: &mut Command) {
+        if let Some(image) = &self.disk {
+            let image = image.display();
+            let drive = format!("file={image},id=disk,if=none,format=raw,cache=unsafe");
+            qemu.args(["-drive", &drive]);
+            qemu.args(["-device", "ide-hd,drive=disk,serial=DISK1,bootindex=1"]);
+        }
+    }
+
+    fn add_answers(&self, qemu: &mut Command) -> Result<()> {
+        let Some(answers) = &self.answers else {
+            return Ok(());
+        };
+        let content = self.lab.directory().join(format!("{}.stick", self.name));
+        fs::create_dir_all(&content)?;
+        fs::write(content.join("pindah.toml"), answers)?;
+        let image = content.with_extension("stick.img");
+        File::create(&image)?.set_len(STICK_BYTES)?;
+        let mut mkfs = Command::new("mkfs.ext4");
+        mkfs.args(["-q", "-L", "PINDAH", "-d"]).arg(&content);
+        let status = mkfs.arg(&image).status().context("mkfs.ext4")?;
+        ensure!(status.success(), "mkfs.ext4 {}: {status}", image.display());
+        let drive = format!("file={},id=stick,if=none,format=raw", image.display());
+        qemu.args(["-drive", &drive]);
+        qemu.args(["-device", "usb-storage,drive=stick,removable=on"]);
+        Ok(())
     }
 }
 
@@ -196,6 +247,21 @@ impl BareServer {
             }
             thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Waits until it has switched itself off.
+    ///
+    /// # Errors
+    /// If it does not within `limit`.
+    pub fn wait_until_off(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while self.machine.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                return Err(self.explain(&format!("was not off within {limit:?}")));
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
     }
 
     /// Types on its console; a line needs its `\r`.

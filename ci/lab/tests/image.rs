@@ -1,5 +1,6 @@
 //! The image that `image/build` has made, on bare servers.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,12 @@ use pindah_lab::{Lab, repository};
 /// A machine shows the boot menu after 5 s, and its login prompt after 40; a loaded host may need
 /// much longer.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
+
+/// An installation takes two minutes.
+const INSTALL_LIMIT: Duration = Duration::from_secs(900);
+
+/// A small disk.
+const DISK_BYTES: u64 = 6 << 30;
 
 /// The only ISO in `image/out`.
 fn iso() -> PathBuf {
@@ -34,6 +41,16 @@ fn start_live(lab: &Lab, firmware: Firmware, medium: Medium) -> BareServer {
     server.type_text("root\r").unwrap();
     server.wait_for("root@pindah", BOOT_LIMIT).unwrap();
     server
+}
+
+fn no_unit_has_failed(server: &mut BareServer) {
+    let wait =
+        "until systemctl is-system-running | grep -qE 'running|degraded'; do sleep 0.5; done";
+    server.run(wait).unwrap();
+    let failed = server
+        .run("systemctl list-units --failed --no-legend --no-pager --plain")
+        .unwrap();
+    assert_eq!(failed, "");
 }
 
 /// The agent answers on the network with the certificate whose fingerprint the console shows.
@@ -75,10 +92,7 @@ fn live_system_from_dvd_by_bios_serves_the_api_and_little_else() {
     let mut server = start_live(&lab, Firmware::Bios, Medium::Dvd);
     check_api(&lab, &mut server);
 
-    let failed = server
-        .run("systemctl list-units --failed --no-legend --no-pager --plain")
-        .unwrap();
-    assert_eq!(failed, "");
+    no_unit_has_failed(&mut server);
     server.run("test -c /dev/kvm && pindah-vmm check").unwrap();
 
     // Not by password, though root has none; and nothing listens for others but what is meant to.
@@ -110,4 +124,47 @@ fn live_system_from_stick_by_uefi_with_secure_boot_serves_the_api() {
     let variable = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
     let enabled = server.run(&format!("od -An -tu1 -j4 {variable}")).unwrap();
     assert_eq!(enabled.trim(), "1", "Secure Boot is off");
+}
+
+#[test]
+#[ignore = "lab"]
+fn full_server_that_was_installed_unattended_starts_as_the_cluster_that_was_asked_for() {
+    const ANSWERS: &str = r#"
+        host_name = "node1"
+        end = "power-off"
+        root.password = "a long password"
+        cluster.mode = "new"
+    "#;
+    let lab = Lab::new("image-install").unwrap();
+    let _dhcp = lab.dhcp().unwrap();
+    let disk = lab.directory().join("disk.img");
+    File::create(&disk).unwrap().set_len(DISK_BYTES).unwrap();
+
+    let installer = lab.bare_server("installer", Firmware::Bios);
+    let installer = installer.medium(Medium::Dvd, &iso()).disk(&disk);
+    let mut installer = installer.answers(ANSWERS).start().unwrap();
+    installer
+        .wait_for("node1 is installed", INSTALL_LIMIT)
+        .unwrap();
+    installer.wait_until_off(BOOT_LIMIT).unwrap();
+    drop(installer);
+
+    let server = lab.bare_server("node1", Firmware::Bios).disk(&disk);
+    let mut server = server.start().unwrap();
+    server.wait_for("node1 login:", BOOT_LIMIT).unwrap();
+    server.type_text("root\r").unwrap();
+    server.wait_for("Password:", BOOT_LIMIT).unwrap();
+    server.type_text("a long password\r").unwrap();
+    server.wait_for("root@node1", BOOT_LIMIT).unwrap();
+    check_api(&lab, &mut server);
+    let wait = "until pindah cluster show | grep -q 'majority *yes'; do sleep 0.5; done";
+    server.run(wait).unwrap();
+    no_unit_has_failed(&mut server);
+
+    // The slot has come up, so it is started again; the root stays as it is, and the log is there.
+    let slot = "grep -qx A_TRY=0 /boot/efi/grub/grubenv && rauc status | grep -q 'Booted from.*A'";
+    server.run(slot).unwrap();
+    server.run("! touch /usr/bin/x 2>/dev/null").unwrap();
+    let log = server.run("cat /var/log/pindah-install.log").unwrap();
+    assert!(log.contains("Making the state partition"), "{log}");
 }
