@@ -11,8 +11,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 
+use crate::artifacts::make_ext4;
 use crate::lab::Lab;
 use crate::network::Port;
 use crate::output::tail;
@@ -24,7 +25,7 @@ const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
 
 /// Size of the stick with the installer's answers.
-const STICK_BYTES: u64 = 16 << 20;
+const STICK_MIB: u64 = 16;
 
 /// What starts the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,11 +203,7 @@ impl<'a> BareServerBuilder<'a> {
         fs::create_dir_all(&content)?;
         fs::write(content.join("pindah.toml"), answers)?;
         let image = content.with_extension("stick.img");
-        File::create(&image)?.set_len(STICK_BYTES)?;
-        let mut mkfs = Command::new("mkfs.ext4");
-        mkfs.args(["-q", "-L", "PINDAH", "-d"]).arg(&content);
-        let status = mkfs.arg(&image).status().context("mkfs.ext4")?;
-        ensure!(status.success(), "mkfs.ext4 {}: {status}", image.display());
+        make_ext4(&content, &image, "PINDAH", 0, STICK_MIB)?;
         let drive = format!("file={},id=stick,if=none,format=raw", image.display());
         qemu.args(["-drive", &drive]);
         qemu.args(["-device", "usb-storage,drive=stick,removable=on"]);

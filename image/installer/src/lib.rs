@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answers;
+pub mod boot_sector;
 pub mod disks;
 pub mod end;
 pub mod first_boot;

@@ -178,7 +178,7 @@ fn partition(raw: &Path) -> Result<()> {
 }
 
 /// An ext4 file system in a file, from `offset`, without loop devices or mounts.
-pub(super) fn make_ext4(
+pub(crate) fn make_ext4(
     root: &Path,
     disk: &Path,
     label: &str,

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use debian::{Flavour, Kernel};
+pub(crate) use disks::make_ext4;
 
 use cache::Cache;
 
