@@ -114,7 +114,6 @@ impl Site {
                 .await?;
             return Ok(());
         }
-        let mut insert = Transaction::new();
         let mut before = None;
         for Stored {
             value: other,
@@ -132,10 +131,10 @@ impl Site {
         }
         let list = member.members().list().await?;
         let has_started = list.iter().any(|one| one.node == record.name);
-        insert = match before.filter(|_| !has_started) {
+        let insert = match before.filter(|_| !has_started) {
             // It was let in before and did not come.
-            Some(revision) => insert.if_unchanged(&key, revision),
-            None => insert.if_absent(&key),
+            Some(revision) => Transaction::new().if_unchanged(&key, revision),
+            None => Transaction::new().if_absent(&key),
         };
         match self.store.commit(insert.put(&key, value)).await? {
             Outcome::Committed(_) => Ok(()),

@@ -46,8 +46,8 @@ pub enum AuthorityError {
         #[source]
         source: io::Error,
     },
-    /// One of the authority's two files is there without the other.
-    #[error("{0} has one of ca.pem and ca-key.pem: both are needed, or neither")]
+    /// The authority's certificate is there without its key.
+    #[error("{0} has ca.pem and no ca-key.pem: both are needed, or neither")]
     Half(PathBuf),
     /// The certificate or key.
     #[error("cannot make a certificate")]
@@ -129,17 +129,7 @@ impl Authority {
     pub fn adopt_staged(directory: &Path) -> Result<(), AuthorityError> {
         for (staged, name) in [(STAGED_KEY, KEY), (STAGED_CERTIFICATE, CERTIFICATE)] {
             let path = directory.join(staged);
-            match fs::rename(&path, directory.join(name)) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    let action = "rename";
-                    return Err(AuthorityError::File {
-                        action,
-                        path,
-                        source,
-                    });
-                }
-                _ => {}
-            }
+            if_there("rename", &path, fs::rename(&path, directory.join(name)))?;
         }
         Ok(())
     }
@@ -317,19 +307,21 @@ fn make(certificate: &Path, key: &Path) -> Result<(), AuthorityError> {
 fn remove(directory: &Path, names: [&str; 2]) -> Result<(), AuthorityError> {
     for name in names {
         let path = directory.join(name);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                let action = "remove";
-                return Err(AuthorityError::File {
-                    action,
-                    path,
-                    source,
-                });
-            }
-            _ => {}
-        }
+        if_there("remove", &path, fs::remove_file(&path))?;
     }
     Ok(())
+}
+
+/// What was `done` to a file that may be gone already.
+fn if_there(action: &'static str, path: &Path, done: io::Result<()>) -> Result<(), AuthorityError> {
+    match done {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(AuthorityError::File {
+            action,
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn write(path: &Path, text: &str) -> Result<(), AuthorityError> {
