@@ -1,5 +1,6 @@
 //! Who may log in.
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use sha_crypt::{PasswordHasher as _, ShaCrypt};
 
 use super::file::RootFile;
@@ -17,6 +18,8 @@ const KEY_KINDS: [&str; 7] = [
     "sk-ecdsa-sha2-nistp256@openssh.com",
 ];
 const PASSWORD_MIN: usize = 8;
+/// Random bytes in a hash's salt: 16 characters, which is all that crypt(5) takes.
+const SALT_BYTES: usize = 12;
 
 /// How root logs in: by a password on the console, by keys with SSH, or both.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -76,10 +79,12 @@ pub(crate) fn password(plain: &str) -> Result<String, String> {
     if plain.chars().any(char::is_control) {
         return Err("root.password has a character that no keyboard has: leave it out".to_owned());
     }
-    let hashed = ShaCrypt::default().hash_password(plain.as_bytes());
-    hashed
-        .map(|hash| hash.as_str().to_owned())
-        .map_err(|error| format!("cannot hash root.password: {error}"))
+    let failed = |error: &dyn std::fmt::Display| format!("cannot hash root.password: {error}");
+    let mut salt = [0; SALT_BYTES];
+    getrandom(&mut salt, GetRandomFlags::empty()).map_err(|error| failed(&error))?;
+    let hashed = ShaCrypt::SHA512.hash_password_with_salt(plain.as_bytes(), &salt);
+    let hash = hashed.map_err(|error| failed(&error))?;
+    Ok(hash.as_str().to_owned())
 }
 
 fn password_hash(text: &str) -> Result<String, String> {
