@@ -4,6 +4,7 @@
 //! state directory, listen address and bridge.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ const STATE_DIRECTORY_MAX: usize = 48;
 pub const STATE_DIRECTORY: &str = "/var/lib/pindah";
 /// Where the configuration is if nothing else is said.
 pub const CONFIG_FILE: &str = "/etc/pindah/pindahd.toml";
+
+/// Ports on which guests arrive if nothing else is said: what the image's firewall lets in.
+pub const ARRIVAL_PORTS: RangeInclusive<u16> = 49152..=49215;
 
 /// Why there is no valid configuration.
 #[derive(Debug, Error)]
@@ -90,6 +94,8 @@ pub struct MigrationFile {
     pub address: Option<IpAddr>,
     /// How many guests may leave at a time, 1 to 16; absent: 1.
     pub at_once: Option<usize>,
+    /// Ports on which guests arrive, `FIRST-LAST`; absent: [`ARRIVAL_PORTS`].
+    pub ports: Option<String>,
 }
 
 /// The `[network]` table.
@@ -135,6 +141,8 @@ pub struct Config {
     pub migration_address: Option<IpAddr>,
     /// How many guests may leave at a time.
     pub migrations_at_once: usize,
+    /// Ports on which guests arrive, one each.
+    pub arrival_ports: RangeInclusive<u16>,
 }
 
 /// The node's own network.
@@ -198,6 +206,7 @@ impl ConfigFile {
             network: self.network.validate()?,
             migration_address: self.migration.address,
             migrations_at_once: at_once(self.migration.at_once)?,
+            arrival_ports: arrival_ports(self.migration.ports)?,
         })
     }
 }
@@ -223,6 +232,22 @@ fn at_once(number: Option<usize>) -> Result<usize, ConfigError> {
             field: "migration.at_once",
             value: number.to_string(),
             must: "must be 1 to 16",
+        }),
+    }
+}
+
+fn arrival_ports(text: Option<String>) -> Result<RangeInclusive<u16>, ConfigError> {
+    let Some(text) = text else {
+        return Ok(ARRIVAL_PORTS);
+    };
+    let ends = text.split_once('-');
+    let ends = ends.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match ends {
+        Some((first, last)) if 0 < first && first <= last => Ok(first..=last),
+        _ => Err(ConfigError::Value {
+            field: "migration.ports",
+            value: text,
+            must: "must be two ports, the first not above the second, as \"49152-49215\"",
         }),
     }
 }
@@ -304,6 +329,17 @@ mod tests {
             assert!(refused.contains(error), "{refused}");
         }
         assert!(parse("[migration]\naddress = 'lan'").is_err());
+    }
+
+    #[test]
+    fn guests_arrive_on_a_range_of_ports() {
+        assert_eq!(parse("").unwrap().arrival_ports, 49152..=49215);
+        let config = parse("[migration]\nports = '5000-5000'").unwrap();
+        assert_eq!(config.arrival_ports, 5000..=5000);
+        for ports in ["5000", "5001-5000", "0-5000", "1-65536", "a-b"] {
+            let refused = parse(&format!("[migration]\nports = '{ports}'")).unwrap_err();
+            assert!(refused.contains("migration.ports"), "{refused}");
+        }
     }
 
     #[test]

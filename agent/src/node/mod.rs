@@ -165,6 +165,7 @@ impl Node {
                 address: config
                     .migration_address
                     .unwrap_or(member.membership.address),
+                ports: config.arrival_ports.clone(),
                 keys: member.etcd.directory.clone(),
                 turns: Arc::new(Semaphore::new(config.migrations_at_once)),
             }),

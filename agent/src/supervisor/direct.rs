@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -39,8 +40,10 @@ pub enum Purpose {
     Run,
     /// To wait for a guest from another node.
     Receive {
-        /// Where; the port is the host's choice.
+        /// Where.
         address: IpAddr,
+        /// One of these is taken.
+        ports: RangeInclusive<u16>,
         /// A directory with `ca.pem`, `cert.pem` and `key.pem`.
         keys: PathBuf,
         /// It ends if no guest has begun to come by then.
@@ -54,12 +57,18 @@ impl Purpose {
             Self::Run => vec!["run".into()],
             Self::Receive {
                 address,
+                ports,
                 keys,
                 patience,
             } => vec![
                 "receive".into(),
                 "--listen".into(),
-                SocketAddr::new(*address, 0).to_string().into(),
+                format!(
+                    "{}-{}",
+                    SocketAddr::new(*address, *ports.start()),
+                    ports.end()
+                )
+                .into(),
                 "--tls".into(),
                 keys.into(),
                 "--timeout-s".into(),

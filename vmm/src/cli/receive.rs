@@ -1,7 +1,10 @@
 //! `pindah-vmm receive`: builds a machine that waits for its guest.
 
-use std::io::Write;
+use std::fmt;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -20,9 +23,10 @@ use super::run::{self, ProcessArguments};
 /// Arguments of `receive`.
 #[derive(Debug, Args)]
 pub struct ReceiveArguments {
-    /// Where `pindah-vmm send` finds this machine.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: String,
+    /// Where `pindah-vmm send` finds this machine. Of several ports (`FIRST-LAST`) the first that
+    /// is free is taken.
+    #[arg(long, value_name = "ADDRESS:PORT[-LAST]")]
+    listen: Listen,
     #[command(flatten)]
     protection: ProtectionArguments,
     /// End when no guest has begun to come by then, in seconds.
@@ -35,6 +39,58 @@ pub struct ReceiveArguments {
     process: ProcessArguments,
 }
 
+/// A host with the ports of which one is listened on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Listen {
+    /// A name or an address; one of IPv6 in brackets.
+    host: String,
+    ports: RangeInclusive<u16>,
+}
+
+impl FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "must be ADDRESS:PORT, or ADDRESS:FIRST-LAST with FIRST <= LAST";
+        let (host, ports) = text.rsplit_once(':').ok_or(FORM)?;
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        let port = |text: &str| text.parse::<u16>().map_err(|_| FORM);
+        let ports = port(first)?..=port(last)?;
+        if host.is_empty() || ports.is_empty() {
+            return Err(FORM);
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            ports,
+        })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = (self.ports.start(), self.ports.end());
+        write!(formatter, "{}:{first}", self.host)?;
+        if first == last {
+            return Ok(());
+        }
+        write!(formatter, "-{last}")
+    }
+}
+
+impl Listen {
+    fn bind(&self) -> io::Result<TcpListener> {
+        let mut taken = None;
+        for port in self.ports.clone() {
+            match TcpListener::bind(format!("{}:{port}", self.host)) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => taken = Some(error),
+                bound => return bound,
+            }
+        }
+        // There is at least one port.
+        Err(taken.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
+    }
+}
+
 /// Waits for a guest and runs it until it ends.
 pub fn receive(arguments: ReceiveArguments) -> anyhow::Result<ExitReason> {
     let config = arguments.machine.load()?;
@@ -42,8 +98,8 @@ pub fn receive(arguments: ReceiveArguments) -> anyhow::Result<ExitReason> {
         Some(keys) => Identity::Tls(keys.read()?),
         None => Identity::Plain,
     };
-    let listener = TcpListener::bind(&arguments.listen)
-        .with_context(|| format!("cannot listen on {}", arguments.listen))?;
+    let listener = arguments.listen.bind();
+    let listener = listener.with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let address = listener.local_addr().context("the listening socket")?;
     // Whoever wants hybrid mode hears why if there is none.
     let userfault = Userfault::open();
@@ -67,4 +123,40 @@ pub fn receive(arguments: ReceiveArguments) -> anyhow::Result<ExitReason> {
 /// Whoever starts the source needs it, and may have left the port to the host.
 fn say_where(address: &SocketAddr) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "listening on {address}").context("standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_takes_one_port_or_several() {
+        for text in ["0.0.0.0:4444", "[::1]:0", "10.0.0.1:49152-49215"] {
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+        }
+        for text in [
+            "4444",
+            ":4444",
+            "10.0.0.1:",
+            "10.0.0.1:2-1",
+            "10.0.0.1:1-65536",
+        ] {
+            assert!(text.parse::<Listen>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn listen_passes_over_ports_in_use_and_fails_when_all_are() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let first = taken.local_addr().unwrap().port();
+        let only = format!("127.0.0.1:{first}").parse::<Listen>().unwrap();
+        assert_eq!(only.bind().unwrap_err().kind(), io::ErrorKind::AddrInUse);
+
+        let last = first.saturating_add(9);
+        let several = format!("127.0.0.1:{first}-{last}")
+            .parse::<Listen>()
+            .unwrap();
+        let bound = several.bind().unwrap().local_addr().unwrap().port();
+        assert!(bound > first && bound <= last, "{bound}");
+    }
 }

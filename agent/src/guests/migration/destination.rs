@@ -82,6 +82,7 @@ impl Guests {
         self.fetch_console_log(guest, links).await;
         let purpose = Purpose::Receive {
             address: links.address,
+            ports: links.ports.clone(),
             keys: links.keys.clone(),
             patience: PATIENCE,
         };

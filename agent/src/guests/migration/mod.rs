@@ -26,6 +26,7 @@ mod source;
 mod undrain;
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub struct MigrationLinks {
     pub peers: Peers,
     /// Where guests arrive.
     pub address: IpAddr,
+    /// On which of its ports.
+    pub ports: RangeInclusive<u16>,
     /// A directory with `ca.pem`, `cert.pem` and `key.pem`.
     pub keys: PathBuf,
     /// How many may leave at a time.
