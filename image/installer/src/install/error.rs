@@ -1,6 +1,7 @@
 //! Why an installation ended.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -17,6 +18,14 @@ pub enum InstallError {
     /// No network interface.
     #[error("{0}")]
     Link(String),
+    /// Somebody has the node's address.
+    #[error("{address} is in use on this network, by the card {mac}: give the node another one")]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// Whose.
+        mac: String,
+    },
     /// The image does not have the time zone.
     #[error("the image has no time zone {0:?}: write one that `timedatectl list-timezones` prints")]
     Zone(String),

@@ -20,6 +20,7 @@ mod error;
 mod esp;
 mod grub;
 mod layout;
+mod neighbours;
 mod network;
 mod observer;
 mod root;
@@ -135,6 +136,12 @@ impl Plan {
         ]
     }
 
+    /// What may be wrong with the network, one line a thing. It asks on the network, for seconds.
+    pub fn warnings(&self) -> Vec<String> {
+        let gateway = neighbours::missing_gateway(&self.answers.network, &self.link);
+        gateway.into_iter().collect()
+    }
+
     /// What to know when it is done.
     pub fn farewell(&self) -> String {
         let place = match self.answers.own_address() {
@@ -157,6 +164,7 @@ impl Plan {
         observer: &mut dyn Observer,
         log: &dyn Fn() -> String,
     ) -> Result<(), InstallError> {
+        neighbours::check_free(&self.answers.network, &self.link)?;
         let layout = Layout::of(self.disk.size_bytes);
         let files = esp::files(&self.live)?;
         let total = self.bytes(&files)?;
@@ -200,6 +208,8 @@ impl Plan {
         target.sync()?;
         self.tell_kernel();
         observer.step(Step::Done);
+        let text = format!("{}{}\n", log(), self.farewell());
+        state::complete_log(&target, &layout.state, &text);
         Ok(())
     }
 

@@ -11,6 +11,8 @@ use super::{InstallError, Plan, network};
 use crate::program;
 
 const LABEL: &str = "pindah-state";
+/// What was said, on the partition.
+const LOG: &str = "var/log/pindah-install.log";
 /// Directories of the image's defaults to which something is added. (The image gives a fresh node
 /// its defaults for what is missing, but adds nothing to a directory that is there.)
 const EXTENDED: [&str; 2] = ["etc/pindah", "root"];
@@ -77,7 +79,7 @@ impl Tree {
             let text = toml::to_string(wish).map_err(io::Error::other)?;
             self.file("etc/pindah/first-boot.toml", 0o600, &text)?;
         }
-        self.file("var/log/pindah-install.log", 0o600, log)?;
+        self.file(LOG, 0o600, log)?;
         // Of all that was made on the way.
         self.directory("var", 0o755)?;
         self.directory("var/log", 0o755)
@@ -126,4 +128,29 @@ pub(super) fn write(
     arguments.extend([tree.0.path().as_os_str(), disk.as_os_str(), size.as_ref()]);
     program::run("mkfs.ext4", &arguments, b"")?;
     Ok(())
+}
+
+/// Writes what was said since into the file system in `partition`. The node starts without it, too.
+pub(super) fn complete_log(target: &Target, partition: &Partition, log: &str) {
+    let written = Tree::new().and_then(|tree| {
+        tree.file("log", 0o600, log)?;
+        let script = format!("rm /{LOG}\nwrite {} /{LOG}\n", tree.path("log").display());
+        tree.file("script", 0o600, &script)?;
+        Ok(tree)
+    });
+    let Ok(tree) = written else { return };
+    let place = format!(
+        "{}?offset={}",
+        target.path().display(),
+        partition.range.start
+    );
+    let script = tree.path("script");
+    let arguments = [
+        "-w".as_ref(),
+        "-f".as_ref(),
+        script.as_os_str(),
+        place.as_ref(),
+    ];
+    let _ = program::run("debugfs", &arguments, b"");
+    let _ = target.sync();
 }

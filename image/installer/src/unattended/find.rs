@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
+use crate::hardware::{self, Link};
 use crate::program;
 
 /// The kernel's word for it.
 const WORD: &str = "pindah.answer=";
+/// What stands in a URL for the MAC address of a network card of the machine.
+const MAC: &str = "{mac}";
 /// The file system that has it.
 const LABEL: &str = "PINDAH";
 /// Its name there.
@@ -109,34 +112,57 @@ fn read_from(device: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// Tries until the network is up.
+/// Tries until the network is up. A server that has answers for none of the machine's cards has
+/// spoken too.
 fn fetch(url: &str) -> anyhow::Result<String> {
     let agent = agent();
     let end = Instant::now() + DEADLINE;
     loop {
-        match agent.get(url).call() {
-            Ok(mut answer) => {
-                let mut text = String::new();
-                let mut body = answer.body_mut().as_reader().take(LIMIT + 1);
-                body.read_to_string(&mut text)
-                    .with_context(|| format!("cannot read {url}"))?;
-                if text.len() as u64 > LIMIT {
-                    bail!("{url} has more than {LIMIT} bytes, which is no answer file");
+        let urls = for_cards(url, &hardware::links("/".as_ref()));
+        let mut refused = Vec::new();
+        for url in &urls {
+            match agent.get(url).call() {
+                Ok(answer) => return text_of(url, answer),
+                Err(ureq::Error::StatusCode(status)) => {
+                    refused.push(format!("{url}: the server answers {status}"));
                 }
-                return Ok(text);
+                Err(error) if Instant::now() > end => {
+                    return Err(error).with_context(|| {
+                        format!("cannot reach {url}: check cable, DHCP and the server")
+                    });
+                }
+                Err(_) => {}
             }
-            // The server has spoken.
-            Err(ureq::Error::StatusCode(status)) => {
-                bail!("{url}: the server answers {status}; is the address right?")
-            }
-            Err(error) if Instant::now() > end => {
-                return Err(error).with_context(|| {
-                    format!("cannot reach {url}: check cable, DHCP and the server")
-                });
-            }
-            Err(_) => std::thread::sleep(PAUSE),
         }
+        if !refused.is_empty() && refused.len() == urls.len() {
+            bail!("{}; is the address right?", refused.join(", "));
+        }
+        if urls.is_empty() && Instant::now() > end {
+            bail!("{url} needs a network card, and none is seen");
+        }
+        std::thread::sleep(PAUSE);
     }
+}
+
+/// `url` with the MAC address of each card in the place of `{mac}`: those that have a link first.
+fn for_cards(url: &str, links: &[Link]) -> Vec<String> {
+    if !url.contains(MAC) {
+        return vec![url.to_owned()];
+    }
+    let (linked, others): (Vec<&Link>, Vec<&Link>) = links.iter().partition(|link| link.carrier);
+    let cards = linked.into_iter().chain(others);
+    cards.map(|card| url.replace(MAC, &card.mac)).collect()
+}
+
+fn text_of(url: &str, mut answer: ureq::http::Response<ureq::Body>) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let mut body = answer.body_mut().as_reader().take(LIMIT + 1);
+    body.read_to_string(&mut text)
+        .with_context(|| format!("cannot read {url}"))?;
+    if text.len() as u64 > LIMIT {
+        bail!("{url} has more than {LIMIT} bytes, which is no answer file");
+    }
+    Ok(text)
 }
 
 fn agent() -> ureq::Agent {
@@ -174,6 +200,27 @@ mod tests {
         for line in ["boot=live", "pindah.answer=", "xpindah.answer=/a"] {
             assert_eq!(of_command_line(line), None);
         }
+    }
+
+    #[test]
+    fn url_has_the_address_of_each_card_and_that_of_a_linked_one_first() {
+        let link = |mac: &str, carrier| Link {
+            name: "eno1".to_owned(),
+            mac: mac.to_owned(),
+            driver: "tg3".to_owned(),
+            carrier,
+            speed_mbit_s: None,
+        };
+        let links = [
+            link("00:00:00:00:00:01", false),
+            link("00:00:00:00:00:02", true),
+        ];
+        let expected = [
+            "http://x/00:00:00:00:00:02.toml",
+            "http://x/00:00:00:00:00:01.toml",
+        ];
+        assert_eq!(for_cards("http://x/{mac}.toml", &links), expected);
+        assert_eq!(for_cards("http://x/a.toml", &links), ["http://x/a.toml"]);
     }
 
     /// A web server that answers once.

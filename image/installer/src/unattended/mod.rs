@@ -96,8 +96,8 @@ pub fn install(
         );
     }
     let plan = machine.plan(answers)?;
-    for line in plan.summary() {
-        speaker.say(&line);
+    for line in plan.summary().iter().chain(&plan.warnings()) {
+        speaker.say(line);
     }
     plan.run(&mut speaker, &|| log.text())
         .context("the installation has failed, and the disk boots nothing")?;
