@@ -31,6 +31,7 @@ pub fn shell() -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
         return Ok(());
     }
-    let error = Command::new("/bin/bash").arg("--login").exec();
+    let mut shell = Command::new("/bin/bash");
+    let error = shell.arg("--login").env(crate::menu::MARK, "1").exec();
     Err(error).context("cannot start a shell")
 }

@@ -19,6 +19,7 @@ pub mod hardware;
 pub mod install;
 pub mod log;
 pub mod machine;
+pub mod menu;
 pub mod program;
 pub mod screens;
 mod size;

@@ -1,6 +1,6 @@
 //! `pindah-install`: what runs on the consoles of a machine that was started from Pindah's medium.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal as _, StdinLock, Stdout, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use pindah_installer::first_boot::{self, FirstBoot};
 use pindah_installer::log::{self, Log};
 use pindah_installer::machine::Machine;
+use pindah_installer::menu::{self, Dialog, password};
 use pindah_installer::turn::{self, Taken, Turn};
 use pindah_installer::unattended::{self, Source};
 use pindah_installer::{end, screens};
@@ -43,6 +44,10 @@ enum Command {
     Hardware,
     /// Begin or join the cluster that the installer was told; on the installed system.
     FirstBoot,
+    /// Change network and password, look at logs, restart; on the installed system's console.
+    Menu,
+    /// Change the password of root; on the installed system.
+    Password,
 }
 
 fn main() -> ExitCode {
@@ -50,6 +55,10 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Some(Command::Hardware) => hardware(&arguments),
         Some(Command::FirstBoot) => FirstBoot::run(first_boot::FILE.as_ref(), "pindah"),
+        Some(Command::Menu) => menu::run(&mut on_terminal()),
+        Some(Command::Password) => {
+            password::change(&mut on_terminal(), &password::Places::default())
+        }
         None => install(&arguments),
     };
     match result {
@@ -59,6 +68,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn on_terminal() -> Dialog<StdinLock<'static>, Stdout> {
+    Dialog::new(std::io::stdin().lock(), std::io::stdout())
 }
 
 fn hardware(arguments: &Arguments) -> anyhow::Result<()> {

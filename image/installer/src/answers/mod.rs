@@ -22,7 +22,7 @@ pub use end::End;
 pub use mistake::Mistake;
 pub(crate) use names::{HOST_NAME_MUST, is_host_name, zone, zone_is_in};
 pub use network::{Addressing, Network, Nic};
-pub(crate) use network::{address, check_gateway, ip};
+pub(crate) use network::{address, check_gateway, ip, name_servers, vlan};
 pub use root::Root;
 pub(crate) use root::{password as hash, ssh_key};
 

@@ -145,6 +145,18 @@ pub(crate) fn ip(field: &str, text: &str) -> Result<IpAddr, String> {
     })
 }
 
+/// A VLAN's number.
+pub(crate) fn vlan(text: &str) -> Result<u16, String> {
+    let number = text.parse().ok().filter(|it| (1..=4094).contains(it));
+    number.ok_or_else(|| format!("VLAN {text:?}: write a number from 1 to 4094"))
+}
+
+/// Addresses of name servers, with blanks or commas between them.
+pub(crate) fn name_servers(text: &str) -> Result<Vec<IpAddr>, String> {
+    let servers = text.split([' ', ',']).filter(|text| !text.is_empty());
+    servers.map(|text| ip("dns", text)).collect()
+}
+
 /// An address of a machine with the length of its network's prefix.
 pub(crate) fn address(text: &str) -> Result<(IpAddr, u8), String> {
     let advice = || {

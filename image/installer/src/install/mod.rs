@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 pub use error::InstallError;
 pub use layout::{Layout, Partition};
 pub use network::choose as choose_link;
+pub(crate) use network::files as network_files;
 pub(crate) use observer::Meter;
 pub use observer::{Observer, Silent, Step};
 

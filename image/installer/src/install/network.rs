@@ -34,7 +34,7 @@ pub fn choose<'a>(nic: &Nic, links: &'a [Link]) -> Result<&'a Link, String> {
 }
 
 /// The files that make `link` what `network` says, by their names in `/etc/systemd/network`.
-pub(super) fn files(network: &Network, link: &Link) -> Vec<(String, String)> {
+pub(crate) fn files(network: &Network, link: &Link) -> Vec<(String, String)> {
     // Names change with a card more or less; what has the card's own address (a VLAN's interface)
     // must not match too.
     let card = format!("[Match]\nPermanentMACAddress={}\n", link.mac);

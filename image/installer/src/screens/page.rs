@@ -159,10 +159,7 @@ fn network(form: &Form, machine: &Machine) -> Result<Network, String> {
     let link = machine.hardware.links.get(form.choice_of(0));
     let link = link.ok_or("the machine has no network card: plug one in and start it again")?;
     let filled = |row: usize| Some(form.text_of(row).trim()).filter(|text| !text.is_empty());
-    let vlan = filled(1).map(|text| {
-        let number = text.parse().ok().filter(|it| (1..=4094).contains(it));
-        number.ok_or_else(|| format!("VLAN {text:?}: write a number from 1 to 4094"))
-    });
+    let vlan = filled(1).map(answers::vlan);
     let addressing = if form.choice_of(2) == 0 {
         Addressing::Dhcp
     } else {
@@ -179,11 +176,6 @@ fn network(form: &Form, machine: &Machine) -> Result<Network, String> {
             gateway,
         }
     };
-    let servers = form
-        .text_of(5)
-        .split([' ', ','])
-        .filter(|text| !text.is_empty());
-    let dns: Result<_, String> = servers.map(|text| answers::ip("dns", text)).collect();
     Ok(Network {
         nic: Nic {
             name: None,
@@ -191,7 +183,7 @@ fn network(form: &Form, machine: &Machine) -> Result<Network, String> {
         },
         vlan: vlan.transpose()?,
         addressing,
-        dns: dns?,
+        dns: answers::name_servers(form.text_of(5))?,
     })
 }
 
