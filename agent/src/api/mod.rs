@@ -17,6 +17,7 @@ mod events;
 mod extract;
 mod grants;
 mod guests;
+mod history;
 mod idempotency;
 mod images;
 mod interfaces;
@@ -51,6 +52,7 @@ pub use envelope::{Accepted, Data, Listing};
 pub use error::{ApiError, ErrorBody, ErrorCode, ErrorInfo};
 pub use grants::RoleGrant;
 pub use guests::GuestEdited;
+pub use history::{HistoryView, Series};
 pub use memory::MemoryTarget;
 pub use metrics::{GuestMetrics, MetricsView};
 pub use networks::NetworkView;
@@ -64,6 +66,7 @@ pub use view::GuestView;
 use crate::cluster::Site;
 use crate::events::Events;
 use crate::guests::Guests;
+use crate::metrics::history::History;
 use crate::peer::Peers;
 use crate::security::{Accounts, AuditLog, LoginLimit};
 use crate::storage::Pools;
@@ -91,6 +94,8 @@ pub struct Parts {
     pub events: Events,
     /// Its pools.
     pub pools: Pools,
+    /// What guests and the node took.
+    pub history: History,
     /// Users and tokens.
     pub accounts: Accounts,
     /// Who guesses passwords.

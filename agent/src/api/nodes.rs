@@ -276,7 +276,7 @@ pub async fn undrain_node(
 }
 
 /// What is another node's was passed on: a name that came here is this node's, or nobody's.
-fn require_this(api: &Api, name: &str) -> Result<(), ApiError> {
+pub(super) fn require_this(api: &Api, name: &str) -> Result<(), ApiError> {
     if name == api.node {
         return Ok(());
     }

@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, accounts, cluster, console, disks, events, grants, guests, images, interfaces, memory,
-    metrics, migration, networks, nodes, pools, power, refusals, tasks,
+    Api, accounts, cluster, console, disks, events, grants, guests, history, images, interfaces,
+    memory, metrics, migration, networks, nodes, pools, power, refusals, tasks,
 };
 
 #[derive(OpenApi)]
@@ -51,6 +51,9 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(guests::clone_guest))
         .routes(routes!(guests::make_template, guests::unmake_template))
         .routes(routes!(guests::guest_log))
+        .routes(routes!(history::guest_history))
+        .routes(routes!(history::node_history))
+        .routes(routes!(history::history_part))
         .routes(routes!(interfaces::edit_interface))
         .routes(routes!(power::start_guest))
         .routes(routes!(power::stop_guest))

@@ -34,6 +34,7 @@ impl Subjects for Guests {
             Some(Subject {
                 uuid: guest.uuid,
                 pid,
+                memory_mib: guest.memory_mib,
                 taps: taps
                     .map(|interface| (interface.id, interface.tap))
                     .collect(),

@@ -9,9 +9,11 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use uuid::Uuid;
 
 use super::Metrics;
+use super::history::History;
 use super::host;
 use super::node::NodeSample;
 use crate::causes::chain;
+use crate::clock::now_unix_ms;
 use crate::storage::Pools;
 use crate::vmm_client::VmmClient;
 
@@ -27,6 +29,8 @@ pub struct Subject {
     pub uuid: Uuid,
     /// Its process.
     pub pid: u32,
+    /// Its RAM, in MiB.
+    pub memory_mib: u64,
     /// Its interfaces' names, and their taps.
     pub taps: Vec<(String, String)>,
     /// Its VMM.
@@ -40,9 +44,10 @@ pub trait Subjects: Send + Sync {
     async fn subjects(&self) -> Result<Vec<Subject>, String>;
 }
 
-/// Looks at everything, and tells [`Metrics`].
+/// Looks at everything, and tells [`Metrics`] and [`History`].
 pub struct Collector<S> {
     metrics: Metrics,
+    history: History,
     subjects: S,
     pools: Pools,
     interval: Duration,
@@ -52,9 +57,15 @@ pub struct Collector<S> {
 
 impl<S: Subjects> Collector<S> {
     /// Looks every `interval`: [`INTERVAL`], but for tests.
-    pub fn new(metrics: Metrics, subjects: S, pools: Pools, interval: Duration) -> Self {
+    pub fn new(
+        (metrics, history): (Metrics, History),
+        subjects: S,
+        pools: Pools,
+        interval: Duration,
+    ) -> Self {
         Self {
             metrics,
+            history,
             subjects,
             pools,
             interval,
@@ -97,11 +108,14 @@ impl<S: Subjects> Collector<S> {
         let on_host = subjects.clone();
         // Reading /proc may wait for the kernel's locks.
         let looked = tokio::task::spawn_blocking(move || look_at_host(&metrics, &on_host));
-        if let Err(error) = looked.await {
+        let seen = looked.await.unwrap_or_else(|error| {
             tracing::warn!("cannot look at the host: {error}");
-        }
+            Vec::new()
+        });
         self.metrics.pools(self.pools.statuses());
         join_all(subjects.iter().map(|one| ask(&self.metrics, one, deadline))).await;
+        let samples = self.metrics.samples(&seen);
+        self.history.take_in(now_unix_ms() / 1000, samples);
     }
 }
 
@@ -118,7 +132,9 @@ async fn ask(metrics: &Metrics, subject: &Subject, deadline: Duration) {
     metrics.guest_in_vmm(guest, Instant::now(), answer.as_ref());
 }
 
-fn look_at_host(metrics: &Metrics, subjects: &[Subject]) {
+/// Returns the guests whose processes were there, with their RAM in MiB.
+fn look_at_host(metrics: &Metrics, subjects: &[Subject]) -> Vec<(Uuid, u64)> {
+    let mut seen = Vec::new();
     let links_at = Instant::now();
     let links = host::links().unwrap_or_default();
     for subject in subjects {
@@ -133,6 +149,7 @@ fn look_at_host(metrics: &Metrics, subjects: &[Subject]) {
             .collect();
         let guest = (subject.uuid, subject.pid);
         metrics.guest_on_host(guest, (at, process), (links_at, interfaces));
+        seen.push((subject.uuid, subject.memory_mib));
     }
     let (memory_total_mib, memory_available_mib) = host::memory().unwrap_or_default();
     let cards = links
@@ -142,10 +159,12 @@ fn look_at_host(metrics: &Metrics, subjects: &[Subject]) {
         cpu: host::cpus().unwrap_or_default(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         links: cards.collect::<BTreeMap<_, _>>(),
+        disks: host::disks().unwrap_or_default(),
         memory_total_mib,
         memory_available_mib,
     };
     metrics.node_sample(links_at, sample);
+    seen
 }
 
 #[cfg(test)]
@@ -153,6 +172,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
 
+    use super::super::history::{NODE, Quantity, Resolution};
     use super::*;
 
     struct Fixed(Vec<Subject>);
@@ -180,10 +200,15 @@ mod tests {
         let subject = Subject {
             uuid: Uuid::new_v4(),
             pid: std::process::id(),
+            memory_mib: 4096,
             taps: vec![("net0".to_owned(), "lo".to_owned())],
             vmm: VmmClient::new(&socket),
         };
         (subject, listener)
+    }
+
+    fn history(directory: &std::path::Path) -> History {
+        History::new(&directory.join("history.db"))
     }
 
     async fn pools(directory: &std::path::Path) -> Pools {
@@ -221,13 +246,30 @@ mod tests {
         let pools = pools(directory.path()).await;
         let subjects = Fixed(vec![hung.clone(), well.clone()]);
         let interval = Duration::from_millis(400);
-        let mut collector = Collector::new(metrics.clone(), subjects, pools, interval);
+        let mut collector = Collector::new(
+            (metrics.clone(), history(directory.path())),
+            subjects,
+            pools,
+            interval,
+        );
 
         let before = Instant::now();
         collector.sample().await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         collector.sample().await;
         assert!(before.elapsed() < Duration::from_secs(2));
+
+        let now_s = now_unix_ms() / 1000;
+        let kept = |uuid| {
+            let times = now_s - 120..now_s + 60;
+            let minutes = collector.history.read(uuid, Resolution::Minute, &times);
+            minutes.unwrap().into_values().next_back().unwrap()
+        };
+        for uuid in [well.uuid, NODE] {
+            let minute = kept(uuid);
+            assert!(minute.get(Quantity::MemoryPercent).is_some(), "{minute:?}");
+            assert!(minute.get(Quantity::CpuPercent).is_some(), "{minute:?}");
+        }
 
         let known = metrics.known();
         assert!(known.guests[&well.uuid].answers);
@@ -250,7 +292,12 @@ mod tests {
         let pools = pools(directory.path()).await;
         let subjects = Fixed(vec![guest.clone()]);
         let interval = Duration::from_millis(400);
-        let mut collector = Collector::new(metrics.clone(), subjects, pools, interval);
+        let mut collector = Collector::new(
+            (metrics.clone(), history(directory.path())),
+            subjects,
+            pools,
+            interval,
+        );
         collector.sample().await;
         let usage = |pid| metrics.guest(guest.uuid, pid);
         assert!(usage(Some(guest.pid)).memory_resident_mib.is_some());
@@ -273,7 +320,12 @@ mod tests {
         let metrics = Metrics::default();
         let pools = pools(directory.path()).await;
         let interval = Duration::from_millis(400);
-        let mut collector = Collector::new(metrics.clone(), Silent, pools, interval);
+        let mut collector = Collector::new(
+            (metrics.clone(), history(directory.path())),
+            Silent,
+            pools,
+            interval,
+        );
         collector.known = vec![guest.clone()];
         collector.sample().await;
         let usage = metrics.guest(guest.uuid, Some(guest.pid));

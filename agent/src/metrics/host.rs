@@ -1,6 +1,6 @@
 //! What the host's kernel counts: of a process, of links, of processors (proc(5)).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,6 +42,15 @@ impl LinkCounters {
             tx_packets: self.rx_packets,
         }
     }
+}
+
+/// What a disk of the host has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct HostDiskCounters {
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
 }
 
 /// Time that all processors together have spent.
@@ -114,6 +123,25 @@ pub(super) fn memory() -> ProcResult<(u64, u64)> {
     Ok((memory.mem_total >> 20, available >> 20))
 }
 
+/// Disks that are devices of their own, by name: what is made of them counts the same bytes again.
+pub(super) fn disks() -> ProcResult<BTreeMap<String, HostDiskCounters>> {
+    /// The unit of these counters, whatever the disk's is.
+    const SECTOR_BYTES: u64 = 512;
+    let disks = procfs::diskstats()?.into_iter();
+    let devices = disks.filter(|disk| {
+        let device = Path::new("/sys/block").join(&disk.name).join("device");
+        device.exists()
+    });
+    let counters = devices.map(|disk| {
+        let counters = HostDiskCounters {
+            read_bytes: disk.sectors_read.saturating_mul(SECTOR_BYTES),
+            written_bytes: disk.sectors_written.saturating_mul(SECTOR_BYTES),
+        };
+        (disk.name, counters)
+    });
+    Ok(counters.collect())
+}
+
 /// Whether a link is a network card, and no bridge, tap or the like that counts the same bytes
 /// again.
 pub(super) fn is_network_card(link: &str) -> bool {
@@ -141,6 +169,12 @@ mod tests {
             "{cpus:?}"
         );
         assert!(!is_network_card("lo"));
+        assert!(
+            disks()
+                .unwrap()
+                .keys()
+                .all(|name| !name.starts_with("loop"))
+        );
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! ```text
 //! /proc, links ──┐                       ┌──► usage: the last figures, for the API
 //!                ├── Collector ──► Metrics
-//! VMM's socket ──┘   every 10 s          └──► exposition: the counters, for Prometheus
+//! VMM's socket ──┘   every 10 s          ├──► exposition: the counters, for Prometheus
+//!                                        └──► history: what it was, for a year
 //! ```
 //!
 //! Counters are the kernel's and the VMM's; nothing is counted here. A rate is what a counter has
@@ -14,6 +15,7 @@
 mod collect;
 mod exposition;
 mod guest;
+pub mod history;
 mod host;
 mod node;
 mod rate;
@@ -32,6 +34,7 @@ pub use usage::{GuestUsage, NodeUsage};
 
 use crate::storage::PoolStatus;
 use guest::GuestMeter;
+use history::Bucket;
 use host::{LinkCounters, ProcessCounters};
 use node::{NodeMeter, NodeSample};
 
@@ -96,6 +99,19 @@ impl Metrics {
         if let Some(meter) = meter.filter(|meter| meter.pid == pid) {
             meter.vmm(at, metrics);
         }
+    }
+
+    /// The last figures of these guests and of the node, for the history.
+    fn samples(&self, guests: &[(Uuid, u64)]) -> Vec<(Uuid, Bucket)> {
+        let known = self.known();
+        let of_guests = guests.iter().filter_map(|(uuid, memory_mib)| {
+            let usage = &known.guests.get(uuid)?.usage;
+            Some((*uuid, usage.history_sample(*memory_mib)))
+        });
+        let usage = &known.node.usage;
+        let total_mib = known.node.last.memory_total_mib;
+        let node = (history::NODE, usage.history_sample(total_mib));
+        of_guests.chain([node]).collect()
     }
 
     fn node_sample(&self, at: Instant, sample: NodeSample) {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::host::{CpuCounters, LinkCounters};
+use super::host::{CpuCounters, HostDiskCounters, LinkCounters};
 use super::rate::{Rate, Rates};
-use super::usage::{NodeUsage, kbit, rounded};
+use super::usage::{NodeUsage, kbit, kib, rounded};
 use crate::clock::now_unix_ms;
 
 /// What a node has counted, and what follows from that.
@@ -16,6 +16,8 @@ pub(super) struct NodeMeter {
     busy: Rate,
     rx: Rates,
     tx: Rates,
+    read: Rates,
+    write: Rates,
 }
 
 /// What is seen of a node at one time.
@@ -26,6 +28,8 @@ pub(super) struct NodeSample {
     pub cpus: usize,
     /// Network cards.
     pub links: BTreeMap<String, LinkCounters>,
+    /// Disks that are devices.
+    pub disks: BTreeMap<String, HostDiskCounters>,
     pub memory_total_mib: u64,
     pub memory_available_mib: u64,
 }
@@ -41,6 +45,12 @@ impl NodeMeter {
             .links
             .iter()
             .map(|(name, link)| (&**name, link.tx_bytes));
+        let disk = |of: fn(&HostDiskCounters) -> u64| {
+            let disks = sample.disks.iter();
+            disks.map(move |(name, disk)| (&**name, of(disk)))
+        };
+        let read = self.read.per_second(at, disk(|disk| disk.read_bytes));
+        let written = self.write.per_second(at, disk(|disk| disk.written_bytes));
         let all_ms_per_s = 1000.0 * sample.cpus.max(1) as f64;
         let busy_ms_per_s = self
             .busy
@@ -55,6 +65,8 @@ impl NodeMeter {
             memory_used_mib: used_mib,
             network_rx_kbit_per_s: self.rx.per_second(at, received).map(kbit),
             network_tx_kbit_per_s: self.tx.per_second(at, sent).map(kbit),
+            disk_read_kib_per_s: read.map(kib),
+            disk_write_kib_per_s: written.map(kib),
         };
         self.last = sample;
     }

@@ -21,6 +21,7 @@ use crate::cluster::{
 use crate::config::Config;
 use crate::events::Events;
 use crate::guests::{GuestError, Guests, MigrationLinks, Resources};
+use crate::metrics::history::History;
 use crate::metrics::{Collector, Metrics};
 use crate::network::{NetworkError, Networks};
 use crate::security::{
@@ -98,6 +99,7 @@ pub struct Node {
     _for_nodes: Option<Running>,
     site: Site,
     pools: Pools,
+    history: History,
     /// Held as long as we live.
     _lock: fs::File,
 }
@@ -182,8 +184,10 @@ impl Node {
         tokio::spawn(guests.clone().resume_drain());
         tokio::spawn(guests.clone().keep_console_logs_short());
         tokio::spawn(tasks.clone().keep_few());
-        let (metrics, interval) = (guests.metrics().clone(), config.metrics_interval);
-        tokio::spawn(Collector::new(metrics, guests.clone(), pools.clone(), interval).run());
+        let history = History::new(&state.path("private/history.db"));
+        let measured = (guests.metrics().clone(), history.clone());
+        let interval = config.metrics_interval;
+        tokio::spawn(Collector::new(measured, guests.clone(), pools.clone(), interval).run());
         if let Some(member) = member {
             if !member.membership.witness {
                 let (vmm, store) = (config.vmm.clone(), Arc::clone(&store));
@@ -221,6 +225,7 @@ impl Node {
             tasks,
             events,
             pools: pools.clone(),
+            history: history.clone(),
             accounts: accounts.clone(),
             login_limit: LoginLimit::default(),
             audit,
@@ -241,6 +246,7 @@ impl Node {
             _for_nodes: for_nodes,
             site,
             pools,
+            history,
             _lock: lock,
         })
     }
@@ -259,6 +265,7 @@ impl Node {
             }
         };
         self.running.until(ended).await?;
+        self.history.close().await;
         if next == Next::End {
             if host_goes_down().await {
                 self.site.guests.shut_down_with_host().await;

@@ -317,15 +317,15 @@ impl Site {
         serde_json::from_str(&said).unwrap_or(Value::Null)
     }
 
-    /// Listens to a node's events.
-    pub fn listen(&self, number: usize) -> Listener {
+    /// `curl` as root on the node, of a path of its API.
+    fn curl(&self, number: usize, path: &str) -> Command {
         let context = fs::read(self.state(number, "admin.json")).expect("a context");
         let context: Value = serde_json::from_slice(&context).expect("a context");
         let text = |name: &str| context[name].as_str().expect("a text").to_owned();
         let authority = self.node(number).directory.join("ca.pem");
         fs::write(&authority, text("authority")).expect("a file");
-        let path = self.node(number).directory.join("events");
-        let process = Command::new("ip")
+        let mut command = Command::new("ip");
+        command
             .args(["netns", "exec", &self.node(number).namespace])
             .args(["curl", "--silent", "--no-buffer", "--cacert"])
             .arg(authority)
@@ -333,8 +333,26 @@ impl Site {
                 "--header",
                 &format!("Authorization: Bearer {}", text("token")),
             ])
-            .arg(format!("{}/api/v1/events", text("server")))
-            .stdin(Stdio::null())
+            .arg(format!("{}/api/v1{path}", text("server")))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Status and body of an answer of the node's API; null if it is no JSON.
+    pub fn get(&self, number: usize, path: &str) -> (u16, Value) {
+        let mut command = self.curl(number, path);
+        let output = command.args(["--write-out", "\n%{http_code}"]).output();
+        let output = String::from_utf8_lossy(&output.expect("curl starts").stdout).into_owned();
+        let (body, status) = output.rsplit_once('\n').unwrap_or_default();
+        let body = serde_json::from_str(body).unwrap_or(Value::Null);
+        (status.parse().unwrap_or(0), body)
+    }
+
+    /// Listens to a node's events.
+    pub fn listen(&self, number: usize) -> Listener {
+        let path = self.node(number).directory.join("events");
+        let process = self
+            .curl(number, "/events")
             .stdout(File::create(&path).expect("a file"))
             .spawn()
             .expect("curl starts");

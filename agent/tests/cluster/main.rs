@@ -10,6 +10,7 @@ mod entry;
 mod failure;
 mod formation;
 mod harness;
+mod history;
 mod majority;
 mod migration;
 mod networks;

@@ -15,6 +15,7 @@ mod export;
 mod full_disk;
 mod guests;
 mod harness;
+mod history;
 mod interface_edit;
 mod interfaces;
 mod iscsi;

@@ -1,0 +1,67 @@
+//! A guest's history, which lies on the nodes that it was on.
+
+use serde_json::Value;
+
+use super::harness::host_can;
+use super::traveller::Traveller;
+
+/// Which steps of the guest's memory are known, as `by` joins them, and who did not tell.
+fn steps(traveller: &Traveller, by: usize) -> (Vec<usize>, Value) {
+    let (_, body) = traveller.site.get(by, "/guests/web/history");
+    let history = &body["data"];
+    let series = history["series"]["memory_bytes"].as_array();
+    let series = series.into_iter().flatten().enumerate();
+    let known = series.filter(|(_, step)| !step.is_null());
+    let known = known.map(|(number, _)| number).collect();
+    (known, history["missing_nodes"].clone())
+}
+
+#[test]
+fn history_of_a_guest_that_has_moved_is_joined_from_its_nodes() {
+    if !host_can() {
+        return;
+    }
+    let mut traveller = Traveller::new("hi", 3, 4);
+    traveller.wait_until_it_beats(1, 3);
+    let wait = |traveller: &Traveller, more_than: usize| {
+        let mut known = Vec::new();
+        traveller.site.wait(1, "it is not measured", || {
+            known = steps(traveller, 3).0;
+            known.len() > more_than
+        });
+        known
+    };
+    let before = wait(&traveller, 0).len();
+    traveller.migrate(3, &["--to", "node2"]);
+    traveller.wait_until_it_beats(2, 3);
+    let there = traveller.show(2);
+    assert_eq!(there["node"], "node2");
+    wait(&traveller, before + 1);
+
+    // Without the node that it was on there is less, and who is missing is said.
+    let (all, missing) = steps(&traveller, 2);
+    assert_eq!(missing, serde_json::json!([]));
+    let part = format!(
+        "/history?guest={}&slot_s=10&from_s=0&to_s=9",
+        traveller.uuid
+    );
+    assert_eq!(traveller.site.get(1, &part).0, 403, "that is for nodes");
+    traveller.site.kill_agent(1);
+    let (mut known, mut missing) = (Vec::new(), Value::Null);
+    traveller.site.wait(2, "node1 is not missed", || {
+        (known, missing) = steps(&traveller, 2);
+        missing == serde_json::json!(["node1"])
+    });
+    assert!(!known.is_empty(), "node2 knows its own part");
+    let (status, body) = traveller.site.get(3, "/nodes/node1/history");
+    assert_eq!(status, 502, "{body}");
+
+    traveller.site.start(1);
+    // Its end was sudden: the minute that it was in may be lost, and nothing else.
+    traveller.site.wait(2, "node1 does not tell", || {
+        steps(&traveller, 2).1 == serde_json::json!([])
+    });
+    assert!(all.len() > before, "{all:?}");
+    traveller.site.wait_ready(2);
+    traveller.delete(2);
+}
