@@ -53,7 +53,7 @@ pub async fn login(
     // Counted before the password is looked at: many tries at once are not free.
     api.login_limit.failed(address, &login.user, now);
     let token = api.accounts.login(&login.user, login.password).await?;
-    api.login_limit.succeeded(&login.user);
+    api.login_limit.succeeded(address, &login.user);
     let data = LoginAnswer { token };
     Ok(Data { data })
 }

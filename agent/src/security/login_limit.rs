@@ -68,15 +68,23 @@ impl LoginLimit {
         }
     }
 
-    /// A try succeeded: this user's failures are forgotten, the address's are not.
-    pub fn succeeded(&self, user: &str) {
+    /// A try succeeded that was counted as a failure before: this user's failures are forgotten,
+    /// and of the address's that one.
+    pub fn succeeded(&self, address: IpAddr, user: &str) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.remove(&user_key(user));
+        if let Some(failures) = failures.get_mut(&address_key(address)) {
+            failures.count = failures.count.saturating_sub(1);
+        }
     }
 }
 
 fn keys(address: IpAddr, user: &str) -> [String; 2] {
-    [format!("address {address}"), user_key(user)]
+    [address_key(address), user_key(user)]
+}
+
+fn address_key(address: IpAddr) -> String {
+    format!("address {address}")
 }
 
 fn user_key(user: &str) -> String {
@@ -108,7 +116,21 @@ mod tests {
         assert_eq!(limit.must_wait(address, "siti", later), Some(FIRST_WAIT));
         let much_later = start + Duration::from_secs(301);
         assert_eq!(limit.must_wait(address, "siti", much_later), None);
-        limit.succeeded("siti");
-        assert_eq!(limit.must_wait(other, "siti", start), None);
+        limit.failed(address, "siti", much_later);
+        limit.succeeded(address, "siti");
+        assert_eq!(limit.must_wait(other, "siti", much_later), None);
+        // What others have tried from there still counts.
+        assert!(limit.must_wait(address, "budi", much_later).is_some());
+    }
+
+    #[test]
+    fn those_who_know_their_passwords_never_wait() {
+        let limit = LoginLimit::default();
+        let (address, now) = (IpAddr::from([192, 0, 2, 1]), Instant::now());
+        for _ in 0..100 {
+            assert_eq!(limit.must_wait(address, "siti", now), None);
+            limit.failed(address, "siti", now);
+            limit.succeeded(address, "siti");
+        }
     }
 }
