@@ -6,8 +6,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::clock::now_unix_ms;
-use crate::domain::{TaskKind, TaskState};
+use crate::domain::{MoveProgress, Progress, TaskKind, TaskState};
 use crate::guests::GuestState;
+use crate::metrics::{GuestUsage, NodeUsage};
+use crate::tasks::LogLine;
 
 /// Events that a listener may lag behind.
 const LAG: usize = 1024;
@@ -68,6 +70,69 @@ pub enum EventKind {
         /// How it is doing.
         state: TaskState,
     },
+    /// A task is further than it was. A detail.
+    TaskProgress {
+        /// The task.
+        id: Uuid,
+        /// The guest, if it is about one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        guest: Option<Uuid>,
+        /// How far.
+        progress: Progress,
+    },
+    /// A guest is further on its way to another node, every second. A detail.
+    Move {
+        /// The task that moves it.
+        id: Uuid,
+        /// The guest.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        guest: Option<Uuid>,
+        /// How far.
+        progress: MoveProgress,
+    },
+    /// A task has a new line in its log. A detail.
+    TaskLog {
+        /// The task.
+        id: Uuid,
+        /// The guest, if it is about one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        guest: Option<Uuid>,
+        /// The line.
+        line: LogLine,
+    },
+    /// What a guest takes, every 10 seconds. A detail.
+    GuestUsage {
+        /// The guest.
+        uuid: Uuid,
+        /// What it takes.
+        usage: GuestUsage,
+    },
+    /// What the node takes, every 10 seconds. A detail.
+    NodeUsage {
+        /// What it takes.
+        usage: NodeUsage,
+    },
+    /// Something was made, changed or removed that has no event of its own.
+    Changed {
+        /// What.
+        what: Changed,
+    },
+}
+
+/// What has no event of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Changed {
+    /// A pool.
+    Pools,
+    /// A network.
+    Networks,
+    /// An image.
+    Images,
+    /// A node's place in the cluster.
+    Nodes,
+    /// A user or token, or what it may do.
+    Accounts,
 }
 
 impl EventKind {
@@ -76,8 +141,39 @@ impl EventKind {
         match self {
             Self::GuestState { uuid, .. }
             | Self::GuestChanged { uuid, .. }
-            | Self::GuestDeleted { uuid, .. } => Some(*uuid),
-            Self::Task { guest, .. } => *guest,
+            | Self::GuestDeleted { uuid, .. }
+            | Self::GuestUsage { uuid, .. } => Some(*uuid),
+            Self::Task { guest, .. }
+            | Self::TaskProgress { guest, .. }
+            | Self::Move { guest, .. }
+            | Self::TaskLog { guest, .. } => *guest,
+            Self::NodeUsage { .. } | Self::Changed { .. } => None,
+        }
+    }
+
+    /// Whether it is told only to who asks for details: what comes again and again.
+    pub fn is_detail(&self) -> bool {
+        matches!(
+            self,
+            Self::TaskProgress { .. }
+                | Self::Move { .. }
+                | Self::TaskLog { .. }
+                | Self::GuestUsage { .. }
+                | Self::NodeUsage { .. }
+        )
+    }
+}
+
+impl Changed {
+    /// What a request to this path has changed that was carried out.
+    pub fn by(path: &str) -> Option<Self> {
+        match path.strip_prefix("/api/v1/")?.split('/').next()? {
+            "pools" => Some(Self::Pools),
+            "networks" => Some(Self::Networks),
+            "images" => Some(Self::Images),
+            "nodes" | "cluster" => Some(Self::Nodes),
+            "users" | "tokens" => Some(Self::Accounts),
+            _ => None,
         }
     }
 }

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::{Api, ApiError};
 use crate::clock::now_unix_ms;
+use crate::events::{Changed, EventKind};
 use crate::peer;
 use crate::security::{AuditEntry, Grants, Principal};
 
@@ -70,7 +71,11 @@ pub(super) async fn authenticate(
     if let Some(principal) = principal {
         request.extensions_mut().insert(principal);
     }
+    let what = Changed::by(request.uri().path()).filter(|_| changes && !from_node);
     let response = next.run(request).await;
+    if let Some(what) = what.filter(|_| response.status().is_success()) {
+        api.events.tell(EventKind::Changed { what });
+    }
     if let Some(mut entry) = entry {
         entry.status = response.status().as_u16();
         let api = api.clone();

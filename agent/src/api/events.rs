@@ -9,12 +9,16 @@ use axum::response::Sse;
 use axum::response::sse::{self, KeepAlive};
 use futures_util::{Stream, StreamExt, future, stream};
 use reqwest::Method;
+use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
+use utoipa::IntoParams;
 
 use super::Api;
 use super::auth::FromNode;
+use super::extract::Query;
 use super::permit::Known;
+use super::{ApiError, ErrorBody};
 use crate::events::Event;
 use crate::peer::Peers;
 
@@ -25,15 +29,28 @@ const LAG: usize = 256;
 /// Longest line of another node's stream, in bytes.
 const LINE_MAX: usize = 64 << 10;
 
+/// Which events.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct WhichEvents {
+    /// Also what guests and nodes take, every 10 seconds, and how far tasks are and what they log.
+    #[serde(default)]
+    #[param(required = false)]
+    pub details: bool,
+}
+
 /// What happens from now on. Each event's data is JSON; an event `lagged` says that this reader
 /// was too slow and missed some. The stream ends when the token is revoked or its roles change.
-#[utoipa::path(get, path = "/api/v1/events", tag = "events",
-    responses((status = 200, body = Event, content_type = "text/event-stream")))]
+#[utoipa::path(get, path = "/api/v1/events", tag = "events", params(WhichEvents),
+    responses((status = 200, body = Event, content_type = "text/event-stream"),
+        (status = 400, body = ErrorBody)))]
 pub async fn stream_events(
     State(api): State<Api>,
     Known(principal): Known,
     from_node: Option<Extension<FromNode>>,
-) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+    Query(which): Query<WhichEvents>,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, ApiError> {
     let (sender, theirs) = mpsc::channel(LAG);
     if let (Some(peers), None) = (api.peers(), from_node) {
         tokio::spawn(listen_to_all(peers.clone(), sender));
@@ -58,6 +75,7 @@ pub async fn stream_events(
     };
     let seen = move |event: Option<Event>| {
         let event = match event {
+            Some(event) if event.kind.is_detail() && !which.details => None,
             Some(event) if !principal.sees_event(&event) => None,
             Some(event) => sse::Event::default().json_data(&event).ok(),
             None => Some(sse::Event::default().event("lagged").data("{}")),
@@ -65,7 +83,8 @@ pub async fn stream_events(
         future::ready(event)
     };
     let events = stream::select(ours, theirs).filter_map(seen).map(Ok);
-    Sse::new(events.take_until(Box::pin(denied))).keep_alive(KeepAlive::default())
+    let events = events.take_until(Box::pin(denied));
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
 /// Until nobody reads any more.
@@ -100,7 +119,10 @@ async fn listen_to(peers: Peers, node: String, sender: mpsc::Sender<String>) {
 
 /// Until the connection ends.
 async fn listen_once(peers: &Peers, node: &str, sender: &mpsc::Sender<String>) {
-    let Ok(request) = peers.request(node, Method::GET, "/events").await else {
+    let Ok(request) = peers
+        .request(node, Method::GET, "/events?details=true")
+        .await
+    else {
         return;
     };
     let Ok(answer) = peers.answer(node, request).await else {

@@ -14,6 +14,7 @@ use super::host;
 use super::node::NodeSample;
 use crate::causes::chain;
 use crate::clock::now_unix_ms;
+use crate::events::{EventKind, Events};
 use crate::storage::Pools;
 use crate::vmm_client::VmmClient;
 
@@ -51,6 +52,8 @@ pub struct Collector<S> {
     subjects: S,
     pools: Pools,
     interval: Duration,
+    /// Who hears of it.
+    events: Option<Events>,
     /// The guests of the last look that found out.
     known: Vec<Subject>,
 }
@@ -69,8 +72,15 @@ impl<S: Subjects> Collector<S> {
             subjects,
             pools,
             interval,
+            events: None,
             known: Vec::new(),
         }
+    }
+
+    /// Tells what it has seen to who listens.
+    pub fn telling(mut self, events: Events) -> Self {
+        self.events = Some(events);
+        self
     }
 
     /// Looks until it is dropped.
@@ -116,6 +126,14 @@ impl<S: Subjects> Collector<S> {
         join_all(subjects.iter().map(|one| ask(&self.metrics, one, deadline))).await;
         let samples = self.metrics.samples(&seen);
         self.history.take_in(now_unix_ms() / 1000, samples);
+        if let Some(events) = &self.events {
+            let usage = self.metrics.node();
+            events.tell(EventKind::NodeUsage { usage });
+            for Subject { uuid, pid, .. } in subjects {
+                let usage = self.metrics.guest(uuid, Some(pid));
+                events.tell(EventKind::GuestUsage { uuid, usage });
+            }
+        }
     }
 }
 

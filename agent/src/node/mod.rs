@@ -187,7 +187,8 @@ impl Node {
         let history = History::new(&state.path("private/history.db"));
         let measured = (guests.metrics().clone(), history.clone());
         let interval = config.metrics_interval;
-        tokio::spawn(Collector::new(measured, guests.clone(), pools.clone(), interval).run());
+        let collector = Collector::new(measured, guests.clone(), pools.clone(), interval);
+        tokio::spawn(collector.telling(events.clone()).run());
         if let Some(member) = member {
             if !member.membership.witness {
                 let (vmm, store) = (config.vmm.clone(), Arc::clone(&store));

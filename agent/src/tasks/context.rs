@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::log;
 use crate::causes::chain;
-use crate::domain::{Progress, Task};
+use crate::domain::{MoveProgress, Progress, Task};
+use crate::events::{EventKind, Events};
 use crate::store::Collection;
 
 /// How often progress is written down.
@@ -38,23 +39,27 @@ impl Failure {
 #[derive(Clone)]
 pub struct TaskContext {
     id: Uuid,
+    guest: Option<Uuid>,
     log: PathBuf,
     records: Collection<Task>,
+    events: Events,
     cancel: CancellationToken,
     reported: Arc<Mutex<Option<Instant>>>,
 }
 
 impl TaskContext {
     pub(super) fn new(
-        id: Uuid,
+        task: &Task,
         log: PathBuf,
-        records: Collection<Task>,
+        (records, events): (Collection<Task>, Events),
         cancel: CancellationToken,
     ) -> Self {
         Self {
-            id,
+            id: task.id,
+            guest: task.guest,
             log,
             records,
+            events,
             cancel,
             reported: Arc::default(),
         }
@@ -67,8 +72,13 @@ impl TaskContext {
 
     /// Adds a line to the log.
     pub fn log(&self, text: &str) {
-        if let Err(error) = log::append(&self.log, text) {
-            tracing::warn!("log of task {}: {error}", self.id);
+        match log::append(&self.log, text) {
+            Ok(line) => self.events.tell(EventKind::TaskLog {
+                id: self.id,
+                guest: self.guest,
+                line,
+            }),
+            Err(error) => tracing::warn!("log of task {}: {error}", self.id),
         }
     }
 
@@ -87,6 +97,11 @@ impl TaskContext {
             percent,
             text: text.to_owned(),
         };
+        self.events.tell(EventKind::TaskProgress {
+            id: self.id,
+            guest: self.guest,
+            progress: progress.clone(),
+        });
         let (id, records) = (self.id, self.records.clone());
         tokio::spawn(async move {
             let key = id.to_string();
@@ -94,6 +109,15 @@ impl TaskContext {
             if let Err(error) = updated.await {
                 tracing::warn!("progress of task {id}: {error}");
             }
+        });
+    }
+
+    /// Says how the move is going that the task makes.
+    pub fn tell_move(&self, progress: MoveProgress) {
+        self.events.tell(EventKind::Move {
+            id: self.id,
+            guest: self.guest,
+            progress,
         });
     }
 

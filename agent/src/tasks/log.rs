@@ -33,7 +33,7 @@ pub(super) fn ids(directory: &Path) -> Vec<Uuid> {
     files.filter_map(id).collect()
 }
 
-pub(super) fn append(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn append(path: &Path, text: &str) -> io::Result<LogLine> {
     let line = LogLine {
         time_unix_ms: now_unix_ms(),
         text: text.to_owned(),
@@ -45,7 +45,8 @@ pub(super) fn append(path: &Path, text: &str) -> io::Result<()> {
         .append(true)
         .create(true)
         .open(path)?
-        .write_all(&bytes)
+        .write_all(&bytes)?;
+    Ok(line)
 }
 
 /// The lines after the first `after`. One that was cut short by a fall of the host is left out.

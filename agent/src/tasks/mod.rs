@@ -225,9 +225,9 @@ impl Tasks {
         let cancel = CancellationToken::new();
         let (ending, ended) = watch::channel(());
         let context = TaskContext::new(
-            id,
+            &task,
             log::path(&self.inner.directory, id),
-            self.inner.records.clone(),
+            (self.inner.records.clone(), self.inner.events.clone()),
             cancel.clone(),
         );
         let work = work(context.clone());

@@ -7,6 +7,7 @@ mod accounts;
 mod clone;
 mod containment;
 mod crash;
+mod details;
 mod disk_failure;
 mod disk_limits;
 mod disk_move;

@@ -130,9 +130,13 @@ impl Guests {
                 }
                 self.settle(&guest, to, true).await;
                 self.remember_move(&guest, plan, request, &report).await;
+                let forecast = plan.forecast.as_ref();
                 Ok(json!({
                     "uuid": uuid, "node": to, "total_ms": report.total_ms,
                     "downtime_us": report.downtime_us, "sent_bytes": report.sent_bytes,
+                    "rounds": report.rounds,
+                    "predicted_total_ms": forecast.and_then(|forecast| forecast.total_ms),
+                    "predicted_downtime_us": forecast.and_then(|forecast| forecast.downtime_us),
                 }))
             }
             Outcome::Failed(reason) => {
@@ -310,4 +314,5 @@ fn report(context: &TaskContext, status: &MigrationStatus) {
     let whole = sent.saturating_add(left).max(1);
     let percent = (sent.saturating_mul(100) / whole).min(99);
     context.progress(percent as u8, &line);
+    context.tell_move(status.into());
 }
