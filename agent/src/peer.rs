@@ -300,6 +300,7 @@ impl Peers {
         for name in [
             header::HOST,
             header::AUTHORIZATION,
+            header::COOKIE,
             FROM,
             USER,
             ROLE,

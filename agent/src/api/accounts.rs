@@ -1,7 +1,7 @@
 //! Login, users and tokens.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use axum::extract::{ConnectInfo, State};
@@ -43,22 +43,28 @@ pub async fn login(
     ConnectInfo(address): ConnectInfo<SocketAddr>,
     Body(login): Body<Login>,
 ) -> Result<Data<LoginAnswer>, ApiError> {
-    let address = address.ip();
-    let now = Instant::now();
-    if let Some(wait) = api.login_limit.must_wait(address, &login.user, now) {
-        let seconds = wait.as_secs() + 1;
-        let message = format!("too many failed logins; try again in {seconds} s");
-        return Err(ApiError::new(ErrorCode::TooManyRequests, message));
-    }
-    // Counted before the password is looked at: many tries at once are not free.
-    api.login_limit.failed(address, &login.user, now);
-    let token = api.accounts.login(&login.user, login.password).await?;
-    api.login_limit.succeeded(address, &login.user);
+    let Login { user, password } = login;
+    api.limit_login(address.ip(), &user)?;
+    let token = api.accounts.login(&user, password).await?;
+    api.login_limit.succeeded(address.ip(), &user);
     let data = LoginAnswer { token };
     Ok(Data { data })
 }
 
 impl Api {
+    /// Lets a try to log in count as a failure until it succeeds, and refuses one too many.
+    pub(super) fn limit_login(&self, address: IpAddr, user: &str) -> Result<(), ApiError> {
+        let now = Instant::now();
+        if let Some(wait) = self.login_limit.must_wait(address, user, now) {
+            let seconds = wait.as_secs() + 1;
+            let message = format!("too many failed logins; try again in {seconds} s");
+            return Err(ApiError::new(ErrorCode::TooManyRequests, message));
+        }
+        // Counted before the password is looked at: many tries at once are not free.
+        self.login_limit.failed(address, user, now);
+        Ok(())
+    }
+
     /// Refuses roles for guests that do not exist.
     async fn require_guests(&self, guests: &BTreeMap<Uuid, Role>) -> Result<(), ApiError> {
         for guest in guests.keys().take(GUESTS_MAX) {

@@ -3,16 +3,17 @@
 use std::net::SocketAddr;
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, UPGRADE};
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::{Api, ApiError};
+use super::session::{self, from_elsewhere};
+use super::{Api, ApiError, ErrorCode};
 use crate::clock::now_unix_ms;
 use crate::events::{Changed, EventKind};
 use crate::peer;
-use crate::security::{AuditEntry, Grants, Principal};
+use crate::security::{AccountError, AuditEntry, Grants, Principal};
 
 /// Marks a request that came to the port that only nodes may talk to: who asked is in its headers.
 #[derive(Clone, Copy)]
@@ -46,15 +47,21 @@ pub(super) async fn authenticate(
 ) -> Response {
     let from_node = request.extensions().get::<FromNode>().is_some();
     let headers = request.headers().clone();
-    let principal = match bearer(&headers) {
-        _ if from_node => passed_on(&api, &headers).await,
-        None => None,
-        Some(token) => match api.accounts.authenticate(token).await {
-            Ok(principal) => Some(principal),
-            Err(error) => return ApiError::from(error).into_response(),
-        },
-    };
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let principal = match bearer(&headers) {
+        _ if from_node => Ok(passed_on(&api, &headers).await),
+        None => by_cookie(&api, &headers, changes).await,
+        Some(token) => api
+            .accounts
+            .authenticate(token)
+            .await
+            .map(Some)
+            .map_err(ApiError::from),
+    };
+    let principal = match principal {
+        Ok(principal) => principal,
+        Err(error) => return error.into_response(),
+    };
     let entry = changes.then(|| AuditEntry {
         time_unix_ms: now_unix_ms(),
         user: principal
@@ -82,6 +89,29 @@ pub(super) async fn authenticate(
         tokio::task::spawn_blocking(move || api.audit.write(&entry));
     }
     response
+}
+
+/// Who has logged in to the web page. A browser sends its cookie along whoever made it ask: what
+/// changes something, and the console, is for the page itself only.
+async fn by_cookie(
+    api: &Api,
+    headers: &HeaderMap,
+    changes: bool,
+) -> Result<Option<Principal>, ApiError> {
+    let Some(token) = session::cookie(headers) else {
+        return Ok(None);
+    };
+    let principal = match api.accounts.authenticate(token).await {
+        // Who has an old cookie must be able to log in again.
+        Err(AccountError::Denied) => return Ok(None),
+        principal => principal?,
+    };
+    if (changes || headers.contains_key(UPGRADE)) && from_elsewhere(headers) != Some(false) {
+        let message = "with the page's cookie this can be asked for by the page itself only: \
+                       its Origin is not this server; programs send Authorization: Bearer TOKEN";
+        return Err(ApiError::new(ErrorCode::Forbidden, message));
+    }
+    Ok(Some(principal))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -270,7 +270,9 @@ impl From<AccountError> for ApiError {
             AccountError::Store(error) => return error.into(),
             AccountError::Denied => ErrorCode::Unauthorized,
             AccountError::Invalid(_) => ErrorCode::InvalidValue,
-            AccountError::Exists { .. } | AccountError::Login(_) => ErrorCode::Conflict,
+            AccountError::Exists { .. } | AccountError::Login(_) | AccountError::NotLogin(_) => {
+                ErrorCode::Conflict
+            }
             AccountError::NotFound { .. } => ErrorCode::NotFound,
             AccountError::Crypto(_) => ErrorCode::Internal,
         };

@@ -35,6 +35,7 @@ mod power;
 mod proxy;
 mod refusals;
 mod server;
+mod session;
 mod tasks;
 mod unique;
 mod view;
@@ -61,6 +62,7 @@ pub use openapi::document;
 pub use pools::{PoolOnNode, PoolView, VolumeView};
 pub use proxy::NODE;
 pub use server::{Running, ServeError, Server};
+pub use session::SessionView;
 pub use view::GuestView;
 
 use crate::cluster::Site;

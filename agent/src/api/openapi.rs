@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::{
     Api, accounts, cluster, console, disks, events, grants, guests, history, images, interfaces,
-    memory, metrics, migration, networks, nodes, pools, power, refusals, tasks,
+    memory, metrics, migration, networks, nodes, pools, power, refusals, session, tasks,
 };
 
 #[derive(OpenApi)]
@@ -114,6 +114,12 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         ))
         .routes(routes!(images::download_image))
         .routes(routes!(accounts::login))
+        .routes(routes!(
+            session::show_session,
+            session::open_session,
+            session::renew_session,
+            session::end_session
+        ))
         .routes(routes!(accounts::list_users, accounts::create_user))
         .routes(routes!(accounts::show_user, accounts::delete_user))
         .routes(routes!(grants::grant_user, grants::revoke_user))

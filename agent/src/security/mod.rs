@@ -9,7 +9,9 @@ mod login_limit;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use accounts::{Account, AccountError, Accounts, NewToken, NewUser, Token, User};
+pub use accounts::{
+    Account, AccountError, Accounts, NewToken, NewUser, SESSION_LIFE, Token, User, login_of,
+};
 pub use audit::{AuditEntry, AuditLog};
 pub use authority::{Authority, AuthorityError, NodeCertificate, fingerprint};
 pub use grants::{GUESTS_MAX, GrantChange, Grants, Right};

@@ -33,6 +33,7 @@ mod programs;
 mod refused;
 mod revocation;
 mod routed;
+mod session;
 mod silence;
 mod stall;
 mod survival;

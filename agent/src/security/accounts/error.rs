@@ -33,6 +33,9 @@ pub enum AccountError {
     /// A login has what its user has.
     #[error("token {0} is a login; change what its user may do")]
     Login(String),
+    /// A token is no login.
+    #[error("token {0} is no login: it is good until it is deleted")]
+    NotLogin(String),
     /// The host has no randomness, or argon2 fails.
     #[error("cannot make a secret: {0}")]
     Crypto(String),

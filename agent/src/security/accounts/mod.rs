@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 pub use error::AccountError;
 pub use granting::Account;
 pub use token::{NewToken, Token};
-pub use user::{NewUser, User};
+pub use user::{NewUser, SESSION_LIFE, User, login_of};
 
 use crate::domain::{Invalid, is_label};
 use crate::store::{Collection, Store};

@@ -12,10 +12,12 @@ use super::token::{TokenRecord, make_token};
 use super::{AccountError, Accounts, check_name, not_found};
 use crate::domain::{Invalid, is_label};
 use crate::security::{Grants, Role};
-use crate::store::{Collection, Outcome, Record, Transaction, encode};
+use crate::store::{Collection, Outcome, Record, Stored, Transaction, encode};
 
 /// How long a login is good.
-const SESSION: Duration = Duration::from_secs(12 * 3600);
+const LOGIN_LIFE: Duration = Duration::from_secs(12 * 3600);
+/// How long a login of the web page is good after it was last renewed.
+pub const SESSION_LIFE: Duration = Duration::from_secs(3600);
 /// What the names of logins begin with.
 const LOGIN: &str = "user:";
 /// Shortest password, in characters.
@@ -143,6 +145,23 @@ impl Accounts {
     /// # Errors
     /// [`AccountError::Denied`], [`AccountError::Store`].
     pub async fn login(&self, name: &str, password: String) -> Result<String, AccountError> {
+        self.login_for(name, password, LOGIN_LIFE).await
+    }
+
+    /// A token for [`SESSION_LIFE`], for a user who knows the password.
+    ///
+    /// # Errors
+    /// [`AccountError::Denied`], [`AccountError::Store`].
+    pub async fn open_session(&self, name: &str, password: String) -> Result<String, AccountError> {
+        self.login_for(name, password, SESSION_LIFE).await
+    }
+
+    async fn login_for(
+        &self,
+        name: &str,
+        password: String,
+        life: Duration,
+    ) -> Result<String, AccountError> {
         let user = if is_label(name) && password.chars().count() <= PASSWORD_MAX {
             self.users.get(name).await?.map(|stored| stored.value)
         } else {
@@ -162,11 +181,51 @@ impl Accounts {
         }
         let (record, text) = make_token(&login_name(&user.user.name), user.user.grants)?;
         let key = Collection::<TokenRecord>::key(&record.token.id);
-        let lease = self.store.grant_lease(SESSION).await?;
+        let lease = self.store.grant_lease(life).await?;
         let value = encode(&key, &record)?;
         let session = Transaction::new().put_leased(&key, value, lease);
         self.store.commit(session).await?;
         Ok(text)
+    }
+
+    /// Makes a login good for [`SESSION_LIFE`] from now on.
+    ///
+    /// # Errors
+    /// [`AccountError::NotLogin`], [`AccountError::Denied`] if it has ended meanwhile,
+    /// [`AccountError::Store`].
+    pub async fn renew_session(&self, id: &str) -> Result<(), AccountError> {
+        let record = self.session(id).await?;
+        let key = Collection::<TokenRecord>::key(id);
+        let lease = self.store.grant_lease(SESSION_LIFE).await?;
+        let value = encode(&key, &record.value)?;
+        let renewed = Transaction::new()
+            .if_unchanged(&key, record.revision)
+            .put_leased(&key, value, lease);
+        match self.store.commit(renewed).await? {
+            Outcome::Committed(_) => Ok(()),
+            Outcome::Conflict => {
+                self.store.revoke_lease(lease).await?;
+                // Another tab of the same login has renewed it, or it has ended.
+                self.session(id).await.map(|_| ())
+            }
+        }
+    }
+
+    /// Ends a login.
+    ///
+    /// # Errors
+    /// [`AccountError::NotLogin`], [`AccountError::Denied`], [`AccountError::Store`].
+    pub async fn end_session(&self, id: &str) -> Result<(), AccountError> {
+        self.session(id).await?;
+        Ok(self.tokens.delete(id).await?)
+    }
+
+    async fn session(&self, id: &str) -> Result<Stored<TokenRecord>, AccountError> {
+        let record = self.tokens.get(id).await?.ok_or(AccountError::Denied)?;
+        match login_of(&record.value.token.name) {
+            Some(_) => Ok(record),
+            None => Err(AccountError::NotLogin(id.to_owned())),
+        }
     }
 }
 
@@ -176,6 +235,6 @@ fn login_name(user: &str) -> String {
 }
 
 /// The user whose login has this name.
-pub(super) fn login_of(token: &str) -> Option<&str> {
+pub fn login_of(token: &str) -> Option<&str> {
     token.strip_prefix(LOGIN)
 }
