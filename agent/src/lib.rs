@@ -38,3 +38,4 @@ pub mod store;
 pub mod supervisor;
 pub mod tasks;
 pub mod vmm_client;
+mod web;

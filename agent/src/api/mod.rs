@@ -74,6 +74,7 @@ use crate::security::{Accounts, AuditLog, LoginLimit};
 use crate::storage::Pools;
 use crate::store::Store;
 use crate::tasks::Tasks;
+use crate::web;
 
 /// Largest JSON body, in bytes.
 const BODY_MAX: usize = 1 << 20;
@@ -125,11 +126,15 @@ impl Api {
 
     /// All paths, for nodes that pass on what they were asked.
     pub fn router_for_nodes(self) -> Router {
-        self.router().layer(axum::Extension(auth::FromNode))
+        self.paths().layer(axum::Extension(auth::FromNode))
     }
 
-    /// All paths.
+    /// All paths, and the web page.
     pub fn router(self) -> Router {
+        self.paths().layer(axum::middleware::from_fn(web::serve))
+    }
+
+    fn paths(self) -> Router {
         let (router, _) = openapi::routes().split_for_parts();
         router
             .route("/api/v1/openapi.json", axum::routing::get(openapi::serve))

@@ -38,4 +38,5 @@ mod silence;
 mod stall;
 mod survival;
 mod terminal;
+mod web;
 mod wire;
