@@ -2,28 +2,22 @@
 
 use std::time::Duration;
 
-use axum::body::BodyDataStream;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::{Path, Query};
 use super::permit::{Operator, Viewer};
+use super::pieces::{Pieces, length};
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode, Listing};
 use crate::domain::{FileName, ImageRef, PoolName};
 use crate::storage::{Download, Image, Pool, PoolState, StorageError, Upload};
 
 /// How long a pool may take to list its images among those of others.
 const LIST_DEADLINE: Duration = Duration::from_millis(800);
-/// How much of an upload that is refused is passed over, in bytes, and for how long.
-const PASSED_OVER_MAX: usize = 256 << 20;
-const PASSED_OVER_DEADLINE: Duration = Duration::from_secs(5);
-/// How long the next piece of an upload may take to come.
-const PIECE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Whose images.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -108,25 +102,10 @@ pub async fn upload_image(
     headers: HeaderMap,
     body: axum::body::Body,
 ) -> Response {
-    let mut pieces = body.into_data_stream();
+    let mut pieces = Pieces::new(body);
     match receive(&api, (&query.pool, name), &headers, &mut pieces).await {
         Ok(data) => (StatusCode::CREATED, Data { data }).into_response(),
-        Err(error) => {
-            // A client hears the answer when it has sent all; there is an end to that, too.
-            let rest = pass_over(&mut pieces, PASSED_OVER_MAX);
-            let _ = tokio::time::timeout(PASSED_OVER_DEADLINE, rest).await;
-            ([(header::CONNECTION, "close")], error).into_response()
-        }
-    }
-}
-
-async fn pass_over(pieces: &mut BodyDataStream, most: usize) {
-    let mut passed = 0;
-    while let Some(Ok(piece)) = pieces.next().await {
-        passed += piece.len();
-        if passed > most {
-            return;
-        }
+        Err(error) => pieces.refuse(error).await,
     }
 }
 
@@ -134,25 +113,15 @@ async fn receive(
     api: &Api,
     (pool, name): (&PoolName, String),
     headers: &HeaderMap,
-    pieces: &mut BodyDataStream,
+    pieces: &mut Pieces,
 ) -> Result<Image, ApiError> {
     let name = FileName::try_from(name)?;
-    let length = headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let pool = api.pools.get(pool).await?;
-    let mut upload = Upload::begin(&pool, name, length.unwrap_or(0)).await?;
-    let broken = |reason: String| {
-        let message = format!("the upload broke off: {reason}");
-        ApiError::new(ErrorCode::BadRequest, message)
-    };
-    loop {
-        match tokio::time::timeout(PIECE_DEADLINE, pieces.next()).await {
-            Err(_) => return Err(broken("nothing came for a minute".to_owned())),
-            Ok(None) => return Ok(upload.finish().await?),
-            Ok(Some(Err(error))) => return Err(broken(error.to_string())),
-            Ok(Some(Ok(piece))) => upload.write(&piece).await?,
-        }
+    let mut upload = Upload::begin(&pool, name, length(headers)).await?;
+    while let Some(piece) = pieces.next().await? {
+        upload.write(&piece).await?;
     }
+    Ok(upload.finish().await?)
 }
 
 /// Downloads an image, as it was uploaded.

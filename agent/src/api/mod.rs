@@ -30,6 +30,7 @@ mod nodes;
 mod objects;
 mod openapi;
 mod permit;
+mod pieces;
 mod pools;
 mod power;
 mod proxy;
