@@ -11,11 +11,13 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use futures_util::StreamExt as _;
 use hyper_util::rt::TokioIo;
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::api::{Data, ErrorBody};
 use crate::cluster::{NodeAlive, NodeRecord};
@@ -314,10 +316,16 @@ impl Peers {
         }
         headers.extend(self.headers(principal));
         let mut passed_on = self.http().request(parts.method, url).headers(headers);
+        let sent = Arc::new(Mutex::new(Instant::now()));
         if !upgrade {
-            passed_on = passed_on.body(reqwest::Body::wrap_stream(body.into_data_stream()));
+            let sent = Arc::clone(&sent);
+            // As long as it is on its way nobody is late.
+            let pieces = body.into_data_stream().inspect(move |_| {
+                *sent.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            });
+            passed_on = passed_on.body(reqwest::Body::wrap_stream(pieces));
         }
-        let answer = self.answer(node, passed_on).await?;
+        let answer = self.answer_since(node, passed_on, &sent).await?;
         let (status, mut headers) = (answer.status(), answer.headers().clone());
         let mut response = Response::new(Body::empty());
         if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -342,14 +350,32 @@ impl Peers {
         node: &str,
         request: reqwest::RequestBuilder,
     ) -> Result<reqwest::Response, PeerError> {
+        let sent = Mutex::new(Instant::now());
+        self.answer_since(node, request, &sent).await
+    }
+
+    /// The same, but for a body that takes its time: the last of it that was sent is at `sent`.
+    async fn answer_since(
+        &self,
+        node: &str,
+        request: reqwest::RequestBuilder,
+        sent: &Mutex<Instant>,
+    ) -> Result<reqwest::Response, PeerError> {
         let node = node.to_owned();
-        match tokio::time::timeout(ANSWER_DEADLINE, request.send()).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(PeerError::Unreachable {
-                node,
-                reason: crate::causes::chain(&error.without_url()),
-            }),
-            Err(_) => Err(PeerError::Timeout { node }),
+        let late = || *sent.lock().unwrap_or_else(PoisonError::into_inner) + ANSWER_DEADLINE;
+        let mut answer = std::pin::pin!(request.send());
+        loop {
+            match tokio::time::timeout_at(late(), &mut answer).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => {
+                    return Err(PeerError::Unreachable {
+                        node,
+                        reason: crate::causes::chain(&error.without_url()),
+                    });
+                }
+                Err(_) if late() > Instant::now() => {}
+                Err(_) => return Err(PeerError::Timeout { node }),
+            }
         }
     }
 }
