@@ -341,11 +341,11 @@ impl Records {
 
 /// Without a majority it is done when there is one again.
 async fn recover_tasks(tasks: &Tasks, store: &Arc<dyn Store>) -> Result<(), StartError> {
-    match tasks.recover().await {
+    match tasks.recover(&[]).await {
         Err(StoreError::NoMajority) => {
             let (tasks, store) = (tasks.clone(), Arc::clone(store));
             tokio::spawn(async move {
-                while tasks.recover().await.is_err() {
+                while tasks.recover(&[]).await.is_err() {
                     store.settled(MAJORITY_PATIENCE).await;
                     tokio::time::sleep(RETRY).await;
                 }

@@ -1,7 +1,8 @@
 //! Everything that lasts: a record in the store, a log in a file, and an end that always comes.
 //!
 //! A task runs in the agent that began it. When that agent ends the task ends with it: the next
-//! one finds the record still running and marks it failed.
+//! one finds the record still running and marks it failed. Only an update goes on in the next agent
+//! ([`Tasks::resume`]), for what it does is to restart the node.
 
 mod context;
 mod log;
@@ -122,15 +123,16 @@ impl Tasks {
         }
     }
 
-    /// Marks as failed what an agent before us did not bring to an end.
+    /// Marks as failed what an agent before us did not bring to an end, but for those that go on.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn recover(&self) -> Result<(), StoreError> {
+    pub async fn recover(&self, unfinished: &[Uuid]) -> Result<(), StoreError> {
         for Stored { value: task, .. } in self.inner.records.all().await? {
             let ours = task.node == self.inner.node && !self.running().contains_key(&task.id);
             let before = task.created_unix_ms <= self.inner.began_unix_ms;
-            if ours && before && task.state == TaskState::Running {
+            let ended = task.state != TaskState::Running || unfinished.contains(&task.id);
+            if ours && before && !ended {
                 let failure = Failure::Failed(INTERRUPTED.to_owned());
                 self.end(task.id, Err(failure)).await?;
             }
@@ -219,9 +221,19 @@ impl Tasks {
             error: None,
             result: None,
         };
-        let id = task.id;
         self.record(&task).await?;
         self.tell(&task);
+        self.resume(task.id, work);
+        Ok(task)
+    }
+
+    /// Goes on with a task that an agent before us began. It need not be in the store yet, or any
+    /// more.
+    pub fn resume<F, W>(&self, id: Uuid, work: W)
+    where
+        W: FnOnce(TaskContext) -> F,
+        F: Future<Output = Result<serde_json::Value, Failure>> + Send + 'static,
+    {
         let cancel = CancellationToken::new();
         let (ending, ended) = watch::channel(());
         let context = TaskContext::new(
@@ -249,7 +261,6 @@ impl Tasks {
             tasks.running().remove(&id);
             drop(ending);
         });
-        Ok(task)
     }
 
     async fn end(

@@ -148,9 +148,41 @@ async fn task_of_an_agent_that_ended_is_failed_by_the_next() {
         .await
         .unwrap();
     let second = tasks(directory.path());
-    second.recover().await.unwrap();
+    second.recover(&[]).await.unwrap();
     let task = second.get(begun.id).await.unwrap().unwrap();
     assert_eq!(task.state, TaskState::Failed);
     assert!(task.error.unwrap().starts_with("the agent ended"));
     assert!(task.ended_unix_ms.is_some());
+}
+
+#[tokio::test]
+async fn task_that_goes_on_is_ended_by_the_next_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = tasks(directory.path());
+    let begun = first
+        .start(
+            TaskKind::StartGuest,
+            TaskSubject::node("web"),
+            "admin",
+            |context| async move {
+                context.log("begun");
+                std::future::pending().await
+            },
+        )
+        .await
+        .unwrap();
+    let second = tasks(directory.path());
+    second.recover(&[begun.id]).await.unwrap();
+    let task = second.get(begun.id).await.unwrap().unwrap();
+    assert_eq!(task.state, TaskState::Running);
+    second.resume(begun.id, |context| async move {
+        context.log("ended");
+        Ok(json!({ "ok": true }))
+    });
+    let task = second.wait(begun.id, PATIENCE).await.unwrap().unwrap();
+    assert_eq!(task.state, TaskState::Done);
+    let log = second.log(begun.id, 0);
+    let log: Vec<_> = log.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(log.last(), Some(&"done"));
+    assert!(log.contains(&"ended"), "{log:?}");
 }
