@@ -39,7 +39,6 @@ fn build() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-changed=web/{source}");
     }
     println!("cargo::rerun-if-changed={OPENAPI}");
-    println!("cargo::rerun-if-env-changed=PATH");
 
     let page = out.join("page");
     remove(&page)?;
@@ -50,6 +49,8 @@ fn build() -> Result<(), Box<dyn Error>> {
             fs::rename(out.join("web/dist"), &page)?;
         }
         Err(missing) => {
+            // What is not there has always changed: the next build tries again.
+            println!("cargo::rerun-if-changed=web/built-without-npm");
             println!("cargo::warning=pindahd is built without its web page: {missing}");
             fs::create_dir(&page)?;
             fs::write(page.join("index.html"), placeholder(&missing))?;
