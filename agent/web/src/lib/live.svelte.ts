@@ -1,5 +1,5 @@
 // What there is, kept up to date by the agent's events.
-import { SvelteMap, SvelteSet } from 'svelte/reactivity'
+import { SvelteMap } from 'svelte/reactivity'
 import {
   all,
   api,
@@ -31,6 +31,8 @@ const QUIET_MS = 30_000
 const ANSWER_MS = 8_000
 /** Changes of one thing that come together are read once. */
 const TOGETHER_MS = 120
+/** Figures that come together are shown together. */
+const FIGURES_MS = 200
 /** Guests that change at once and are read one by one. */
 const SINGLY = 8
 const RETRY_MS = 3_000
@@ -64,7 +66,8 @@ class Live {
   #heard = new Map<string, number>()
   #lastHeard = 0
   #stale = new Map<string, ReturnType<typeof setTimeout>>()
-  #staleGuests = new SvelteSet<string>()
+  #staleGuests = new Set<string>()
+  #figures: (() => void)[] = []
 
   start() {
     this.stop()
@@ -79,6 +82,9 @@ class Live {
     clearInterval(this.#watch)
     for (const timer of this.#stale.values()) clearTimeout(timer)
     this.#stale.clear()
+    this.#staleGuests.clear()
+    this.#figures = []
+    this.#heard.clear()
     for (const map of [this.guests, this.nodes, this.tasks, this.pools, this.networks]) map.clear()
     for (const map of [this.guestSamples, this.nodeSamples, this.logs, this.moves]) map.clear()
     this.images = []
@@ -208,12 +214,12 @@ class Live {
     this.tasks.set(id, data)
   }
 
-  #later(what: string, read: () => Promise<void>) {
+  #later(what: string, read: () => Promise<void>, ms = TOGETHER_MS) {
     if (this.#stale.has(what)) return
     const timer = setTimeout(() => {
       this.#stale.delete(what)
       read().catch(() => {})
-    }, TOGETHER_MS)
+    }, ms)
     this.#stale.set(what, timer)
   }
 
@@ -284,24 +290,38 @@ class Live {
         if (lines) this.logs.set(event.id, [...lines, event.line])
         break
       }
-      case 'guest_usage': {
-        this.#sample(this.guestSamples, event.uuid, event.usage)
-        const guest = this.guests.get(event.uuid)
-        if (guest) this.guests.set(event.uuid, { ...guest, usage: event.usage })
+      case 'guest_usage':
+        this.#figure(() => {
+          this.#sample(this.guestSamples, event.uuid, event.usage)
+          const guest = this.guests.get(event.uuid)
+          if (guest) this.guests.set(event.uuid, { ...guest, usage: event.usage })
+        })
         break
-      }
-      case 'node_usage': {
+      case 'node_usage':
         this.#heard.set(event.node, Date.now())
-        this.#sample(this.nodeSamples, event.node, event.usage)
-        const node = this.nodes.get(event.node)
-        if (!node || node.health !== 'ready') this.touch('nodes')
-        else this.nodes.set(event.node, { ...node, usage: event.usage })
+        this.#figure(() => {
+          this.#sample(this.nodeSamples, event.node, event.usage)
+          const node = this.nodes.get(event.node)
+          if (!node || node.health !== 'ready') this.touch('nodes')
+          else this.nodes.set(event.node, { ...node, usage: event.usage })
+        })
         break
-      }
       case 'changed':
         if (event.what === 'accounts') this.accounts++
         else this.touch(event.what)
     }
+  }
+
+  /** Takes figures up together with those that follow at once: hundreds of guests are drawn once. */
+  #figure(take: () => void) {
+    this.#figures.push(take)
+    this.#later(
+      'figures',
+      async () => {
+        for (const one of this.#figures.splice(0)) one()
+      },
+      FIGURES_MS,
+    )
   }
 
   #lookForSilence() {
