@@ -105,7 +105,7 @@ export const tests = [
       const { page, complaints } = await loggedIn()
       await page.goto(`${PAGE}/guests`)
       await page.getByLabel('Search').fill('<img')
-      await page.getByRole('link', { name: 'hostile' }).click()
+      await page.getByRole('link', { name: 'hostile', exact: true }).click()
       await page.getByText(hostile).waitFor()
       let lines = 0
       page.on('websocket', (socket) => {

@@ -113,7 +113,7 @@ export const tests = [
     async () => {
       createUser('budi', 'operator')
       const { page } = await loggedIn({ user: 'budi' })
-      pindah('user', 'delete', 'budi', '--yes')
+      pindah('user', 'delete', 'budi')
       await page.getByText('Your login has ended').waitFor()
       await until(
         'the page shows nothing more',
