@@ -49,14 +49,14 @@ pub struct TaskContext {
 
 impl TaskContext {
     pub(super) fn new(
-        task: &Task,
+        (id, guest): (Uuid, Option<Uuid>),
         log: PathBuf,
         (records, events): (Collection<Task>, Events),
         cancel: CancellationToken,
     ) -> Self {
         Self {
-            id: task.id,
-            guest: task.guest,
+            id,
+            guest,
             log,
             records,
             events,

@@ -223,13 +223,21 @@ impl Tasks {
         };
         self.record(&task).await?;
         self.tell(&task);
-        self.resume(task.id, work);
+        self.carry_out((task.id, task.guest), work);
         Ok(task)
     }
 
     /// Goes on with a task that an agent before us began. It need not be in the store yet, or any
-    /// more.
+    /// more. It is about no guest.
     pub fn resume<F, W>(&self, id: Uuid, work: W)
+    where
+        W: FnOnce(TaskContext) -> F,
+        F: Future<Output = Result<serde_json::Value, Failure>> + Send + 'static,
+    {
+        self.carry_out((id, None), work);
+    }
+
+    fn carry_out<F, W>(&self, (id, guest): (Uuid, Option<Uuid>), work: W)
     where
         W: FnOnce(TaskContext) -> F,
         F: Future<Output = Result<serde_json::Value, Failure>> + Send + 'static,
@@ -237,7 +245,7 @@ impl Tasks {
         let cancel = CancellationToken::new();
         let (ending, ended) = watch::channel(());
         let context = TaskContext::new(
-            &task,
+            (id, guest),
             log::path(&self.inner.directory, id),
             (self.inner.records.clone(), self.inner.events.clone()),
             cancel.clone(),
