@@ -78,6 +78,7 @@ impl<S: Subjects> Collector<S> {
     }
 
     /// Tells what it has seen to who listens.
+    #[must_use]
     pub fn telling(mut self, events: Events) -> Self {
         self.events = Some(events);
         self
