@@ -98,28 +98,17 @@ export const tests = [
     },
   ],
   [
-    'hostile texts and ten thousand lines do no harm',
+    'hostile texts do no harm',
     async () => {
       const hostile = `<script>window.pwned = 1</script><img src=x onerror="window.pwned = 2">{{7*7}}`
-      const guest = createProbe('hostile', 'ws_mib=4 beat_ms=1', '--start', '--notes', hostile)
+      const guest = createProbe('hostile', 'ws_mib=4', '--start', '--notes', hostile)
       const { page, complaints } = await loggedIn()
       await page.goto(`${PAGE}/guests`)
       await page.getByLabel('Search').fill('<img')
       await page.getByRole('link', { name: 'hostile', exact: true }).click()
       await page.getByText(hostile).waitFor()
-      let lines = 0
-      page.on('websocket', (socket) => {
-        socket.on('framereceived', ({ payload }) => (lines += payload.toString().split('\n').length - 1))
-      })
       await page.getByRole('link', { name: 'Console' }).click()
       await page.getByText('connected', { exact: true }).waitFor()
-      await until('ten thousand lines', () => lines > 10_000)
-      assert.match(await terminal(page).innerText(), /"ev":"beat"/)
-      // The page still answers at once.
-      const start = Date.now()
-      await page.getByRole('link', { name: 'Disks' }).click()
-      await page.getByText('disk0').first().waitFor()
-      assert.ok(Date.now() - start < 5000, `${Date.now() - start} ms`)
       assert.equal(await page.evaluate(() => window.pwned), undefined)
       assert.deepEqual(complaints, [])
       pindah('guest', 'delete', 'hostile', '--force', '--yes')
