@@ -165,6 +165,19 @@ impl Metrics {
                 link,
             )?;
         }
+        for (name, disk) in &last.disks {
+            let labels = [("node", node), ("disk", &**name)];
+            let read = (
+                "pindah_node_disk_read_bytes_total",
+                "Bytes read from the disk.",
+            );
+            page.counter(read, &labels, disk.read_bytes as f64)?;
+            let written = (
+                "pindah_node_disk_written_bytes_total",
+                "Bytes written to the disk.",
+            );
+            page.counter(written, &labels, disk.written_bytes as f64)?;
+        }
         for pool in &known.pools {
             let labels = [("node", node), ("pool", pool.name.as_str())];
             let ready = (
@@ -346,6 +359,29 @@ mod tests {
             name: name.to_owned(),
             pid,
             memory_mib: 64,
+        }
+    }
+
+    /// The dashboard and the rules ask for what there is.
+    #[test]
+    fn monitoring_files_name_metrics_that_exist() {
+        let source = include_str!("exposition.rs");
+        let grafana = include_str!("../../monitoring/grafana.json");
+        let _: serde_json::Value = serde_json::from_str(grafana).unwrap();
+        let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        for text in [grafana, include_str!("../../monitoring/pindah.rules.yml")] {
+            let mut words = 0;
+            for word in text.split(|c: char| !is_name(c)) {
+                if word.starts_with("pindah_node_")
+                    || word.starts_with("pindah_guest_")
+                    || word.starts_with("pindah_pool_")
+                {
+                    let quoted = format!("\"{word}\"");
+                    assert!(source.contains(&quoted), "there is no {word}");
+                    words += 1;
+                }
+            }
+            assert!(words > 10);
         }
     }
 
