@@ -8,6 +8,7 @@
 //!                 │        ├──────► storage           pools, images, volumes
 //!                 │        └──────► metrics           what guests and the node take
 //!                 ├──────► cluster, peer               several nodes that act as one
+//!                 ├──────► report            what was taken over days, as tables
 //!                 └──────► tasks, events, security
 //! ```
 //!
@@ -32,6 +33,7 @@ mod names;
 pub mod network;
 pub mod node;
 pub mod peer;
+pub mod report;
 pub mod security;
 pub mod storage;
 pub mod store;

@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::{
     Api, accounts, cluster, console, disks, events, grants, guests, history, images, interfaces,
-    memory, metrics, migration, networks, nodes, pools, power, refusals, session, tasks,
+    memory, metrics, migration, networks, nodes, pools, power, refusals, report, session, tasks,
 };
 
 #[derive(OpenApi)]
@@ -54,6 +54,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(history::guest_history))
         .routes(routes!(history::node_history))
         .routes(routes!(history::history_part))
+        .routes(routes!(report::history_tally))
+        .routes(routes!(report::show_report))
         .routes(routes!(interfaces::edit_interface))
         .routes(routes!(power::start_guest))
         .routes(routes!(power::stop_guest))

@@ -14,6 +14,7 @@ mod node;
 mod output;
 mod pool;
 mod progress;
+mod report;
 mod selftest;
 mod size;
 mod task;
@@ -85,6 +86,8 @@ enum Noun {
     /// Users with passwords.
     #[command(subcommand)]
     User(user::UserCommand),
+    /// What guests and nodes took over days, compared with another time, and advice from it.
+    Report(report::ReportArguments),
     /// Watch what guests and nodes take.
     Top(top::TopArguments),
     /// Boot a small guest, move it to each node in turn, and say how long it stood.
@@ -152,6 +155,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Noun::Node(command) => command.run(&client, output).await,
             Noun::Token(command) => command.run(&client, output).await,
             Noun::User(command) => command.run(&client, output).await,
+            Noun::Report(arguments) => arguments.run(&client, output).await,
             Noun::Top(arguments) => arguments.run(&client, output).await,
             Noun::Selftest(arguments) => arguments.run(&client, output).await,
             Noun::Completions { .. } | Noun::Install(_) | Noun::Man { .. } => Ok(()),

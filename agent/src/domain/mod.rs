@@ -1,5 +1,6 @@
 //! What a guest, a pool and a task are, and what may be asked of them. Pure: no file, no clock, no store.
 
+mod advice;
 mod balance;
 mod cidr;
 mod clone;
@@ -29,10 +30,15 @@ mod rate;
 mod spec;
 mod spoof_guard;
 mod subnet;
+mod tally;
 mod task;
 mod uplink;
 mod vlan;
 
+pub use advice::{
+    Advice, GuestPlace, GuestUse, NodeLoss, NodeRoom, NodeThen, NodeUse, Resource, SizeAdvice,
+    advise,
+};
 pub use balance::{GuestLoad, LoadPercent, NodeBalance, NodeLoad, Suggestion, balance};
 pub use cidr::Cidr;
 pub use clone::CloneSpec;
@@ -64,6 +70,7 @@ pub(crate) use spec::check_notes;
 pub use spec::{DiskSpec, GuestSpec, KernelSpec, Plan};
 pub use spoof_guard::SpoofGuard;
 pub use subnet::Subnet;
+pub use tally::{Figures, Tally};
 pub use task::{Progress, Task, TaskKind, TaskState, TaskSubject};
 pub use uplink::{BondMode, Uplink};
 pub use vlan::{Vlan, VlanRange};

@@ -31,6 +31,7 @@ mod pools;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod refused;
+mod report;
 mod revocation;
 mod routed;
 mod session;

@@ -15,6 +15,7 @@ mod block;
 mod bucket;
 mod file;
 mod resolution;
+mod tally;
 mod writer;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -29,6 +30,7 @@ use uuid::Uuid;
 pub use bucket::{Bucket, Figure, QUANTITIES, Quantity};
 use file::{File, Minute};
 pub use resolution::{Grid, Resolution};
+pub use tally::Tallies;
 use writer::Writer;
 
 /// The node itself, among guests.
@@ -226,9 +228,9 @@ impl History {
         if resolution != Resolution::Live {
             return Ok(found);
         }
-        // Before the agent's start there are minutes only: each stands for its slots.
-        let live = state.live.get(&uuid);
-        let begin = live.and_then(|live| live.keys().next().copied());
+        // Of before the agent's start there are minutes only: each stands for its slots.
+        let firsts = state.live.values();
+        let begin = firsts.filter_map(|live| live.keys().next().copied()).min();
         let per_minute = Resolution::Minute.slot_s() / Resolution::Live.slot_s();
         let wanted = slots(Resolution::Live.slot_s());
         let mut all: BTreeMap<u64, Bucket> = BTreeMap::new();
