@@ -7,6 +7,7 @@
 //!                 │        ├──────► network           bridge, taps, DHCP
 //!                 │        ├──────► storage           pools, images, volumes
 //!                 │        └──────► metrics           what guests and the node take
+//!                 ├──────► update ──► guests           the other slot, and the way back
 //!                 ├──────► cluster, peer               several nodes that act as one
 //!                 ├──────► report            what was taken over days, as tables
 //!                 └──────► tasks, events, security
@@ -39,5 +40,6 @@ pub mod storage;
 pub mod store;
 pub mod supervisor;
 pub mod tasks;
+pub mod update;
 pub mod vmm_client;
 mod web;

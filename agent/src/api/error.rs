@@ -15,6 +15,7 @@ use crate::security::AccountError;
 use crate::storage::StorageError;
 use crate::store::StoreError;
 use crate::tasks::CancelError;
+use crate::update::UpdateError;
 use crate::vmm_client::VmmError;
 
 /// The body of every answer whose status is 400 or above.
@@ -303,6 +304,38 @@ impl From<ClusterError> for ApiError {
             | ClusterError::Etcd(_)
             | ClusterError::Authority(_)
             | ClusterError::Network(_) => ErrorCode::Internal,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<UpdateError> for ApiError {
+    fn from(error: UpdateError) -> Self {
+        let code = match error {
+            UpdateError::Store(error) => return error.into(),
+            UpdateError::Guests(error) => return error.into(),
+            UpdateError::Peer(error) => return error.into(),
+            UpdateError::NoBundle(_) => ErrorCode::NotFound,
+            UpdateError::NotAppliance(_)
+            | UpdateError::Busy(_)
+            | UpdateError::Older { .. }
+            | UpdateError::GuestsRun { .. }
+            | UpdateError::NotIn(_)
+            | UpdateError::RolloutRuns(_)
+            | UpdateError::Unready(_) => ErrorCode::Conflict,
+            UpdateError::Signature { .. }
+            | UpdateError::Damaged(_)
+            | UpdateError::Incompatible { .. }
+            | UpdateError::Version(_)
+            | UpdateError::Fetch { .. } => ErrorCode::InvalidValue,
+            UpdateError::NoSpace { .. } => ErrorCode::NoSpace,
+            UpdateError::Program { .. } => ErrorCode::Unavailable,
+            UpdateError::Io { ref source, .. }
+                if source.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                ErrorCode::NoSpace
+            }
+            UpdateError::Io { .. } => ErrorCode::Internal,
         };
         Self::of(code, &error)
     }

@@ -40,6 +40,7 @@ mod server;
 mod session;
 mod tasks;
 mod unique;
+mod updates;
 mod view;
 mod visible;
 
@@ -77,6 +78,7 @@ use crate::security::{Accounts, AuditLog, LoginLimit};
 use crate::storage::Pools;
 use crate::store::Store;
 use crate::tasks::Tasks;
+use crate::update::Updates;
 use crate::web;
 
 /// Largest JSON body, in bytes.
@@ -112,6 +114,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// The node, alone or in a cluster.
     pub site: Site,
+    /// Its updates.
+    pub updates: Updates,
 }
 
 impl Api {

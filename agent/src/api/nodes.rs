@@ -20,6 +20,7 @@ use crate::network::NetworkStatus;
 use crate::peer::{PeerError, Peers};
 use crate::storage::PoolStatus;
 use crate::store::Collection;
+use crate::update::{LastUpdate, Slots};
 
 /// How long a node may take to tell its time.
 const CLOCK_DEADLINE: Duration = Duration::from_secs(1);
@@ -64,8 +65,14 @@ pub struct NodeView {
     /// How far its clock is ahead of that of the node that answers, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_ahead_ms: Option<i64>,
-    /// Version of its agent.
+    /// Version of Pindah that it runs.
     pub version: String,
+    /// Its two systems, if it was installed from the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<Slots>,
+    /// How its last update ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_update: Option<LastUpdate>,
     /// Its processors.
     pub cpus: usize,
     /// Its memory, in MiB.
@@ -106,6 +113,8 @@ impl NodeView {
             networks: Vec::new(),
             usage: NodeUsage::default(),
             guests_usage: BTreeMap::new(),
+            slots: None,
+            last_update: None,
         });
         Self {
             name,
@@ -115,6 +124,8 @@ impl NodeView {
             drained: false,
             clock_ahead_ms: None,
             version: status.version,
+            slots: status.slots,
+            last_update: status.last_update,
             cpus: status.cpus,
             memory_mib: status.memory_mib,
             memory_available_mib: status.memory_available_mib,
@@ -140,7 +151,7 @@ async fn guests_by_node(api: &Api) -> Result<HashMap<String, usize>, ApiError> {
 
 async fn all_nodes(api: &Api) -> Result<Vec<NodeView>, ApiError> {
     let guests = guests_by_node(api).await?;
-    let ours = node_status(&api.guests, &api.pools).await?;
+    let ours = node_status(&api.guests, &api.pools, &api.updates).await?;
     let mut nodes = match api.peers() {
         None => vec![NodeView::new(
             api.node.clone(),

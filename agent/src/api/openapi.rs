@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 use super::{
     Api, accounts, cluster, console, disks, events, grants, guests, history, images, interfaces,
     memory, metrics, migration, networks, nodes, pools, power, refusals, report, session, tasks,
+    updates,
 };
 
 #[derive(OpenApi)]
@@ -81,6 +82,10 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(nodes::show_node, nodes::remove_node))
         .routes(routes!(nodes::drain_node))
         .routes(routes!(nodes::undrain_node))
+        .routes(routes!(updates::upload_bundle))
+        .routes(routes!(updates::download_bundle))
+        .routes(routes!(updates::update_node))
+        .routes(routes!(updates::update_cluster))
         .routes(routes!(networks::list_networks, networks::create_network))
         .routes(routes!(
             networks::show_network,

@@ -66,7 +66,7 @@ pub struct Viewer;
 pub struct Operator(pub Principal);
 
 /// Somebody who may do everything.
-pub struct Admin;
+pub struct Admin(pub Principal);
 
 impl<S: Sync> FromRequestParts<S> for Known {
     type Rejection = ApiError;
@@ -96,7 +96,7 @@ impl<S: Sync> FromRequestParts<S> for Admin {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        require(parts, Role::Admin).map(|_| Self)
+        require(parts, Role::Admin).map(Self)
     }
 }
 

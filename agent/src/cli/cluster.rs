@@ -12,6 +12,7 @@ use reqwest::Method;
 
 use super::balance;
 use super::output::{Output, properties, table};
+use super::update::RolloutArguments;
 use crate::api::{Data, JoinTokenCreated, NewJoinToken, NodeView};
 use crate::client::{Client, Context};
 use crate::cluster::{Admission, ClusterView, CpuView, InitRequest};
@@ -45,6 +46,8 @@ pub(super) enum ClusterCommand {
         #[arg(long)]
         apply: bool,
     },
+    /// Update all nodes, one after the other; the first that fails ends it.
+    Update(RolloutArguments),
     /// Print a token by which one node may join.
     Token {
         /// How long it is good, in minutes.
@@ -105,6 +108,7 @@ impl ClusterCommand {
                 output.show(&view, cpus)
             }
             Self::Balance { apply } => balance::run(client, apply, output).await,
+            Self::Update(arguments) => arguments.run(client, output).await,
             Self::Token { lifetime } => {
                 let new = NewJoinToken {
                     lifetime_s: Some(lifetime.saturating_mul(60)),

@@ -20,6 +20,7 @@ mod size;
 mod task;
 mod token;
 mod top;
+mod update;
 mod upload;
 mod user;
 

@@ -6,6 +6,7 @@ use reqwest::Method;
 use super::network::state;
 use super::output::{Output, figure, mib, properties, table};
 use super::progress::begin;
+use super::update::{UpdateArguments, last_update, slots};
 use crate::api::NodeView;
 use crate::client::Client;
 use crate::network::NetworkState;
@@ -29,6 +30,10 @@ pub(super) enum NodeCommand {
     Drain(Begin),
     /// Let a node take guests again, and bring back those that left it.
     Undrain(Begin),
+    /// Install another version of Pindah on a node: it is written beside the one that runs, guests
+    /// move to other nodes and back, and the node restarts. It goes back by itself if the new version
+    /// does not come up healthy.
+    Update(UpdateArguments),
     /// Take a dead node out of the cluster.
     Remove {
         /// The node.
@@ -88,6 +93,7 @@ impl NodeCommand {
             }
             Self::Drain(arguments) => arguments.run(client, output, "drain").await,
             Self::Undrain(arguments) => arguments.run(client, output, "undrain").await,
+            Self::Update(arguments) => arguments.run(client, output).await,
             Self::Remove { node, force } => {
                 let node = super::guest::segment(&node)?;
                 let request = client.request(Method::DELETE, &format!("/nodes/{node}"));
@@ -106,6 +112,13 @@ fn health(node: &NodeView) -> String {
     }
     if node.drained {
         words.push("drained".to_owned());
+    }
+    if node
+        .last_update
+        .as_ref()
+        .is_some_and(|last| last.fell_back.is_some())
+    {
+        words.push("update fell back".to_owned());
     }
     let networks = node.networks.iter();
     let failed = networks.filter(|network| network.state != NetworkState::Ready);
@@ -160,6 +173,14 @@ fn show(node: &NodeView) -> String {
         ("health", health(node)),
         ("address", node.address.clone().unwrap_or_default()),
         ("version", node.version.clone()),
+        ("slots", node.slots.as_ref().map(slots).unwrap_or_default()),
+        (
+            "last update",
+            node.last_update
+                .as_ref()
+                .map(last_update)
+                .unwrap_or_default(),
+        ),
         ("cpus", node.cpus.to_string()),
         ("kvm", if node.kvm { "yes" } else { "no" }.to_owned()),
         ("memory", mib(node.memory_mib)),

@@ -7,6 +7,7 @@ use anyhow::Context;
 use futures_util::StreamExt;
 use reqwest::Method;
 use ring::digest::{Context as Digest, SHA256};
+use serde::de::DeserializeOwned;
 
 use super::progress::{is_absent, transfer_bar};
 use crate::client::Client;
@@ -54,23 +55,33 @@ pub(super) async fn upload(
         Err(error) if is_absent(&error) => {}
         Err(error) => return Err(error.into()),
     }
+    put_file(client, &place, path, name.as_str()).await
+}
+
+/// `PUT` of a file of ours, which is `name` to people.
+pub(super) async fn put_file<T: DeserializeOwned>(
+    client: &Client,
+    place: &str,
+    path: &Path,
+    name: &str,
+) -> anyhow::Result<T> {
     let file = tokio::fs::File::open(path).await;
     let file = file.with_context(|| path.display().to_string())?;
     let length = file.metadata().await?.len();
-    let bar = transfer_bar("uploading", length, name.as_str());
+    let bar = transfer_bar("uploading", length, name);
     let counted = bar.clone();
     let pieces = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10);
     let pieces = pieces.inspect(move |piece| {
         counted.inc(piece.as_ref().map_or(0, |piece| piece.len() as u64));
     });
     let request = client
-        .request(Method::PUT, &place)
+        .request(Method::PUT, place)
         .header(reqwest::header::CONTENT_LENGTH, length)
         .body(reqwest::Body::wrap_stream(pieces));
     let response = client.send(request).await?;
     bar.finish_and_clear();
-    let image: crate::api::Data<Image> = response.json().await?;
-    Ok(image.data)
+    let answer: crate::api::Data<T> = response.json().await?;
+    Ok(answer.data)
 }
 
 fn sha256(path: &Path) -> anyhow::Result<String> {

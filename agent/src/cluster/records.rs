@@ -12,6 +12,7 @@ use crate::metrics::{GuestUsage, NodeUsage};
 use crate::network::NetworkStatus;
 use crate::storage::PoolStatus;
 use crate::store::Record;
+use crate::update::{LastUpdate, Slots};
 
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +71,7 @@ impl Record for NodeAlive {
 pub struct NodeStatus {
     /// When, by its own clock, in milliseconds since the Unix epoch.
     pub time_unix_ms: u64,
-    /// Version of its agent.
+    /// Version of Pindah that it runs.
     pub version: String,
     /// Its processors.
     pub cpus: usize,
@@ -98,6 +99,12 @@ pub struct NodeStatus {
     /// What its guests take: together, so that telling it is one write.
     #[serde(default)]
     pub guests_usage: BTreeMap<Uuid, GuestUsage>,
+    /// Its two systems, if it was installed from the image.
+    #[serde(default)]
+    pub slots: Option<Slots>,
+    /// How its last update ended.
+    #[serde(default)]
+    pub last_update: Option<LastUpdate>,
 }
 
 impl Record for NodeStatus {

@@ -15,6 +15,7 @@ use crate::events::Events;
 use crate::guests::{GuestError, Guests, HostMemory, Status};
 use crate::storage::Pools;
 use crate::store::{Collection, Store, StoreError, Transaction, encode};
+use crate::update::{Updates, installed_version};
 
 /// How often the node says how it does.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -35,6 +36,8 @@ pub struct Reporter {
     pub guests: Guests,
     /// Its pools.
     pub pools: Pools,
+    /// Its updates.
+    pub updates: Updates,
     /// When there is something to tell.
     pub events: Events,
 }
@@ -43,7 +46,11 @@ pub struct Reporter {
 ///
 /// # Errors
 /// [`GuestError::Store`].
-pub async fn node_status(guests: &Guests, pools: &Pools) -> Result<NodeStatus, GuestError> {
+pub async fn node_status(
+    guests: &Guests,
+    pools: &Pools,
+    updates: &Updates,
+) -> Result<NodeStatus, GuestError> {
     let memory = HostMemory::read();
     let statuses = guests.statuses();
     let running = statuses
@@ -51,7 +58,7 @@ pub async fn node_status(guests: &Guests, pools: &Pools) -> Result<NodeStatus, G
         .filter(|(_, status)| status.state.has_process());
     Ok(NodeStatus {
         time_unix_ms: now_unix_ms(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: installed_version().to_owned(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_mib: memory.total_mib,
         memory_available_mib: memory.available_mib,
@@ -67,6 +74,8 @@ pub async fn node_status(guests: &Guests, pools: &Pools) -> Result<NodeStatus, G
             .filter(|(_, status)| status.state.has_process())
             .map(|(uuid, _)| (*uuid, guests.usage(*uuid)))
             .collect(),
+        slots: updates.slots(),
+        last_update: updates.last(),
     })
 }
 
@@ -127,7 +136,7 @@ impl Reporter {
             told.remove(&uuid);
         }
         if node {
-            let status = node_status(&self.guests, &self.pools).await?;
+            let status = node_status(&self.guests, &self.pools, &self.updates).await?;
             let key = Collection::<NodeStatus>::key(&self.node);
             let value = encode(&key, &status)?;
             let put = Transaction::new().put_leased(&key, value, held.lease);

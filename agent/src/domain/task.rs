@@ -75,6 +75,11 @@ impl TaskSubject {
             guest: None,
         }
     }
+
+    /// All nodes of the cluster.
+    pub fn nodes() -> Self {
+        Self::node("nodes")
+    }
 }
 
 impl From<&Guest> for TaskSubject {
@@ -112,6 +117,10 @@ pub enum TaskKind {
     DrainNode,
     /// Brings them back.
     UndrainNode,
+    /// Writes another version to a node, and restarts it.
+    UpdateNode,
+    /// Does so with all nodes of the cluster, one after the other.
+    UpdateCluster,
 }
 
 impl TaskKind {
@@ -135,6 +144,8 @@ impl std::fmt::Display for TaskKind {
             Self::MigrateGuest => "migrate guest",
             Self::DrainNode => "drain node",
             Self::UndrainNode => "undrain node",
+            Self::UpdateNode => "update node",
+            Self::UpdateCluster => "update the cluster's",
         })
     }
 }

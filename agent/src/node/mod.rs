@@ -31,6 +31,7 @@ use crate::storage::{Pools, PoolsConfig, StorageError};
 use crate::store::{SqliteStore, Store, StoreError};
 use crate::supervisor::{Direct, VmmUserError, containment, host_goes_down, vmm_user};
 use crate::tasks::Tasks;
+use crate::update::{UpdateError, UpdateParts, Updates, unfinished};
 use admin_context::AdminContext;
 use renewal::Renewal;
 use state::{State, file_error};
@@ -81,6 +82,9 @@ pub enum StartError {
     /// The networks.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The updates.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
     /// The cluster.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -136,7 +140,7 @@ impl Node {
             Arc::clone(&store),
             events.clone(),
         );
-        recover_tasks(&tasks, &store).await?;
+        recover_tasks(&config, &tasks, &store).await?;
         let pools = Pools::open(PoolsConfig {
             node: config.node.clone(),
             state_dir: config.state_dir.clone(),
@@ -189,6 +193,15 @@ impl Node {
         let interval = config.metrics_interval;
         let collector = Collector::new(measured, guests.clone(), pools.clone(), interval);
         tokio::spawn(collector.telling(events.clone()).run());
+        let updates = Updates::open(UpdateParts {
+            node: config.node.clone(),
+            state_dir: config.state_dir.clone(),
+            store: Arc::clone(&store),
+            tasks: tasks.clone(),
+            guests: guests.clone(),
+            peers: member.map(|member| member.peers.clone()),
+            witness,
+        })?;
         if let Some(member) = member {
             if !member.membership.witness {
                 let (vmm, store) = (config.vmm.clone(), Arc::clone(&store));
@@ -205,6 +218,7 @@ impl Node {
                 store: Arc::clone(&store),
                 guests: guests.clone(),
                 pools: pools.clone(),
+                updates: updates.clone(),
                 events: events.clone(),
             };
             tokio::spawn(reporter.run());
@@ -232,6 +246,7 @@ impl Node {
             audit,
             store,
             site: site.clone(),
+            updates: updates.clone(),
         });
         let (running, for_nodes) = serve(&config, api, &site, &authority, &certificate, names)?;
         let context = AdminContext {
@@ -242,6 +257,7 @@ impl Node {
         };
         context.write_soon(site.member.is_some()).await?;
         tracing::info!("node {} serves on {}", config.node, running.address());
+        tokio::spawn(updates.resume());
         Ok(Self {
             running,
             _for_nodes: for_nodes,
@@ -340,13 +356,20 @@ impl Records {
 }
 
 /// Without a majority it is done when there is one again.
-async fn recover_tasks(tasks: &Tasks, store: &Arc<dyn Store>) -> Result<(), StartError> {
-    match tasks.recover(&[]).await {
+async fn recover_tasks(
+    config: &Config,
+    tasks: &Tasks,
+    store: &Arc<dyn Store>,
+) -> Result<(), StartError> {
+    let (config, tasks, store) = (config.clone(), tasks.clone(), Arc::clone(store));
+    let recover = async move || {
+        let unfinished = unfinished(&config.node, &config.state_dir, &store).await?;
+        tasks.recover(&unfinished).await
+    };
+    match recover().await {
         Err(StoreError::NoMajority) => {
-            let (tasks, store) = (tasks.clone(), Arc::clone(store));
             tokio::spawn(async move {
-                while tasks.recover(&[]).await.is_err() {
-                    store.settled(MAJORITY_PATIENCE).await;
+                while recover().await.is_err() {
                     tokio::time::sleep(RETRY).await;
                 }
             });

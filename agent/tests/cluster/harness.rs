@@ -1,6 +1,7 @@
 //! Starts a site of several nodes, lets parts of it fail, and leaves nothing behind.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,6 +49,8 @@ pub struct Site {
     hub: String,
     nodes: Vec<Node>,
     directory: tempfile::TempDir,
+    /// Programs that all agents find before the host's.
+    programs: Option<PathBuf>,
 }
 
 /// Events of a node, as they come.
@@ -76,6 +79,12 @@ pub type Said = Result<String, String>;
 impl Site {
     /// Nodes that are alone yet. `tag` is two letters, unique among the tests.
     pub fn new(tag: &str, count: usize) -> Self {
+        Self::with_programs(tag, count, &[])
+    }
+
+    /// The same, whose agents find these programs as these shell scripts; `$HERE` is the node's
+    /// directory.
+    pub fn with_programs(tag: &str, count: usize, scripts: &[(&str, &str)]) -> Self {
         let directory = tempfile::Builder::new().prefix("pc-").tempdir_in("/tmp");
         let directory = directory.expect("a temporary directory");
         let base = format!("pc{tag}{}", std::process::id());
@@ -86,14 +95,28 @@ impl Site {
         let mut site = Self {
             hub,
             nodes: Vec::new(),
+            programs: (!scripts.is_empty()).then(|| directory.path().join("programs")),
             directory,
         };
+        site.put_programs(scripts);
         for number in 1..=count {
             let node = site.make_node(&base, number);
             site.nodes.push(node);
             site.start(number);
         }
         site
+    }
+
+    fn put_programs(&self, scripts: &[(&str, &str)]) {
+        let Some(programs) = &self.programs else {
+            return;
+        };
+        fs::create_dir(programs).expect("a directory");
+        for (name, script) in scripts {
+            let path = programs.join(name);
+            fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script");
+        }
     }
 
     fn make_node(&self, base: &str, number: usize) -> Node {
@@ -145,6 +168,11 @@ impl Site {
         &self.nodes[number - 1]
     }
 
+    /// A path in the node's directory.
+    pub fn here(&self, number: usize, name: &str) -> PathBuf {
+        self.node(number).directory.join(name)
+    }
+
     /// A path in the node's state directory.
     pub fn state(&self, number: usize, name: &str) -> PathBuf {
         self.node(number).directory.join("s").join(name)
@@ -168,7 +196,14 @@ impl Site {
             .create(true)
             .open(node.directory.join("log"))
             .expect("a log");
-        let child = Command::new("ip")
+        let mut command = Command::new("ip");
+        if let Some(programs) = &self.programs {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command
+                .env("PATH", format!("{}:{path}", programs.display()))
+                .env("HERE", &node.directory);
+        }
+        let child = command
             .args(["netns", "exec", &node.namespace])
             .arg(pindahd())
             .arg("--config")

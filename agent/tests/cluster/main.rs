@@ -20,3 +20,4 @@ mod programs;
 mod recovery;
 mod roles;
 mod traveller;
+mod update;

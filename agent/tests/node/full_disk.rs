@@ -209,7 +209,7 @@ async fn agent_whose_own_directory_is_full_stays_and_says_so() {
     if !is_root() {
         return;
     }
-    let agent = Agent::start_on_small_state(SIZE_MIB).await;
+    let agent = Agent::start_on_small_state(SIZE_MIB, &[]).await;
     let small = Small {
         path: agent.path("state"),
     };

@@ -82,9 +82,11 @@ impl Agent {
         Self::start_with(&format!("network.enabled = false\n{config}"), None).await
     }
 
-    /// An agent whose state directory is a file system of this size, which the caller unmounts.
-    pub async fn start_on_small_state(size_mib: u64) -> Self {
+    /// An agent with these programs whose state directory is a file system of this size, which the
+    /// caller unmounts.
+    pub async fn start_on_small_state(size_mib: u64, scripts: &[(&str, &str)]) -> Self {
         let mut agent = Self::make("network.enabled = false", None);
+        agent.put_programs(scripts);
         let state = agent.path("state");
         fs::create_dir(&state).expect("a directory");
         let size = format!("size={size_mib}m");

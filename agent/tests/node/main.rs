@@ -39,5 +39,6 @@ mod silence;
 mod stall;
 mod survival;
 mod terminal;
+mod update;
 mod web;
 mod wire;

@@ -7,6 +7,10 @@ use std::sync::OnceLock;
 /// Names a directory with all of them, for a machine that cannot build: a server of the lab.
 const READY: &str = "PINDAH_TEST_PROGRAMS";
 
+/// A RAUC that only pretends, and a systemctl that writes down that it was asked to restart.
+pub const RAUC: &str = include_str!("rauc.sh");
+pub const SYSTEMCTL: &str = r#"[ "$1" = reboot ] && echo reboot >>"$HERE/restarts""#;
+
 fn ready() -> Option<PathBuf> {
     std::env::var_os(READY).map(PathBuf::from)
 }

@@ -110,6 +110,8 @@ export const en = {
   'kind.migrate_guest': 'Migrate guest',
   'kind.drain_node': 'Drain node',
   'kind.undrain_node': 'Undrain node',
+  'kind.update_node': 'Update node',
+  'kind.update_cluster': 'Update cluster',
 
   'overview.problems': 'Needs attention',
   'overview.more': 'Show {count} more',

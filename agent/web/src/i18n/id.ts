@@ -110,6 +110,8 @@ export const id: Record<Key, string> = {
   'kind.migrate_guest': 'Migrasi mesin',
   'kind.drain_node': 'Kosongkan node',
   'kind.undrain_node': 'Pakai lagi node',
+  'kind.update_node': 'Perbarui node',
+  'kind.update_cluster': 'Perbarui klaster',
 
   'overview.problems': 'Perlu perhatian',
   'overview.more': 'Tampilkan {count} lagi',
