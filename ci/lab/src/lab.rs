@@ -55,7 +55,16 @@ impl Lab {
     /// # Errors
     /// If dnsmasq does not start.
     pub fn dhcp(&self) -> Result<Dhcp> {
-        Dhcp::start(self)
+        Dhcp::start(self, None)
+    }
+
+    /// The same with TFTP and HTTP servers that give what lies in `directory`, as `image/build`
+    /// leaves it for machines that start by network.
+    ///
+    /// # Errors
+    /// If dnsmasq or python3 does not start.
+    pub fn network_boot(&self, directory: &Path) -> Result<Dhcp> {
+        Dhcp::start(self, Some(directory))
     }
 
     /// The host itself as a server: without a machine, a root or a network card

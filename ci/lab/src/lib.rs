@@ -41,6 +41,7 @@ pub mod nas;
 pub mod network;
 mod output;
 mod paths;
+pub mod pictures;
 pub mod ping;
 mod process;
 pub mod san;

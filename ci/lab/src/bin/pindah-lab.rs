@@ -3,15 +3,17 @@
 //! ```text
 //! pindah-lab demo [--host|--lab|--keep]  show what Pindah does (ci/demo)
 //! pindah-lab make                        make all artifacts
+//! pindah-lab pictures ISO DIRECTORY      pictures of the installer and the console, for the README
 //! pindah-lab shell [--systemd] [MIB]     start a server and read commands for it, a line each
 //! ```
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use pindah_lab::demo::{self, Place};
-use pindah_lab::{Artifacts, Lab};
+use pindah_lab::{Artifacts, Lab, pictures};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -22,6 +24,7 @@ fn main() -> Result<()> {
         ["demo", "--host"] => demo::show(Place::Host, false),
         ["demo", "--lab"] => demo::show(Place::Lab, false),
         ["make"] => Artifacts::new()?.make_all(),
+        ["pictures", iso, to] => pictures::take(Path::new(iso), Path::new(to)),
         ["shell", rest @ ..] => {
             let (systemd, memory) = match rest {
                 ["--systemd", memory @ ..] => (true, memory),
@@ -29,7 +32,10 @@ fn main() -> Result<()> {
             };
             shell(systemd, memory.first().map_or(Ok(2048), |mib| mib.parse())?)
         }
-        _ => bail!("usage: pindah-lab demo [--host|--lab|--keep] | make | shell [--systemd] [MIB]"),
+        _ => bail!(
+            "usage: pindah-lab demo [--host|--lab|--keep] | make | pictures ISO DIRECTORY | \
+             shell [--systemd] [MIB]"
+        ),
     }
 }
 

@@ -1,22 +1,18 @@
-//! A bare server: an emulated machine with firmware and disks and nothing of ours in it, of which
-//! one sees what its owner would: the serial console, and what it serves on the switch.
+//! What a bare server is put together from.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 
+use super::monitor::Monitor;
+use super::{BareServer, drain};
 use crate::artifacts::make_ext4;
 use crate::lab::Lab;
 use crate::network::Port;
-use crate::output::tail;
 use crate::process::{BoundChild, number};
 
 /// Debian's OVMF (package ovmf): with Secure Boot, and a store of variables in which Microsoft's
@@ -45,16 +41,30 @@ pub enum Medium {
     UsbStick,
 }
 
+/// How a disk is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// A parallel cable, of which there is one with two plugs.
+    Ide,
+    /// AHCI.
+    Sata,
+    /// What other hypervisors offer.
+    Virtio,
+}
+
 /// A bare server before its start.
 #[must_use = "a server runs after start()"]
 pub struct BareServerBuilder<'a> {
     lab: &'a Lab,
     name: String,
     firmware: Firmware,
+    cpu: String,
     memory_mib: u32,
     medium: Option<(Medium, PathBuf)>,
-    disk: Option<PathBuf>,
+    disks: Vec<(Bus, PathBuf)>,
     answers: Option<String>,
+    network_boot: bool,
+    port: Option<Port>,
 }
 
 impl<'a> BareServerBuilder<'a> {
@@ -63,10 +73,13 @@ impl<'a> BareServerBuilder<'a> {
             lab,
             name: name.to_string(),
             firmware,
+            cpu: "max".to_string(),
             memory_mib: 2048,
             medium: None,
-            disk: None,
+            disks: Vec::new(),
             answers: None,
+            network_boot: false,
+            port: None,
         }
     }
 
@@ -76,15 +89,21 @@ impl<'a> BareServerBuilder<'a> {
         self
     }
 
+    /// The processor, as QEMU's `-cpu` has it; one with SVM unless set.
+    pub fn cpu(mut self, model: &str) -> Self {
+        self.cpu = model.to_string();
+        self
+    }
+
     /// Starts from this ISO. What the machine writes to a stick is lost with it.
     pub fn medium(mut self, medium: Medium, iso: &Path) -> Self {
         self.medium = Some((medium, iso.to_path_buf()));
         self
     }
 
-    /// With this image as its SATA disk, from which it starts if there is no medium.
-    pub fn disk(mut self, image: &Path) -> Self {
-        self.disk = Some(image.to_path_buf());
+    /// With this image as its next disk. It starts from the first one if there is no medium.
+    pub fn disk(mut self, bus: Bus, image: &Path) -> Self {
+        self.disks.push((bus, image.to_path_buf()));
         self
     }
 
@@ -94,19 +113,34 @@ impl<'a> BareServerBuilder<'a> {
         self
     }
 
+    /// On a place on the switch that it had before: with the same network card.
+    pub fn port(mut self, port: &Port) -> Self {
+        self.port = Some(port.clone());
+        self
+    }
+
+    /// Starts by the network card's PXE firmware.
+    pub fn network_boot(mut self) -> Self {
+        self.network_boot = true;
+        self
+    }
+
     /// Switches it on.
     ///
     /// # Errors
     /// If QEMU or mkfs.ext4 does not start, or there is no firmware for it on the host.
     pub fn start(self) -> Result<BareServer> {
-        let port = self.lab.network().add_port()?;
+        let port = match &self.port {
+            Some(port) => port.clone(),
+            None => self.lab.network().add_port()?,
+        };
         let log = self.lab.directory().join(format!("{}.log", self.name));
-        let (console, theirs) = UnixStream::pair()?;
-        let serial = OwnedFd::from(theirs);
+        let (console, serial) = pair()?;
+        let (monitor, control) = pair()?;
         let mut qemu = self.machine(&port);
         self.add_firmware(&mut qemu)?;
         self.add_medium(&mut qemu);
-        self.add_disk(&mut qemu);
+        self.add_disks(&mut qemu);
         self.add_answers(&mut qemu)?;
         let chardev = format!(
             "socket,id=serial,fd={},logfile={},logappend=on",
@@ -114,18 +148,21 @@ impl<'a> BareServerBuilder<'a> {
             log.display()
         );
         qemu.args(["-chardev", &chardev, "-serial", "chardev:serial"]);
+        let chardev = format!("socket,id=control,fd={}", number(&control));
+        qemu.args(["-chardev", &chardev, "-mon", "control,mode=control"]);
         let errors = File::create(log.with_extension("qemu"))?;
         qemu.stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors);
         let mut inheritance = self.lab.network().inheritance();
-        inheritance.descriptors.push(serial);
+        inheritance.descriptors.extend([serial, control]);
         let machine = BoundChild::spawn(qemu, inheritance)?;
         drain(console.try_clone()?);
         Ok(BareServer {
             name: self.name,
             machine,
             console,
+            monitor: Monitor::new(monitor)?,
             port,
             log,
             seen: 0,
@@ -137,14 +174,19 @@ impl<'a> BareServerBuilder<'a> {
         qemu.args(["-accel", "tcg", "-nodefaults", "-no-user-config"]);
         qemu.args(["-no-reboot", "-display", "none", "-vga", "std"]);
         // One CPU: see the module `server`.
-        qemu.args(["-cpu", "max", "-smp", "1"]);
+        qemu.args(["-cpu", &self.cpu, "-smp", "1"]);
         qemu.args(["-m", &self.memory_mib.to_string()]);
         qemu.args(["-device", "virtio-rng-pci", "-device", "qemu-xhci"]);
         let tap = &port.tap;
         let netdev = format!("tap,id=n0,ifname={tap},script=no,downscript=no,vhost=off");
         qemu.args(["-netdev", &netdev]);
         // Old servers' card.
-        let device = format!("e1000,netdev=n0,romfile=,mac={}", port.mac);
+        let boot = if self.network_boot {
+            "bootindex=0"
+        } else {
+            "romfile="
+        };
+        let device = format!("e1000,netdev=n0,{boot},mac={}", port.mac);
         qemu.args(["-device", &device]);
         qemu
     }
@@ -174,7 +216,7 @@ impl<'a> BareServerBuilder<'a> {
         match medium {
             Medium::Dvd => {
                 qemu.args(["-drive", &format!("{drive},media=cdrom,readonly=on")]);
-                qemu.args(["-device", "ide-cd,drive=medium,bootindex=0"]);
+                qemu.args(["-device", "ide-cd,drive=medium,bus=ide.0,bootindex=0"]);
             }
             Medium::UsbStick => {
                 qemu.args(["-drive", &format!("{drive},snapshot=on")]);
@@ -186,12 +228,22 @@ impl<'a> BareServerBuilder<'a> {
         }
     }
 
-    fn add_disk(&self, qemu: &mut Command) {
-        if let Some(image) = &self.disk {
+    /// SATA disks get what plugs the DVD drive leaves.
+    fn add_disks(&self, qemu: &mut Command) {
+        if self.disks.iter().any(|(bus, _)| *bus == Bus::Ide) {
+            qemu.args(["-device", "piix3-ide,id=parallel"]);
+        }
+        for (index, (bus, image)) in (1..).zip(&self.disks) {
             let image = image.display();
-            let drive = format!("file={image},id=disk,if=none,format=raw,cache=unsafe");
+            let drive = format!("file={image},id=disk{index},if=none,format=raw,cache=unsafe");
             qemu.args(["-drive", &drive]);
-            qemu.args(["-device", "ide-hd,drive=disk,serial=DISK1,bootindex=1"]);
+            let device = match bus {
+                Bus::Ide => "ide-hd,bus=parallel.0".to_string(),
+                Bus::Sata => format!("ide-hd,bus=ide.{index}"),
+                Bus::Virtio => "virtio-blk-pci".to_string(),
+            };
+            let disk = format!("drive=disk{index},serial=DISK{index},bootindex={index}");
+            qemu.args(["-device", &format!("{device},{disk}")]);
         }
     }
 
@@ -211,127 +263,8 @@ impl<'a> BareServerBuilder<'a> {
     }
 }
 
-/// A running bare server; gone when dropped.
-pub struct BareServer {
-    name: String,
-    machine: BoundChild,
-    console: UnixStream,
-    port: Port,
-    log: PathBuf,
-    /// How much of the console's output has been dealt with.
-    seen: usize,
-}
-
-impl BareServer {
-    /// Waits until its console has shown `text` since the last thing waited for.
-    ///
-    /// # Errors
-    /// If it does not within `limit`, or the machine ends.
-    pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let shown = fs::read(&self.log).unwrap_or_default();
-            let rest = &shown[self.seen.min(shown.len())..];
-            if let Some(at) = find(rest, text.as_bytes()) {
-                self.seen += at + text.len();
-                return Ok(());
-            }
-            if let Some(status) = self.machine.try_wait()? {
-                return Err(self.explain(&format!("ended ({status}) before it said “{text}”")));
-            }
-            if Instant::now() > deadline {
-                return Err(self.explain(&format!("did not say “{text}” within {limit:?}")));
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    /// Waits until it has switched itself off.
-    ///
-    /// # Errors
-    /// If it does not within `limit`.
-    pub fn wait_until_off(&mut self, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        while self.machine.try_wait()?.is_none() {
-            if Instant::now() > deadline {
-                return Err(self.explain(&format!("was not off within {limit:?}")));
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        Ok(())
-    }
-
-    /// Types on its console; a line needs its `\r`.
-    ///
-    /// # Errors
-    /// If the machine has ended.
-    pub fn type_text(&mut self, text: &str) -> Result<()> {
-        let typed = self.console.write_all(text.as_bytes());
-        typed.map_err(|error| self.explain(&format!("takes no input: {error}")))
-    }
-
-    /// Runs a shell command where somebody has logged in, and returns what it printed.
-    ///
-    /// # Errors
-    /// If it fails or does not end within two minutes.
-    pub fn run(&mut self, command: &str) -> Result<String> {
-        // In two parts, so that what the terminal echoes is not taken for the answer.
-        self.type_text(&format!("echo @be''gin; {command}; echo @en''d $?@\r"))?;
-        let limit = Duration::from_secs(120);
-        self.wait_for("@begin", limit)?;
-        let start = self.seen;
-        self.wait_for("@end ", limit)?;
-        let end = self.seen - "@end ".len();
-        self.wait_for("@", limit)?;
-        let shown = fs::read(&self.log)?;
-        let printed = String::from_utf8_lossy(&shown[start..end]).replace('\r', "");
-        let status = String::from_utf8_lossy(&shown[end + 5..self.seen - 1]).into_owned();
-        if status != "0" {
-            bail!(
-                "`{command}` on {} ended with {status}:\n{printed}",
-                self.name
-            );
-        }
-        Ok(printed.trim().to_string())
-    }
-
-    /// Its place on the switch.
-    pub fn port(&self) -> &Port {
-        &self.port
-    }
-
-    /// What its console has shown.
-    pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
-    }
-
-    fn explain(&self, what: &str) -> anyhow::Error {
-        let shown = fs::read(&self.log).unwrap_or_default();
-        let errors = fs::read_to_string(self.log.with_extension("qemu")).unwrap_or_default();
-        anyhow!(
-            "server {} {what}\n{errors}--- its console ({})\n{}",
-            self.name,
-            self.log.display(),
-            tail(&shown)
-        )
-    }
-}
-
-impl Drop for BareServer {
-    fn drop(&mut self) {
-        // Ends the thread that drains it.
-        let _ = self.console.shutdown(Shutdown::Both);
-    }
-}
-
-/// Reads the console away, as QEMU writes it to its log too.
-fn drain(mut console: UnixStream) {
-    thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while matches!(console.read(&mut buffer), Ok(length) if length > 0) {}
-    });
-}
-
-fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    bytes.windows(text.len()).position(|window| window == text)
+/// Our end of a socket, and the machine's.
+fn pair() -> Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    Ok((ours, theirs.into()))
 }
