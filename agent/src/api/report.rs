@@ -271,7 +271,7 @@ fn is_bound(guest: &Guest, pools: &[PoolRecord]) -> bool {
 
 /// The nodes that have said how they do.
 async fn nodes(api: &Api, rows: &[ReportRow]) -> Result<Vec<NodeUse>, ApiError> {
-    let ours = node_status(&api.guests, &api.pools).await?;
+    let ours = node_status(&api.guests, &api.pools, &api.updates).await?;
     let mut found = Vec::new();
     let drained = api.guests.drained_nodes().await?;
     match api.peers() {

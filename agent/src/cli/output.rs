@@ -34,16 +34,16 @@ impl Output {
         } else {
             text(value)
         };
-        self.print(&shown)
+        print(&shown)
     }
+}
 
-    /// A text as it is.
-    pub(super) fn print(self, text: &str) -> anyhow::Result<()> {
-        // A reader that has enough is no failure.
-        match writeln!(std::io::stdout(), "{text}") {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-            _ => Ok(()),
-        }
+/// Prints a text as it is.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    // A reader that has enough is no failure.
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use reqwest::Method;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 
-use super::output::{Output, duration, figure, table};
+use super::output::{self, Output, duration, figure, table};
 use crate::api::ReportFormat;
 use crate::client::Client;
 use crate::domain::Advice;
@@ -114,7 +114,7 @@ impl ReportArguments {
                 .with_context(|| format!("cannot write {}", path.display()));
         }
         if self.csv {
-            output.print(text(ReportFormat::Csv).await?.trim_end())
+            output::print(text(ReportFormat::Csv).await?.trim_end())
         } else {
             let report: Report = client.data(request).await?;
             output.show(&report, show)

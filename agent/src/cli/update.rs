@@ -63,7 +63,7 @@ impl UpdateArguments {
         };
         let segment = super::guest::segment(&node)?;
         let request = UpdateRequest {
-            url: hand_over(client, &segment, &self.bundle).await?,
+            url: hand_over(client, segment, &self.bundle).await?,
             from: None,
             force: self.force,
             stop_guests: self.stop_guests,

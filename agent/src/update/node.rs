@@ -79,7 +79,7 @@ impl Updates {
         context: &TaskContext,
     ) -> Result<Value, Failure> {
         let Err(failure) = self.until_restart(&mut pending, context).await;
-        if let Err(error) = pending.end(&self.directory(), None) {
+        if let Err(error) = Pending::end(&self.directory(), None) {
             context.log(&format!("the update cannot be forgotten: {error}"));
         }
         self.shelf_is_done(&pending);

@@ -52,7 +52,7 @@ impl Pending {
     }
 
     /// Forgets it, and how it ended is kept.
-    pub(super) fn end(&self, directory: &Path, last: Option<&LastUpdate>) -> io::Result<()> {
+    pub(super) fn end(directory: &Path, last: Option<&LastUpdate>) -> io::Result<()> {
         if let Some(last) = last {
             files::replace_by_json_durably(&directory.join(LAST), last)?;
         }

@@ -84,8 +84,8 @@ struct Slot {
     bootname: Option<String>,
     state: Option<String>,
     boot_status: Option<String>,
-    #[serde(default)]
-    slot_status: Option<SlotStatus>,
+    #[serde(default, rename = "slot_status")]
+    written: Option<SlotStatus>,
 }
 
 #[derive(Deserialize)]
@@ -127,7 +127,7 @@ fn parse_slots(json: &str) -> serde_json::Result<Option<(Slots, String)>> {
     for slot in status.slots.into_iter().flat_map(BTreeMap::into_values) {
         let Some(name) = slot.bootname else { continue };
         let good = slot.boot_status.as_deref() == Some("good");
-        let version = slot.slot_status.and_then(|status| status.bundle?.version);
+        let version = slot.written.and_then(|status| status.bundle?.version);
         if slot.state.as_deref() == Some("booted") {
             running = Some((name, good));
         } else {

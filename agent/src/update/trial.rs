@@ -200,7 +200,7 @@ impl Updates {
             ended_unix_ms: now_unix_ms(),
             fell_back: fell_back.map(str::to_owned),
         };
-        if let Err(error) = pending.end(&self.directory(), Some(&last)) {
+        if let Err(error) = Pending::end(&self.directory(), Some(&last)) {
             context.log(&format!("the update's end cannot be kept: {error}"));
         }
     }

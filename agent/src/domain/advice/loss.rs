@@ -69,9 +69,9 @@ fn cpu_of(guest: &GuestUse) -> f64 {
 
 /// `None`: it runs no guests. The largest guest goes first, to where most is free.
 pub(super) fn lose(dead: &NodeUse, nodes: &[NodeUse], guests: &[GuestUse]) -> Option<NodeLoss> {
-    let lost = guests.iter();
-    let lost = lost.filter(|guest| guest.runs && guest.node == dead.name);
-    let (bound, mut homeless): (Vec<_>, Vec<_>) = lost.partition(|guest| guest.bound);
+    let here = guests.iter();
+    let here = here.filter(|guest| guest.runs && guest.node == dead.name);
+    let (bound, mut homeless): (Vec<_>, Vec<_>) = here.partition(|guest| guest.bound);
     if bound.is_empty() && homeless.is_empty() {
         return None;
     }

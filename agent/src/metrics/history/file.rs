@@ -120,7 +120,9 @@ impl File {
                 },
             )?;
             let mut hour = Bucket::default();
-            of_hour.values().for_each(|minute| hour.merge(minute));
+            for minute in of_hour.values() {
+                hour.merge(minute);
+            }
             add(
                 &transaction,
                 subject,

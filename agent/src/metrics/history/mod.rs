@@ -162,7 +162,6 @@ impl State {
         resolution: Resolution,
         slots: &Range<u64>,
     ) {
-        let slot_s = resolution.slot_s();
         if resolution == Resolution::Live {
             let live = self.live.get(&uuid).into_iter();
             let live = live.flat_map(|live| live.range(slots.clone()));
@@ -170,7 +169,7 @@ impl State {
             return;
         }
         for minute in self.pending.iter().chain([&self.open]) {
-            let slot = minute.number * Resolution::Minute.slot_s() / slot_s;
+            let slot = minute.number * Resolution::Minute.slot_s() / resolution.slot_s();
             if let Some(bucket) = minute.of.get(&uuid).filter(|_| slots.contains(&slot)) {
                 found.entry(slot).or_default().merge(bucket);
             }

@@ -6,6 +6,7 @@ mod install;
 mod live;
 mod memory;
 mod netboot;
+mod update;
 
 use std::fs::File;
 use std::io::Write as _;

@@ -1,49 +1,26 @@
 //! Bundles of the image that `image/build` has made, on an installed server.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use pindah_lab::bare::{BareServer, Firmware, Medium};
+use pindah_lab::bare::{BareServer, Bus, Firmware};
+use pindah_lab::network::Port;
 use pindah_lab::{Lab, product, repository};
 
-/// A machine shows its login prompt after a minute; a loaded host may need much longer.
-const BOOT_LIMIT: Duration = Duration::from_secs(300);
-/// An installation takes two minutes.
-const INSTALL_LIMIT: Duration = Duration::from_secs(900);
-/// A bundle is written in one, and the machine is off some seconds later.
-const UPDATE_LIMIT: Duration = Duration::from_secs(900);
-/// A small disk.
-const DISK_BYTES: u64 = 6 << 30;
+use crate::{ANSWERS, blank_disk, log_in, no_unit_has_failed, wait_until_installed, with_dvd};
+
+/// A bundle is written in a minute, and the machine is off some seconds later.
+const UPDATE_LIMIT: Duration = Duration::from_secs(1800);
 /// Where the image ends a slot on trial, and after how long.
 const TRIAL_TIMER: &str = "usr/lib/systemd/system/pindah-trial.timer";
-
-const ANSWERS: &str = r#"
-    host_name = "node1"
-    end = "power-off"
-    root.password = "a long password"
-    cluster.mode = "new"
-"#;
 
 fn built(name: &str) -> PathBuf {
     let path = repository().join("image/out").join(name);
     assert!(path.exists(), "{}: run image/build first", path.display());
     path
-}
-
-/// The only file of its kind that was built.
-fn built_one(extension: &str) -> PathBuf {
-    let entries = fs::read_dir(built("")).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path());
-    let found: Vec<PathBuf> = paths
-        .filter(|path| path.extension().is_some_and(|found| found == extension))
-        .collect();
-    let [path] = found.as_slice() else {
-        panic!("image/out should have one {extension}: {found:?}");
-    };
-    path.clone()
 }
 
 fn must(command: &mut Command) {
@@ -122,6 +99,7 @@ impl Bundler {
 struct Node<'a> {
     lab: &'a Lab,
     disk: &'a Path,
+    port: Port,
     starts: u32,
 }
 
@@ -130,17 +108,14 @@ impl Node<'_> {
         self.starts += 1;
         let name = format!("node1-{}", self.starts);
         let server = self.lab.bare_server(&name, Firmware::Bios);
-        server.disk(self.disk).start().unwrap()
+        let server = server.disk(Bus::Sata, self.disk).port(&self.port);
+        server.start().unwrap()
     }
 
     /// Logs in, when its agent has said that the slot works.
     fn start(&mut self) -> BareServer {
         let mut server = self.switch_on();
-        server.wait_for("node1 login:", BOOT_LIMIT).unwrap();
-        server.type_text("root\r").unwrap();
-        server.wait_for("Password:", BOOT_LIMIT).unwrap();
-        server.type_text("a long password\r").unwrap();
-        server.wait_for("root@node1", BOOT_LIMIT).unwrap();
+        log_in(&mut server);
         let good =
             "until pindah node show node1 2>/dev/null | grep -q 'runs, good'; do sleep 1; done";
         server.run(good).unwrap();
@@ -200,11 +175,10 @@ fn full_node_is_updated_and_goes_back_from_what_does_not_work() {
     let lab = Lab::new("update").unwrap();
     let _dhcp = lab.dhcp().unwrap();
     let bundler = Bundler::new(&lab);
-    let disk = lab.directory().join("disk.img");
-    File::create(&disk).unwrap().set_len(DISK_BYTES).unwrap();
-    let installer = lab.bare_server("installer", Firmware::Bios);
-    let installer = installer.medium(Medium::Dvd, &built_one("iso")).disk(&disk);
-    let mut installer = installer.answers(ANSWERS).start().unwrap();
+    let disk = blank_disk(&lab, "disk.img");
+    let installer = with_dvd(&lab, "installer", Firmware::Bios).disk(Bus::Sata, &disk);
+    let installer = installer.answers(ANSWERS).start().unwrap();
+    let port = installer.port().clone();
     // Meanwhile:
     let newer = bundler.changed("9.9.1", "newer", |_| {});
     let broken = bundler.changed("9.9.2", "broken", |root| {
@@ -214,15 +188,13 @@ fn full_node_is_updated_and_goes_back_from_what_does_not_work() {
         let timer = timer.replace("OnBootSec=10min", "OnBootSec=100s");
         fs::write(root.join(TRIAL_TIMER), timer).unwrap();
     });
-    installer
-        .wait_for("node1 is installed", INSTALL_LIMIT)
-        .unwrap();
-    installer.wait_until_off(BOOT_LIMIT).unwrap();
+    wait_until_installed(installer);
 
     let (lab, disk) = (&lab, disk.as_path());
     let mut node = Node {
         lab,
         disk,
+        port,
         starts: 0,
     };
     let mut server = node.start();
@@ -271,8 +243,7 @@ fn full_node_is_updated_and_goes_back_from_what_does_not_work() {
     server.run("grep -qx kept /root/kept").unwrap();
     let cluster_after = server.run("pindah cluster show").unwrap();
     assert_eq!(cluster_after.lines().next(), cluster.lines().next());
-    let failed = "systemctl list-units --failed --no-legend --no-pager --plain";
-    assert_eq!(server.run(failed).unwrap(), "");
+    no_unit_has_failed(&mut server);
 
     // What comes up without an agent is given up, and what ran before runs again.
     node.update_and_go_down(server, &broken);
