@@ -9,7 +9,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+};
 use uuid::Uuid;
 
 use super::block::{decode, encode};
@@ -105,7 +107,8 @@ impl File {
 
     /// Writes a minute down, beside what there is of it already.
     pub(super) fn write(&mut self, minute: &Minute) -> rusqlite::Result<()> {
-        let transaction = self.connection.transaction()?;
+        let begin = TransactionBehavior::Immediate;
+        let transaction = self.connection.transaction_with_behavior(begin)?;
         for (uuid, bucket) in &minute.of {
             let subject = subject_for(&transaction, *uuid)?;
             let of_hour = add(

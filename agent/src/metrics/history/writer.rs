@@ -57,10 +57,10 @@ impl Writer {
 
     pub(super) async fn end(&self) {
         let (ended, end) = oneshot::channel();
+        let words = self.words.clone();
+        let told = tokio::task::spawn_blocking(move || words.send(Word::End(ended)));
         // The thread may hang on its disk, and then what is pending is lost.
-        if self.words.try_send(Word::End(ended)).is_ok() {
-            let _ = tokio::time::timeout(FAREWELL, end).await;
-        }
+        let _ = tokio::time::timeout(FAREWELL, async { (told.await, end.await) }).await;
     }
 
     pub(super) fn has_file(&self) -> bool {
