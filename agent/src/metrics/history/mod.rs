@@ -227,15 +227,17 @@ impl History {
         if resolution != Resolution::Live {
             return Ok(found);
         }
-        // Of before the agent's start there are minutes only: each stands for its slots.
+        // Of before the agent's start there are minutes only: each stands for its slots. That in
+        // which it was started may have been measured in part, and nobody knows which.
         let firsts = state.live.values();
         let begin = firsts.filter_map(|live| live.keys().next().copied()).min();
         let per_minute = Resolution::Minute.slot_s() / Resolution::Live.slot_s();
         let wanted = slots(Resolution::Live.slot_s());
         let mut all: BTreeMap<u64, Bucket> = BTreeMap::new();
-        for (minute, bucket) in found {
+        let whole = |minute: u64| begin.is_none_or(|begin| minute < begin / per_minute);
+        for (minute, bucket) in found.into_iter().filter(|(minute, _)| whole(*minute)) {
             for slot in minute * per_minute..(minute + 1) * per_minute {
-                if begin.is_none_or(|begin| slot < begin) && wanted.contains(&slot) {
+                if wanted.contains(&slot) {
                     all.insert(slot, bucket.clone());
                 }
             }
