@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::UpdateError;
+use super::version::is_image;
 
 const RAUC: &str = "rauc";
 /// How long it may take for all but an installation: its service may have to start.
@@ -106,10 +107,14 @@ struct SlotBundle {
 /// [`UpdateError::NotAppliance`], [`UpdateError::Program`].
 pub(super) async fn slots(node: &str) -> Result<(Slots, String), UpdateError> {
     let absent = || UpdateError::NotAppliance(node.to_owned());
+    // The image is only tried, from a DVD or a stick: RAUC's service would find no slot and fail.
+    if is_image() && !started_from_slot() {
+        return Err(absent());
+    }
     let printed = match run(&["status", "--detailed", "--output-format=json"]).await {
         Ok(printed) => printed,
         Err(Complaint::Absent) => return Err(absent()),
-        // The image is only tried, from a DVD or a stick.
+        // Somebody's own RAUC, for nothing of ours.
         Err(Complaint::Said(_)) if !started_from_slot() => return Err(absent()),
         Err(Complaint::Said(reason)) => return Err(refuses(reason)),
     };

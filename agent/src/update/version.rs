@@ -9,14 +9,20 @@ use super::UpdateError;
 /// Where an image says what it is (os-release(5)).
 const OS_RELEASE: &str = "/etc/os-release";
 
+/// The version of the image that runs here, if it is one of Pindah's.
+static IMAGE: LazyLock<Option<String>> = LazyLock::new(|| {
+    let os_release = std::fs::read_to_string(OS_RELEASE).ok()?;
+    image_version(&os_release).map(str::to_owned)
+});
+
 /// The version of Pindah that this node runs: the image's, or else the agent's own.
 pub fn installed_version() -> &'static str {
-    static INSTALLED: LazyLock<String> = LazyLock::new(|| {
-        let os_release = std::fs::read_to_string(OS_RELEASE).unwrap_or_default();
-        let image = image_version(&os_release);
-        image.unwrap_or(env!("CARGO_PKG_VERSION")).to_owned()
-    });
-    &INSTALLED
+    IMAGE.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"))
+}
+
+/// Whether an image of Pindah runs here, installed or not.
+pub(super) fn is_image() -> bool {
+    IMAGE.is_some()
 }
 
 fn image_version(os_release: &str) -> Option<&str> {
