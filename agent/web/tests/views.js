@@ -6,6 +6,8 @@ const VIEWS = [
   ['overview', '/', 'Overview'],
   ['guests', '/guests', 'Guests'],
   ['nodes', '/nodes', 'Nodes'],
+  ['node', '/nodes/node1', 'node1'],
+  ['report', '/report', 'Report'],
   ['storage', '/storage', 'Storage'],
   ['networks', '/networks', 'Networks'],
   ['tasks', '/tasks', 'Tasks'],
@@ -52,7 +54,8 @@ async function look(options, suffix) {
   for (const [name, path, heading] of places) {
     await page.goto(`${PAGE}${path}`)
     await page.getByRole('heading', { name: heading, level: 1 }).waitFor()
-    if (name === 'guest') await page.locator('.uplot').first().waitFor()
+    if (['guest', 'node'].includes(name)) await page.locator('.uplot').first().waitFor()
+    if (name === 'report') await page.getByRole('heading', { name: 'Advice' }).waitFor()
     if (name === 'guest-console') await page.getByText('connected', { exact: true }).waitFor()
     if (name === 'guest-console') await page.locator('.xterm-rows').getByText('"ev":').first().waitFor()
     if (name === 'accounts') await page.getByText('anna').first().waitFor()
@@ -98,6 +101,25 @@ export const tests = [
       while ((await line().catch(() => null)) === before && Date.now() < end) await page.waitForTimeout(200)
       assert.notEqual(await line(), before)
       assert.deepEqual(asked, [])
+    },
+  ],
+  [
+    'graphs show what the nodes have kept too',
+    async () => {
+      furnish()
+      const { page, complaints } = await loggedIn()
+      await page.goto(`${PAGE}/guests/${web.uuid}`)
+      for (const period of ['Hour', 'Day', '15 days', 'Year']) {
+        const asked = page.waitForResponse((answer) => answer.url().includes(`${web.uuid}/history?`))
+        await page.getByRole('button', { name: period, exact: true }).click()
+        assert.equal((await asked).status(), 200)
+        await page.locator('.uplot').nth(3).waitFor()
+      }
+      await page.getByRole('button', { name: 'Hour', exact: true }).click()
+      // What has run for some steps by now was measured.
+      await page.locator('figure').filter({ hasText: 'Average' }).first().waitFor()
+      await picture(page, 'guest-hour')
+      assert.deepEqual(complaints, [])
     },
   ],
   [

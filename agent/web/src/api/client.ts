@@ -49,7 +49,8 @@ export async function must<T>(asked: Promise<Answer<T>>): Promise<T> {
   throw new Refused(status, said(answer.error) ?? answer.response.statusText)
 }
 
-function said(error: unknown): string | undefined {
+/** The sentence of an error's body. */
+export function said(error: unknown): string | undefined {
   const body = error as { error?: { message?: unknown } } | undefined
   return typeof body?.error?.message === 'string' ? body.error.message : undefined
 }

@@ -1,5 +1,5 @@
 // What is done to guests.
-import { api, must, type Guest, type Schema } from '../api/client'
+import { api, must, type Guest, type Node, type Schema } from '../api/client'
 import { t, type Key } from '../i18n/index.svelte'
 import { live } from './live.svelte'
 import { notices } from './notices.svelte'
@@ -54,6 +54,21 @@ export const remove = (guest: Guest) =>
   confirm(guest, 'delete', () => {
     void begin(must(api.DELETE('/api/v1/guests/{guest}', of(guest)))).then(() => go('/guests'))
   })
+
+export function drain(node: Node) {
+  const params = { path: { node: node.name } }
+  notices.ask({
+    title: t('drain.title', { name: node.name }),
+    text: t('drain.text', { count: node.guests_running }),
+    sure: t('drain.do'),
+    then: () => void begin(must(api.POST('/api/v1/nodes/{node}/drain', { params }))),
+  })
+}
+
+export function undrain(node: Node) {
+  const params = { path: { node: node.name } }
+  return begin(must(api.POST('/api/v1/nodes/{node}/undrain', { params })))
+}
 
 export const setTemplate = (guest: Guest, template: boolean) => {
   const path = '/api/v1/guests/{guest}/template'

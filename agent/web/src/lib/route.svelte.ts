@@ -6,6 +6,8 @@ export type View =
   | 'guests'
   | 'guest'
   | 'nodes'
+  | 'node'
+  | 'report'
   | 'tasks'
   | 'task'
   | 'storage'
@@ -31,6 +33,8 @@ const router = navaid('/', () => to('nowhere')())
   .on('/guests', to('guests'))
   .on('/guests/:guest/:tab?', to('guest'))
   .on('/nodes', to('nodes'))
+  .on('/nodes/:node', to('node'))
+  .on('/report', to('report'))
   .on('/tasks', to('tasks'))
   .on('/tasks/:task', to('task'))
   .on('/storage', to('storage'))
