@@ -43,7 +43,7 @@ impl Traveller {
         self.site.json(by, &["guest", "show", "web"])
     }
 
-    /// All heartbeats that its node knows of, in order.
+    /// All heartbeats that its node knows of whole, in order.
     pub fn beats(&self, by: usize) -> Vec<Value> {
         let log = self
             .site
@@ -52,7 +52,9 @@ impl Traveller {
         let lines = log
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(|line| line["ev"] == "beat").collect()
+        // Where it has come back, its log goes on within a line: two halves may look like a beat.
+        let is_beat = |line: &Value| line["ev"] == "beat" && line["bad"].is_u64();
+        lines.filter(is_beat).collect()
     }
 
     /// Waits until it beats on this node alone, with its memory as it should be. Returns the
