@@ -37,10 +37,10 @@ const DEFAULT_S: u64 = 3600;
 #[serde(deny_unknown_fields)]
 pub struct HistoryQuery {
     /// Begin, in RFC 3339 (with `Z`, or `+` written as `%2B`); absent: an hour before the end.
-    #[param(example = "2026-11-01T08:00:00Z")]
+    #[param(format = DateTime, example = "2026-11-01T08:00:00Z")]
     from: Option<String>,
     /// End; absent: now.
-    #[param(example = "2026-11-01T09:00:00Z")]
+    #[param(format = DateTime, example = "2026-11-01T09:00:00Z")]
     to: Option<String>,
     /// At most so many steps, 2 to 1000; absent: 1000.
     #[param(minimum = 2, maximum = 1000)]
@@ -138,15 +138,16 @@ impl From<HistoryError> for ApiError {
 
 /// A time in a query, in seconds since the Unix epoch.
 pub(super) fn time_s(field: &str, text: &str) -> Result<u64, ApiError> {
-    let time = OffsetDateTime::parse(text, &Rfc3339).ok();
-    let seconds = time.and_then(|time| u64::try_from(time.unix_timestamp()).ok());
-    seconds.ok_or_else(|| {
+    let refused = |code| {
         let text: String = text.chars().take(64).collect();
         let message = format!(
             "{field} = {text:?}: must be a time since 1970 in RFC 3339, as in 2026-11-01T08:00:00Z"
         );
-        ApiError::new(ErrorCode::BadRequest, message)
-    })
+        ApiError::new(code, message)
+    };
+    let time = OffsetDateTime::parse(text, &Rfc3339);
+    let time = time.map_err(|_| refused(ErrorCode::BadRequest))?;
+    u64::try_from(time.unix_timestamp()).map_err(|_| refused(ErrorCode::InvalidValue))
 }
 
 /// A time of ours, in RFC 3339.
@@ -171,7 +172,7 @@ pub(super) fn stretch(
     if from_s >= to_s {
         let (from, to) = (time_text(from_s), time_text(to_s));
         let message = format!("{from_name} = {from}: must be before {to_name}, which is {to}");
-        return Err(ApiError::new(ErrorCode::BadRequest, message));
+        return Err(ApiError::new(ErrorCode::InvalidValue, message));
     }
     Ok(from_s..to_s)
 }
@@ -269,7 +270,7 @@ async fn read_there(
 #[utoipa::path(get, path = "/api/v1/guests/{guest}/history", tag = "metrics",
     params(("guest" = String, Path, description = "Name or UUID"), HistoryQuery),
     responses((status = 200, body = Data<HistoryView>), (status = 400, body = ErrorBody),
-        (status = 404, body = ErrorBody)))]
+        (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn guest_history(
     State(api): State<Api>,
     on: GuestFor<Look>,
@@ -306,7 +307,8 @@ pub async fn guest_history(
 #[utoipa::path(get, path = "/api/v1/nodes/{node}/history", tag = "metrics",
     params(("node" = String, Path), HistoryQuery),
     responses((status = 200, body = Data<HistoryView>), (status = 400, body = ErrorBody),
-        (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
+        (status = 404, body = ErrorBody), (status = 422, body = ErrorBody),
+        (status = 503, body = ErrorBody)))]
 pub async fn node_history(
     State(api): State<Api>,
     _: Viewer,

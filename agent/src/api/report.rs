@@ -39,12 +39,16 @@ const DEFAULT_S: u64 = 15 * 86_400;
 #[serde(deny_unknown_fields)]
 pub struct ReportQuery {
     /// Begin, in RFC 3339 (with `Z`, or `+` written as `%2B`); absent: 15 days before the end.
+    #[param(format = DateTime)]
     since: Option<String>,
     /// End; absent: now.
+    #[param(format = DateTime)]
     until: Option<String>,
     /// Begin of the time to compare with.
+    #[param(format = DateTime)]
     compare_since: Option<String>,
     /// Its end; absent: `since`.
+    #[param(format = DateTime)]
     compare_until: Option<String>,
     /// Absent: JSON.
     #[serde(default)]
@@ -140,7 +144,8 @@ async fn gather(api: &Api, times_s: &Range<u64>) -> Result<Told, ApiError> {
 #[utoipa::path(get, path = "/api/v1/report", tag = "metrics", params(ReportQuery),
     responses((status = 200, content(
         (Data<Report> = "application/json"), (String = "text/csv"), (String = "text/html"))),
-        (status = 400, body = ErrorBody), (status = 401, body = ErrorBody)))]
+        (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 422, body = ErrorBody)))]
 pub async fn show_report(
     State(api): State<Api>,
     Known(principal): Known,
@@ -152,7 +157,7 @@ pub async fn show_report(
         (None, None) => None,
         (None, Some(_)) => {
             let message = "compare_until needs compare_since";
-            return Err(ApiError::new(ErrorCode::BadRequest, message));
+            return Err(ApiError::new(ErrorCode::InvalidValue, message));
         }
         (Some(from), to) => {
             let begin = time_text(times_s.start);

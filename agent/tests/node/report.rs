@@ -138,7 +138,7 @@ async fn report_compares_two_times_and_advises() {
         .await;
     assert_eq!(
         (status, &body["error"]["code"]),
-        (400, &json!("bad_request")),
+        (422, &json!("invalid_value")),
         "{body}"
     );
 }
