@@ -121,6 +121,11 @@ impl ApiError {
         }
         Self::new(code, chain(error))
     }
+
+    /// What it says.
+    pub(super) fn into_message(self) -> String {
+        self.info.message
+    }
 }
 
 impl IntoResponse for ApiError {

@@ -20,7 +20,7 @@ use super::{Api, ApiError, Data, ErrorBody, ErrorCode};
 use crate::causes::chain;
 use crate::clock::now_unix_ms;
 use crate::metrics::history::{
-    Bucket, Figure, Grid, HistoryError, NODE, Quantity, Resolution, from_wire, to_wire,
+    Bucket, Figure, Grid, History, HistoryError, NODE, Quantity, Resolution, from_wire, to_wire,
 };
 use crate::peer::{PeerError, Peers};
 
@@ -225,6 +225,28 @@ pub(super) async fn other_nodes(api: &Api) -> Result<Vec<(Peers, String)>, ApiEr
     Ok(others.map(|node| (peers.clone(), node.name)).collect())
 }
 
+/// Looks into this node's file, for so long at most.
+pub(super) async fn look<T: Send + 'static>(
+    api: &Api,
+    deadline: Duration,
+    read: impl FnOnce(&History) -> Result<T, HistoryError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let history = api.history.clone();
+    let read = tokio::task::spawn_blocking(move || read(&history));
+    match tokio::time::timeout(deadline, read).await {
+        Ok(Ok(read)) => Ok(read?),
+        Ok(Err(error)) => Err(ApiError::new(ErrorCode::Internal, error.to_string())),
+        Err(_) => {
+            let message = format!(
+                "the disk of node {} has not answered for {} s",
+                api.node,
+                deadline.as_secs()
+            );
+            Err(ApiError::new(ErrorCode::Unavailable, message))
+        }
+    }
+}
+
 /// What this node knows.
 async fn read_here(
     api: &Api,
@@ -232,21 +254,10 @@ async fn read_here(
     resolution: Resolution,
     times_s: Range<u64>,
 ) -> Result<BTreeMap<u64, Bucket>, ApiError> {
-    let history = api.history.clone();
-    let read = tokio::task::spawn_blocking(move || history.read(subject, resolution, &times_s));
-    let read = tokio::time::timeout(DEADLINE, read).await;
-    match read {
-        Ok(Ok(read)) => Ok(read?),
-        Ok(Err(error)) => Err(ApiError::new(ErrorCode::Internal, error.to_string())),
-        Err(_) => {
-            let message = format!(
-                "the disk of node {} has not answered for {} s",
-                api.node,
-                DEADLINE.as_secs()
-            );
-            Err(ApiError::new(ErrorCode::Unavailable, message))
-        }
-    }
+    look(api, DEADLINE, move |history| {
+        history.read(subject, resolution, &times_s)
+    })
+    .await
 }
 
 async fn read_there(

@@ -7,14 +7,14 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use futures_util::future::join_all;
+use futures_util::future::{OptionFuture, join_all};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::extract::Query;
-use super::history::{other_nodes, stretch, time_text};
+use super::history::{look, other_nodes, stretch, time_text};
 use super::permit::{FromPeer, Known};
 use super::{Api, ApiError, Data, ErrorBody, ErrorCode};
 use crate::causes::chain;
@@ -98,15 +98,9 @@ impl Told {
     }
 }
 
-async fn told_here(api: &Api, times_s: Range<u64>) -> Result<Vec<Tallies>, String> {
-    let history = api.history.clone();
+async fn told_here(api: &Api, times_s: Range<u64>) -> Result<Vec<Tallies>, ApiError> {
     let now_s = now_unix_ms() / 1000;
-    let told = tokio::task::spawn_blocking(move || history.tally(&times_s, now_s));
-    match tokio::time::timeout(DEADLINE, told).await {
-        Ok(Ok(told)) => told.map_err(|error| chain(&error)),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("its disk does not answer".to_owned()),
-    }
+    look(api, DEADLINE, move |history| history.tally(&times_s, now_s)).await
 }
 
 async fn told_there(
@@ -132,7 +126,7 @@ async fn gather(api: &Api, times_s: &Range<u64>) -> Result<Told, ApiError> {
         .map(|(peers, node)| told_there(peers, node, times_s));
     let (here, there) = futures_util::join!(told_here(api, times_s.clone()), join_all(asked));
     let mut known = Told::default();
-    known.take_in(api.node.clone(), here);
+    known.take_in(api.node.clone(), here.map_err(ApiError::into_message));
     for ((_, node), told) in others.iter().zip(there) {
         known.take_in(node.clone(), told);
     }
@@ -188,11 +182,9 @@ async fn report(
     times_s: &Range<u64>,
     compared_s: Option<&Range<u64>>,
 ) -> Result<Report, ApiError> {
-    let now = gather(api, times_s).await?;
-    let before = match compared_s {
-        Some(times_s) => Some(gather(api, times_s).await?),
-        None => None,
-    };
+    let before = OptionFuture::from(compared_s.map(|times_s| gather(api, times_s)));
+    let (now, before) = futures_util::join!(gather(api, times_s), before);
+    let (now, before) = (now?, before.transpose()?);
     let (mut guests, _) = api.visible_guests(principal, None, usize::MAX).await?;
     guests.sort_by(|a, b| a.name.cmp(&b.name));
     let of = |known: &Told, guest: &Guest| {
@@ -298,7 +290,7 @@ async fn nodes(api: &Api, rows: &[ReportRow]) -> Result<Vec<NodeUse>, ApiError> 
         let row = rows.iter().find(|row| row.name == name);
         NodeUse {
             takes_guests: takes && status.kvm,
-            memory_mib: status.memory_mib.saturating_sub(status.memory_reserved_mib),
+            memory_mib: status.memory_for_guests_mib(),
             cpus: status.cpus,
             cpu_percent: row.and_then(|row| row.usage.cpu_percent),
             name,
@@ -326,7 +318,6 @@ pub async fn history_tally(
     _: FromPeer,
     Query(query): Query<TallyQuery>,
 ) -> Result<Data<Vec<Tallies>>, ApiError> {
-    let told = told_here(&api, query.from_s..query.to_s).await;
-    let data = told.map_err(|error| ApiError::new(ErrorCode::Unavailable, error))?;
+    let data = told_here(&api, query.from_s..query.to_s).await?;
     Ok(Data { data })
 }

@@ -132,7 +132,7 @@ impl Site {
             if status.kvm && !record.witness && !drained.contains(&record.name) {
                 nodes.push(NodeLoad {
                     name: record.name.clone(),
-                    memory_mib: status.memory_mib.saturating_sub(status.memory_reserved_mib),
+                    memory_mib: status.memory_for_guests_mib(),
                     cpus: status.cpus,
                 });
             }

@@ -107,6 +107,13 @@ pub struct NodeStatus {
     pub last_update: Option<LastUpdate>,
 }
 
+impl NodeStatus {
+    /// Memory that guests may have, in MiB.
+    pub fn memory_for_guests_mib(&self) -> u64 {
+        self.memory_mib.saturating_sub(self.memory_reserved_mib)
+    }
+}
+
 impl Record for NodeStatus {
     const KIND: &'static str = "nodes-status";
     const SCHEMA: u32 = 1;
