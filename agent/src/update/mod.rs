@@ -24,7 +24,7 @@ mod trial;
 mod version;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
@@ -109,6 +109,8 @@ struct Inner {
     shelf: Shelf,
     /// What the node's slots were when they were looked at last.
     slots: Mutex<Option<Slots>>,
+    /// How its last update ended.
+    last: Mutex<Option<LastUpdate>>,
     /// Held by whoever changes the bundle or a slot.
     working: Arc<tokio::sync::Mutex<()>>,
 }
@@ -129,11 +131,13 @@ impl Updates {
     pub fn open(parts: UpdateParts) -> Result<Self, UpdateError> {
         let directory = parts.state_dir.join(DIRECTORY);
         std::fs::create_dir_all(&directory).map_err(UpdateError::io("create", &directory))?;
+        let last = pending::last(&directory);
         Ok(Self {
             inner: Arc::new(Inner {
                 shelf: Shelf::new(&parts.node, directory),
                 parts,
                 slots: Mutex::default(),
+                last: Mutex::new(last),
                 working: Arc::default(),
             }),
         })
@@ -153,24 +157,19 @@ impl Updates {
 
     /// The node's slots, if it is an appliance.
     pub fn slots(&self) -> Option<Slots> {
-        let slots = self.inner.slots.lock();
-        slots.unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.inner.slots).clone()
     }
 
     /// How the node's last update ended.
     pub fn last(&self) -> Option<LastUpdate> {
-        pending::last(&self.directory())
+        lock(&self.inner.last).clone()
     }
 
     /// Looks at the node's slots. What bundles for them are for.
     async fn look(&self) -> Result<(Slots, String), UpdateError> {
         let looked = rauc::slots(&self.node).await;
         let slots = looked.as_ref().ok().map(|(slots, _)| slots.clone());
-        *self
-            .inner
-            .slots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = slots;
+        *lock(&self.inner.slots) = slots;
         looked
     }
 
@@ -245,6 +244,11 @@ impl Updates {
         }
         Ok(found)
     }
+}
+
+/// Held for moments.
+fn lock<T>(known: &Mutex<T>) -> MutexGuard<'_, T> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A bundle that comes from who asks for the update.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::node::restart_host;
 use super::pending::{self, Pending};
 use super::rauc::{self, Mark};
-use super::{LastUpdate, UpdateError, Updates, installed_version};
+use super::{LastUpdate, UpdateError, Updates, installed_version, lock};
 use crate::causes::chain;
 use crate::clock::now_unix_ms;
 use crate::tasks::{Failure, TaskContext};
@@ -203,6 +203,7 @@ impl Updates {
         if let Err(error) = Pending::end(&self.directory(), Some(&last)) {
             context.log(&format!("the update's end cannot be kept: {error}"));
         }
+        *lock(&self.inner.last) = Some(last);
     }
 
     async fn finish(&self, pending: &Pending, context: &TaskContext) {
