@@ -45,7 +45,7 @@ pub trait Subjects: Send + Sync {
     async fn subjects(&self) -> Result<Vec<Subject>, String>;
 }
 
-/// Looks at everything, and tells [`Metrics`] and [`History`].
+/// Looks at everything, and tells [`Metrics`], [`History`] and who listens.
 pub struct Collector<S> {
     metrics: Metrics,
     history: History,
@@ -53,7 +53,7 @@ pub struct Collector<S> {
     pools: Pools,
     interval: Duration,
     /// Who hears of it.
-    events: Option<Events>,
+    events: Events,
     /// The guests of the last look that found out.
     known: Vec<Subject>,
 }
@@ -61,7 +61,7 @@ pub struct Collector<S> {
 impl<S: Subjects> Collector<S> {
     /// Looks every `interval`: [`INTERVAL`], but for tests.
     pub fn new(
-        (metrics, history): (Metrics, History),
+        (metrics, history, events): (Metrics, History, Events),
         subjects: S,
         pools: Pools,
         interval: Duration,
@@ -72,16 +72,9 @@ impl<S: Subjects> Collector<S> {
             subjects,
             pools,
             interval,
-            events: None,
+            events,
             known: Vec::new(),
         }
-    }
-
-    /// Tells what it has seen to who listens.
-    #[must_use]
-    pub fn telling(mut self, events: Events) -> Self {
-        self.events = Some(events);
-        self
     }
 
     /// Looks until it is dropped.
@@ -127,13 +120,11 @@ impl<S: Subjects> Collector<S> {
         join_all(subjects.iter().map(|one| ask(&self.metrics, one, deadline))).await;
         let samples = self.metrics.samples(&seen);
         self.history.take_in(now_unix_ms() / 1000, samples);
-        if let Some(events) = &self.events {
-            let usage = self.metrics.node();
-            events.tell(EventKind::NodeUsage { usage });
-            for Subject { uuid, pid, .. } in subjects {
-                let usage = self.metrics.guest(uuid, Some(pid));
-                events.tell(EventKind::GuestUsage { uuid, usage });
-            }
+        let usage = self.metrics.node();
+        self.events.tell(EventKind::NodeUsage { usage });
+        for Subject { uuid, pid, .. } in subjects {
+            let usage = self.metrics.guest(uuid, Some(pid));
+            self.events.tell(EventKind::GuestUsage { uuid, usage });
         }
     }
 }
@@ -226,8 +217,9 @@ mod tests {
         (subject, listener)
     }
 
-    fn history(directory: &std::path::Path) -> History {
-        History::new(&directory.join("history.db"))
+    fn told(metrics: &Metrics, directory: &std::path::Path) -> (Metrics, History, Events) {
+        let history = History::new(&directory.join("history.db"));
+        (metrics.clone(), history, Events::new("node1"))
     }
 
     async fn pools(directory: &std::path::Path) -> Pools {
@@ -265,12 +257,8 @@ mod tests {
         let pools = pools(directory.path()).await;
         let subjects = Fixed(vec![hung.clone(), well.clone()]);
         let interval = Duration::from_millis(400);
-        let mut collector = Collector::new(
-            (metrics.clone(), history(directory.path())),
-            subjects,
-            pools,
-            interval,
-        );
+        let mut collector =
+            Collector::new(told(&metrics, directory.path()), subjects, pools, interval);
 
         let before = Instant::now();
         collector.sample().await;
@@ -311,12 +299,8 @@ mod tests {
         let pools = pools(directory.path()).await;
         let subjects = Fixed(vec![guest.clone()]);
         let interval = Duration::from_millis(400);
-        let mut collector = Collector::new(
-            (metrics.clone(), history(directory.path())),
-            subjects,
-            pools,
-            interval,
-        );
+        let mut collector =
+            Collector::new(told(&metrics, directory.path()), subjects, pools, interval);
         collector.sample().await;
         let usage = |pid| metrics.guest(guest.uuid, pid);
         assert!(usage(Some(guest.pid)).memory_resident_mib.is_some());
@@ -339,12 +323,8 @@ mod tests {
         let metrics = Metrics::default();
         let pools = pools(directory.path()).await;
         let interval = Duration::from_millis(400);
-        let mut collector = Collector::new(
-            (metrics.clone(), history(directory.path())),
-            Silent,
-            pools,
-            interval,
-        );
+        let mut collector =
+            Collector::new(told(&metrics, directory.path()), Silent, pools, interval);
         collector.known = vec![guest.clone()];
         collector.sample().await;
         let usage = metrics.guest(guest.uuid, Some(guest.pid));

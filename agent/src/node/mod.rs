@@ -189,10 +189,9 @@ impl Node {
         tokio::spawn(guests.clone().keep_console_logs_short());
         tokio::spawn(tasks.clone().keep_few());
         let history = History::new(&state.path("private/history.db"));
-        let measured = (guests.metrics().clone(), history.clone());
+        let told = (guests.metrics().clone(), history.clone(), events.clone());
         let interval = config.metrics_interval;
-        let collector = Collector::new(measured, guests.clone(), pools.clone(), interval);
-        tokio::spawn(collector.telling(events.clone()).run());
+        tokio::spawn(Collector::new(told, guests.clone(), pools.clone(), interval).run());
         let updates = Updates::open(UpdateParts {
             node: config.node.clone(),
             state_dir: config.state_dir.clone(),
