@@ -79,7 +79,7 @@ pub async fn download_bundle(
     params(("node" = String, Path)),
     request_body = UpdateRequest,
     responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody)))]
+        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn update_node(
     State(api): State<Api>,
     Admin(principal): Admin,
@@ -96,7 +96,7 @@ pub async fn update_node(
 #[utoipa::path(post, path = "/api/v1/cluster/update", tag = "cluster",
     request_body = RolloutRequest,
     responses((status = 202, body = Accepted), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody)))]
+        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn update_cluster(
     State(api): State<Api>,
     Admin(principal): Admin,
