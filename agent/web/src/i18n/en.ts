@@ -225,6 +225,7 @@ export const en = {
   'graphs.average': 'Average',
   'graphs.most': 'Maximum',
   'graphs.missing': 'Without what {nodes} measured: no answer.',
+  'graphs.off': 'It is off: nothing is measured now.',
   'graphs.soon': 'Graphs begin after the second look, within 20 seconds.',
 
   'disk.read': 'Read',

@@ -226,6 +226,7 @@ export const id: Record<Key, string> = {
   'graphs.average': 'Rata-rata',
   'graphs.most': 'Maksimum',
   'graphs.missing': 'Tanpa hasil ukur {nodes}: tidak ada jawaban.',
+  'graphs.off': 'Mati: sekarang tidak ada yang diukur.',
   'graphs.soon': 'Grafik mulai setelah pengukuran kedua, dalam 20 detik.',
 
   'disk.read': 'Dibaca',

@@ -274,7 +274,7 @@ class Live {
         if (event.guest) this.#readGuest(event.guest)
         if (event.state !== 'running') {
           this.touch('pools')
-          if (event.kind === 'drain_node' || event.kind === 'undrain_node') this.touch('nodes')
+          if (['drain_node', 'undrain_node', 'update_node'].includes(event.kind)) this.touch('nodes')
         }
         break
       case 'task_progress': {
