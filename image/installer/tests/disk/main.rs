@@ -1,218 +1,19 @@
 //! Whole installations on disks that are files behind loop devices, looked at with the tools that
 //! Debian has for that. Without root or loop devices they say so and end.
 
+mod host;
+mod image;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pindah_installer::answers::Answers;
 use pindah_installer::disks;
-use pindah_installer::hardware::{Link, Virtualization};
-use pindah_installer::install::{InstallError, Live, Observer, Plan, Silent, Step};
+use pindah_installer::install::{Observer, Silent, Step};
 
-const MIB: u64 = 1 << 20;
-const DISK_MIB: u64 = 4096;
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let error = text(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {error}");
-    text(&output.stdout)
-}
-
-/// A disk that is a file.
-struct Loop {
-    path: String,
-    file: tempfile::NamedTempFile,
-}
-
-impl Loop {
-    fn new() -> Option<Self> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(DISK_MIB * MIB).unwrap();
-        let arguments = ["--find", "--show", file.path().to_str().unwrap()];
-        let output = Command::new("losetup").args(arguments).output().ok()?;
-        if !output.status.success() {
-            let error = String::from_utf8_lossy(&output.stderr);
-            println!(
-                "skipped: loop devices cannot be used here: {}",
-                error.trim()
-            );
-            return None;
-        }
-        let path = String::from_utf8(output.stdout).unwrap().trim().to_owned();
-        Some(Self { path, file })
-    }
-
-    fn read(&self, offset: u64, length: usize) -> Vec<u8> {
-        use std::os::unix::fs::FileExt as _;
-        let mut bytes = vec![0; length];
-        let file = fs::File::open(&self.path).unwrap();
-        file.read_exact_at(&mut bytes, offset).unwrap();
-        bytes
-    }
-
-    /// The bytes of a partition as a file of their own.
-    fn part(&self, begin_mib: u64, mib: u64) -> tempfile::NamedTempFile {
-        let part = tempfile::NamedTempFile::new().unwrap();
-        let (from, to) = (
-            format!("if={}", self.path),
-            format!("of={}", part.path().display()),
-        );
-        let (skip, count) = (format!("skip={begin_mib}"), format!("count={mib}"));
-        run(
-            "dd",
-            &[
-                "bs=1M",
-                "conv=sparse",
-                "status=none",
-                &from,
-                &to,
-                &skip,
-                &count,
-            ],
-        );
-        part
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup")
-            .args(["--detach", &self.path])
-            .status();
-    }
-}
-
-/// A live system as the image makes it, small.
-struct Image {
-    directory: tempfile::TempDir,
-    squashfs: PathBuf,
-}
-
-impl Image {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().join("root");
-        let write = |path: &str, content: &[u8]| {
-            let path = root.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        };
-        write("boot/vmlinuz", &b"kernel".repeat(300_000));
-        write("boot/initrd.img", &b"initramfs".repeat(500_000));
-        write("usr/share/pindah/grub.cfg", GRUB.as_bytes());
-        write(
-            "usr/share/pindah/efi/EFI/debian/grub.cfg",
-            GRUB_EFI.as_bytes(),
-        );
-        write("usr/share/pindah/state/etc/pindah/update-keys.pem", b"keys");
-        write(
-            "usr/share/pindah/state/etc/systemd/network/80-dhcp.network",
-            b"all",
-        );
-        write("usr/share/pindah/state/root/.bashrc", b"alias ll='ls -l'");
-        write("usr/share/zoneinfo/UTC", b"TZif");
-        write("usr/share/zoneinfo/Asia/Jakarta", b"TZif");
-        fs::create_dir_all(root.join("usr/share/pindah/bios")).unwrap();
-        fs::create_dir_all(root.join("usr/share/pindah/efi/EFI/BOOT")).unwrap();
-        let path = |path: &str| root.join(path).to_str().unwrap().to_owned();
-        let modules = [
-            "part_gpt",
-            "fat",
-            "normal",
-            "configfile",
-            "loadenv",
-            "test",
-            "serial",
-            "halt",
-            "echo",
-            "terminal",
-        ];
-        let core = path("usr/share/pindah/bios/core.img");
-        let bios = [
-            "-O",
-            "i386-pc",
-            "-p",
-            "(,gpt2)/grub",
-            "-o",
-            &core,
-            "biosdisk",
-        ];
-        run("grub-mkimage", &[&bios[..], &modules].concat());
-        fs::copy(
-            "/usr/lib/grub/i386-pc/boot.img",
-            path("usr/share/pindah/bios/boot.img"),
-        )
-        .unwrap();
-        let loader = path("usr/share/pindah/efi/EFI/BOOT/BOOTX64.EFI");
-        let early = directory.path().join("early.cfg");
-        // As Debian's signed GRUB finds its own.
-        fs::write(&early, "configfile ($root)/EFI/debian/grub.cfg\n").unwrap();
-        let efi = [
-            "-O",
-            "x86_64-efi",
-            "-p",
-            "/EFI/debian",
-            "-c",
-            early.to_str().unwrap(),
-            "-o",
-            &loader,
-        ];
-        run("grub-mkimage", &[&efi[..], &modules].concat());
-        let squashfs = directory.path().join("filesystem.squashfs");
-        run(
-            "mksquashfs",
-            &[
-                root.to_str().unwrap(),
-                squashfs.to_str().unwrap(),
-                "-quiet",
-                "-no-progress",
-            ],
-        );
-        let hash = run("sha256sum", &[squashfs.to_str().unwrap()]);
-        fs::write(directory.path().join("filesystem.squashfs.sha256"), hash).unwrap();
-        Self {
-            directory,
-            squashfs,
-        }
-    }
-
-    fn root(&self) -> PathBuf {
-        self.directory.path().join("root")
-    }
-
-    /// What `answers` mean for this image and the machine's real disks.
-    fn plan(&self, answers: &str) -> Result<Plan, InstallError> {
-        let root = self.root();
-        let answers = Answers::parse(answers, &root.join("usr/share/zoneinfo")).unwrap();
-        let link = Link {
-            name: "eno1".to_owned(),
-            mac: "52:54:00:00:00:01".to_owned(),
-            driver: "tg3".to_owned(),
-            carrier: true,
-            speed_mbit_s: Some(1000),
-        };
-        let live = Live {
-            root: &root,
-            squashfs: &self.squashfs,
-            disks: &disks::list().unwrap(),
-            links: &[link],
-            virtualization: &Virtualization::On("VT-x"),
-        };
-        Plan::new(answers, live)
-    }
-}
-
-const GRUB: &str = "load_env\nserial --unit=0\nterminal_output serial\n\
-                    echo \"installed: ORDER=$ORDER A_OK=$A_OK B_OK=$B_OK\"\nhalt\n";
-const GRUB_EFI: &str = "set prefix=($root)/grub\nconfigfile ($root)/grub/grub.cfg\n";
+use host::{DISK_MIB, Loop, MIB, run, usable};
+use image::{GRUB, Image};
 
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0tGyXQpMKbRSzu1fCPdSrjkFwGYSIHwTLdvmZFvqfN admin";
@@ -223,17 +24,6 @@ fn answers(disk: &str, erase: bool) -> String {
          erase = {erase}\n[network]\naddress = '10.0.0.7/24'\ngateway = '10.0.0.1'\n\
          [root]\npassword = 'a long password'\nssh_keys = ['{KEY}']\n[cluster]\nmode = 'new'\n"
     )
-}
-
-fn usable() -> bool {
-    let root = fs::metadata("/proc/self").is_ok_and(|it| {
-        use std::os::unix::fs::MetadataExt as _;
-        it.uid() == 0
-    });
-    if !root {
-        println!("skipped: loop devices need root");
-    }
-    root
 }
 
 /// What `debugfs` says of the state's file system.
@@ -362,7 +152,7 @@ fn state_has_the_nodes_files(disk: &Loop) {
     assert!(cat("/etc/hosts").contains("127.0.1.1 node7\n"));
     assert!(cat("/etc/systemd/network/10-pindah.network").contains("Address=10.0.0.7/24\n"));
     assert_eq!(cat("/etc/systemd/network/80-dhcp.network"), "");
-    assert_eq!(cat("/etc/pindah/update-keys.pem"), "keys");
+    assert_eq!(cat("/etc/pindah/kept"), "keys");
     assert_eq!(
         cat("/etc/pindah/first-boot.toml"),
         "mode = \"new\"\nown_address = \"10.0.0.7\"\n"
